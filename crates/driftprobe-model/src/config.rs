@@ -138,13 +138,16 @@ impl Config {
         if self.head_dim % 2 != 0 {
             return Err(format!("head_dim is {}, expected an even number", self.head_dim));
         }
-        let finite = [("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope.theta), ("scale", self.attention_scale)];
+        let finite =
+            [("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope.theta), ("scale", self.attention_scale)];
         for (name, value) in finite {
             if !(value.is_finite() && value > 0.0) {
                 return Err(format!("{name} is {value}, expected a positive number"));
             }
         }
-        for (name, cap) in [("attn_logit_softcapping", self.attn_softcap), ("final_logit_softcapping", self.final_softcap)] {
+        for (name, cap) in
+            [("attn_logit_softcapping", self.attn_softcap), ("final_logit_softcapping", self.final_softcap)]
+        {
             if cap.is_some_and(|c| !(c.is_finite() && c > 0.0)) {
                 return Err(format!("{name} is not a positive number"));
             }

@@ -53,7 +53,9 @@ impl ModelError {
                 Some("a model is a folder with config.json and *.safetensors, a .gguf file, or DEMO".to_owned())
             }
             ModelError::Io { .. } => None,
-            ModelError::Malformed { .. } => Some("the file may be truncated or damaged: fetch or convert it again".into()),
+            ModelError::Malformed { .. } => {
+                Some("the file may be truncated or damaged: fetch or convert it again".into())
+            }
             ModelError::Unsupported { hint, .. } => Some(hint.clone()),
         }
     }

@@ -33,7 +33,10 @@ pub fn map_weights(folder: &Path) -> Result<Weights, ModelError> {
     }
     for (tensor, file) in listed.into_iter().flatten() {
         if !entries.contains_key(&tensor) {
-            return Err(ModelError::malformed(&index, format!("tensor {tensor} is not in {file}, where the index has it")));
+            return Err(ModelError::malformed(
+                &index,
+                format!("tensor {tensor} is not in {file}, where the index has it"),
+            ));
         }
     }
     Ok(Weights::new(folder.to_owned(), mapped, entries))
@@ -343,4 +346,3 @@ pub(crate) fn demo_weights(bytes: &'static [u8]) -> Result<Weights, ModelError> 
     add_safetensors(path, &bytes, &mut entries)?;
     Ok(Weights::new(path.to_owned(), vec![bytes], entries))
 }
-

@@ -137,7 +137,10 @@ impl Rope {
         if numbers.iter().all(|n| n.is_finite() && *n > 0.0) && self.theta > 1.0 {
             return Ok(());
         }
-        Err(format!("rope scaling {:?} with theta {}: every number must be positive and finite", self.scaling, self.theta))
+        Err(format!(
+            "rope scaling {:?} with theta {}: every number must be positive and finite",
+            self.scaling, self.theta
+        ))
     }
 }
 

@@ -58,13 +58,16 @@ pub fn read_config(path: &Path, gguf: &Gguf) -> Result<Config, ModelError> {
     let head_dim = match keys.size_or_none("attention.key_length")? {
         Some(d) => d,
         None if heads > 0 && hidden_size % heads == 0 => hidden_size / heads,
-        None => return Err(keys.bad("attention.head_count", "a divisor of embedding_length, or an attention.key_length")),
+        None => {
+            return Err(keys.bad("attention.head_count", "a divisor of embedding_length, or an attention.key_length"));
+        }
     };
     if keys.size_or_none("attention.value_length")?.is_some_and(|d| d != head_dim) {
         return Err(keys.bad("attention.value_length", "the same as attention.key_length"));
     }
     if keys.size_or_none("rope.dimension_count")?.is_some_and(|d| d != head_dim) {
-        let what = format!("a rotary embedding of part of a head ({} of {head_dim})", keys.size("rope.dimension_count")?);
+        let what =
+            format!("a rotary embedding of part of a head ({} of {head_dim})", keys.size("rope.dimension_count")?);
         return Err(ModelError::unsupported(path, what, hint));
     }
     let gemma = architecture == Architecture::Gemma2;
@@ -108,7 +111,11 @@ pub fn read_config(path: &Path, gguf: &Gguf) -> Result<Config, ModelError> {
 
 /// GGUF does not carry Gemma 2's `query_pre_attn_scalar`: it is head_dim, but for the 27B model (46 layers), where it is
 /// hidden/heads.
-fn gemma2_scale(architecture: Architecture, (layers, hidden): (usize, usize), (heads, head_dim): (usize, usize)) -> f64 {
+fn gemma2_scale(
+    architecture: Architecture,
+    (layers, hidden): (usize, usize),
+    (heads, head_dim): (usize, usize),
+) -> f64 {
     if architecture == Architecture::Gemma2 && layers == 46 && heads > 0 {
         return (hidden as f64 / heads as f64).powf(-0.5);
     }
@@ -121,7 +128,9 @@ fn embedding_rows(gguf: &Gguf) -> Option<usize> {
 
 fn windows(keys: &Keys, architecture: Architecture, layers: usize) -> Result<Vec<Option<usize>>, ModelError> {
     let window = keys.size_or_none("attention.sliding_window")?.filter(|w| *w > 0);
-    Ok((0..layers).map(|l| if architecture == Architecture::Gemma2 { window.filter(|_| l % 2 == 0) } else { window }).collect())
+    Ok((0..layers)
+        .map(|l| if architecture == Architecture::Gemma2 { window.filter(|_| l % 2 == 0) } else { window })
+        .collect())
 }
 
 fn rope(keys: &Keys, architecture: Architecture) -> Result<Rope, ModelError> {
@@ -154,7 +163,11 @@ fn rope(keys: &Keys, architecture: Architecture) -> Result<Rope, ModelError> {
         }
         other => {
             let what = format!("RoPE scaling {other} is not supported");
-            return Err(ModelError::unsupported(keys.path, what, "supported are none, linear and yarn, and rope_freqs.weight"));
+            return Err(ModelError::unsupported(
+                keys.path,
+                what,
+                "supported are none, linear and yarn, and rope_freqs.weight",
+            ));
         }
     };
     Ok(Rope { theta, layout, scaling })

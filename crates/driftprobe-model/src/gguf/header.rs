@@ -141,7 +141,11 @@ fn place(
         let Some(offset) = inside.filter(|o| (o - data) % alignment == 0) else {
             let what = format!(
                 "tensor {} {:?} {}: {} bytes at data offset {} do not lie, aligned to {alignment}, inside the {end} bytes of the file",
-                t.name, t.shape, t.dtype.id(), t.len, t.offset
+                t.name,
+                t.shape,
+                t.dtype.id(),
+                t.len,
+                t.offset
             );
             return Err(ModelError::malformed(path, what));
         };
@@ -172,7 +176,8 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, n: usize) -> Result<&'a [u8], ModelError> {
         let rest = self.bytes.get(self.at..).unwrap_or(&[]);
-        let taken = rest.get(..n).ok_or_else(|| self.bad(format!("ends early: {n} bytes expected, {} left", rest.len())))?;
+        let taken =
+            rest.get(..n).ok_or_else(|| self.bad(format!("ends early: {n} bytes expected, {} left", rest.len())))?;
         self.at += n;
         Ok(taken)
     }
@@ -254,7 +259,9 @@ impl<'a> Reader<'a> {
         let (block, size) = dtype.block();
         let cols = shape.last().copied().unwrap_or(0);
         if cols % block != 0 {
-            return Err(self.bad(format!("tensor {name} {shape:?}: {} needs rows of a multiple of {block}", dtype.id())));
+            return Err(
+                self.bad(format!("tensor {name} {shape:?}: {} needs rows of a multiple of {block}", dtype.id()))
+            );
         }
         let values = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
         let len = values.and_then(|v| (v / block).checked_mul(size));

@@ -16,7 +16,8 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2_SPLIT: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 // Kinds of tokens in `tokenizer.ggml.token_type`.
 const UNKNOWN: u64 = 2;
@@ -81,7 +82,8 @@ pub fn build(path: &Path, gguf: &Gguf) -> Result<Tokenizer, ModelError> {
         _ => None,
     });
     tokenizer.add_tokens(special).map_err(|e| metadata.refuse(format!("tokenizer: {e}")))?;
-    let bos = metadata.token("bos_token_id", &tokens)?.filter(|_| metadata.flag("add_bos_token").unwrap_or(bos_by_default));
+    let bos =
+        metadata.token("bos_token_id", &tokens)?.filter(|_| metadata.flag("add_bos_token").unwrap_or(bos_by_default));
     let eos = metadata.token("eos_token_id", &tokens)?.filter(|_| metadata.flag("add_eos_token").unwrap_or(false));
     surround(&mut tokenizer, bos, eos).map_err(|e| metadata.refuse(format!("tokenizer: {e}")))?;
     Ok(tokenizer)
