@@ -107,8 +107,8 @@ proptest! {
     }
 
     #[test]
-    fn statistics_are_those_of_a_plain_loop(values in prop::collection::vec(any_bits(), 0..3000)) {
-        let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
+    fn statistics_are_those_of_a_plain_loop(some in prop::collection::vec(any_bits(), 1..40), len in 0..2500usize) {
+        let values: Vec<f32> = some.iter().cycle().take(len).map(|v| *v as f32).collect();
         let stats = Row::from_f32(&values).stats();
         let finite: Vec<f64> = values.iter().filter(|v| v.is_finite()).map(|v| f64::from(*v)).collect();
         let bound = |exact: f64| 1e-12 * finite.iter().map(|v| v.abs()).sum::<f64>() + 1e-300 * exact.abs();
