@@ -52,7 +52,9 @@ pub enum Command {
     #[command(after_help = ANALYZE_EXAMPLES)]
     Analyze(AnalyzeArgs),
     /// Print a completion script for a shell.
-    #[command(after_help = "Examples:\n  driftprobe completions bash > driftprobe.bash\n  driftprobe completions zsh > _driftprobe")]
+    #[command(
+        after_help = "Examples:\n  driftprobe completions bash > driftprobe.bash\n  driftprobe completions zsh > _driftprobe"
+    )]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,

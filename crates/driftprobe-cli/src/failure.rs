@@ -30,7 +30,11 @@ impl Failure {
 
     /// The standard output went away.
     pub fn stdout(source: std::io::Error) -> Failure {
-        Failure { what: format!("could not write to standard output: {source}"), hint: None, code: driftprobe::EXIT_COULD_NOT_RUN }
+        Failure {
+            what: format!("could not write to standard output: {source}"),
+            hint: None,
+            code: driftprobe::EXIT_COULD_NOT_RUN,
+        }
     }
 
     /// Somebody pressed Ctrl-C; what was recorded lies in `dir`.

@@ -62,9 +62,10 @@ fn check_ids(prompts: &[Prompt]) -> Result<(), Failure> {
     let mut ids = BTreeSet::new();
     match prompts.iter().find(|p| !ids.insert(&p.id)) {
         None => Ok(()),
-        Some(p) => {
-            Err(Failure::new(format!("two prompts have the id {}", p.id), "rename one of the files: a prompt's id is its file's name"))
-        }
+        Some(p) => Err(Failure::new(
+            format!("two prompts have the id {}", p.id),
+            "rename one of the files: a prompt's id is its file's name",
+        )),
     }
 }
 
@@ -115,12 +116,15 @@ fn json(path: &Path, text: &str) -> Result<Vec<Prompt>, Failure> {
     let mut prompts = Vec::new();
     for (i, entry) in list.iter().enumerate() {
         let id = entry["id"].as_str().ok_or_else(|| refuse(format!("entry {i}: key id is missing or no text")))?;
-        let content = match (entry.get("text").and_then(|t| t.as_str()), entry.get("tokens").and_then(|t| t.as_array())) {
+        let content = match (entry.get("text").and_then(|t| t.as_str()), entry.get("tokens").and_then(|t| t.as_array()))
+        {
             (Some(text), None) => Content::Text(text.to_owned()),
             (None, Some(tokens)) => {
                 let id_of = |t: &serde_json::Value| t.as_u64().and_then(|n| u32::try_from(n).ok());
                 let tokens: Option<Vec<u32>> = tokens.iter().map(id_of).collect();
-                Content::Tokens(tokens.ok_or_else(|| refuse(format!("entry {i} ({id}): key tokens: not all are token ids")))?)
+                Content::Tokens(
+                    tokens.ok_or_else(|| refuse(format!("entry {i} ({id}): key tokens: not all are token ids")))?,
+                )
             }
             _ => return Err(refuse(format!("entry {i} ({id}): expected either text or tokens"))),
         };
@@ -147,7 +151,10 @@ fn tokenise(prompt: Prompt, model: &Model, tokenizer: Option<&Tokenizer>) -> Res
                 }
             };
             let tokens = tokenizer.encode(&text).map_err(|e| {
-                Failure::new(format!("prompt {} could not be tokenised: {e}", prompt.id), "give it as token ids in a *.json file")
+                Failure::new(
+                    format!("prompt {} could not be tokenised: {e}", prompt.id),
+                    "give it as token ids in a *.json file",
+                )
             })?;
             (Some(text), tokens)
         }

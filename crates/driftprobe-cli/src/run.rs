@@ -78,14 +78,16 @@ fn device(name: &str) -> Result<Device, Failure> {
 }
 
 fn layers(args: &RunArgs, count: usize) -> Result<BTreeSet<usize>, Failure> {
-    let asked = args.layers.clone().or_else(|| environment::first_set(&["GRETA_TRACE_LAYERS", "GRETA_TRACE_STAGE_LAYERS"]));
+    let asked =
+        args.layers.clone().or_else(|| environment::first_set(&["GRETA_TRACE_LAYERS", "GRETA_TRACE_STAGE_LAYERS"]));
     match asked.as_deref().map(str::trim) {
         None => Ok(LAYERS_BY_DEFAULT.iter().copied().filter(|l| *l < count).collect()),
         Some("all") => Ok((0..count).collect()),
         Some(list) => list
             .split(',')
             .map(|l| {
-                let hint = format!("expected numbers from 0 to {} separated by commas, or all", count.saturating_sub(1));
+                let hint =
+                    format!("expected numbers from 0 to {} separated by commas, or all", count.saturating_sub(1));
                 l.trim().parse().map_err(|_| Failure::new(format!("--layers {list}: {l:?} is no layer"), hint))
             })
             .collect(),
@@ -104,7 +106,10 @@ fn points(args: &RunArgs, engine: &EmbeddedEngine) -> Result<BTreeSet<Point>, Fa
                 let point = Point::parse(name.trim()).filter(|p| offered.contains(p));
                 let known = offered.iter().map(|p| p.id()).collect::<Vec<_>>().join(", ");
                 point.ok_or_else(|| {
-                    Failure::new(format!("--points {list}: this model has no point {name:?}"), format!("expected all, or some of {known}"))
+                    Failure::new(
+                        format!("--points {list}: this model has no point {name:?}"),
+                        format!("expected all, or some of {known}"),
+                    )
                 })
             })
             .collect(),

@@ -84,10 +84,7 @@ fn logits_of_both_phases_equal_those_of_transformers() {
         let n = case.tokens.len();
         let (p, d) = (prefill(&engine, &case.tokens), decode(&engine, &case.tokens));
         let (p, d) = (worst_row(&p, &case.logits, n), worst_row(&d, &case.logits, n));
-        println!(
-            "| {} | {} | {} | {} | {n} | {p:.1e} | {d:.1e} |",
-            case.family, case.format, case.dtype, case.path
-        );
+        println!("| {} | {} | {} | {} | {n} | {p:.1e} | {d:.1e} |", case.family, case.format, case.dtype, case.path);
         if !(p <= REL_ERROR_MAX && d <= REL_ERROR_MAX) {
             failed.push(format!("{}: prefill {p:.2e}, decode {d:.2e}", case.path));
         }
