@@ -1,1 +1,2 @@
-//! stub
+//! The judging core of driftprobe.
+pub mod pair;
