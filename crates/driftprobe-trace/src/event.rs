@@ -1,6 +1,8 @@
 //! One event: one row of one point, as an engine reported it.
 
-use crate::{Dtype, Point};
+use crate::row::{GRETA_HASHED_VALUES, element_count};
+use crate::{Dtype, Point, Row, TraceError};
+use std::fmt;
 use std::sync::Arc;
 
 /// Which of the two ways of computing a token an event belongs to.
@@ -138,4 +140,90 @@ pub struct Source {
     pub file: Arc<str>,
     /// Line number, from 1.
     pub line: u64,
+}
+
+/// What a payload's bytes say of its event's hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashCheck {
+    /// The event has no payload.
+    NoPayload,
+    /// The event has no hash (or none that this version knows).
+    NoHash,
+    /// The hash is that of the bytes.
+    Matches,
+}
+
+impl HashAlgo {
+    /// Name as it stands in an event.
+    pub const fn id(self) -> &'static str {
+        match self {
+            HashAlgo::Xxh3_64 => "xxh3-64",
+            HashAlgo::GretaFnv1a256 => "greta-fnv1a-256",
+        }
+    }
+
+    /// The algorithm of this name.
+    pub fn parse(name: &str) -> Option<HashAlgo> {
+        [HashAlgo::Xxh3_64, HashAlgo::GretaFnv1a256].into_iter().find(|a| a.id() == name)
+    }
+
+    /// How many of a row's `elements` values the hash covers.
+    pub fn covers(self, elements: u64) -> u64 {
+        match self {
+            HashAlgo::Xxh3_64 => elements,
+            HashAlgo::GretaFnv1a256 => elements.min(GRETA_HASHED_VALUES),
+        }
+    }
+}
+
+impl Event {
+    /// Number of values of the row, if its shape is known.
+    pub fn elements(&self) -> Option<u64> {
+        self.shape.as_deref().and_then(element_count)
+    }
+
+    /// Whether a field of the pair key is absent: engines forget `token_id`, `pos_id`, `logical_tok_idx`.
+    pub fn is_weakly_keyed(&self) -> bool {
+        self.token_id.is_none() || self.pos_id.is_none() || self.logical_tok_idx.is_none()
+    }
+
+    /// Whether `row`'s bytes have the event's hash. GRETA's hash covers the first 256 values only.
+    ///
+    /// # Errors
+    /// [`TraceError::PayloadHash`] if they have not.
+    pub fn verify(&self, row: &Row) -> Result<HashCheck, TraceError> {
+        let Some(recorded) = self.hash else { return Ok(HashCheck::NoHash) };
+        let computed = row.hash(recorded.algo);
+        if computed == recorded {
+            return Ok(HashCheck::Matches);
+        }
+        let payload = self.payload.as_ref();
+        Err(TraceError::PayloadHash {
+            path: payload.map(|p| p.file.as_ref().into()).unwrap_or_default(),
+            key: payload.map(|p| p.key.to_string()).unwrap_or_default(),
+            event: self.source.clone(),
+            recorded,
+            computed,
+        })
+    }
+}
+
+impl fmt::Display for HashAlgo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.id())
+    }
+}
+
+/// `algorithm:decimal`.
+impl fmt::Display for RowHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.algo, self.value)
+    }
+}
+
+/// `file:line`.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
 }

@@ -1,8 +1,42 @@
 //! The trace format of driftprobe: what a **run** on disk is, and how to read and write one.
+//!
+//! [`Run::open`] reads strictly and streams; [`RunWriter`] writes so that a run cut short stays readable and says so.
+//! Hashes are `u64` from end to end. This crate gives no verdict.
+mod accept;
+mod contract;
 mod dtype;
+mod error;
 mod event;
+mod expected;
+mod filename;
+mod hash;
+mod json;
+mod line;
+mod lines;
+mod manifest;
+mod names;
+mod notes;
+mod payload;
 mod point;
+mod raw;
+mod row;
+mod run;
+mod stats;
+mod tensors;
+mod write;
 
+pub use accept::Unmapped;
+pub use contract::{Contract, ContractFields};
 pub use dtype::Dtype;
-pub use event::{Event, HashAlgo, LogitsTop, PayloadRef, Phase, RowHash, RowStats, Sample, Source};
+pub use error::{RowError, TraceError};
+pub use event::{Event, HashAlgo, HashCheck, LogitsTop, PayloadRef, Phase, RowHash, RowStats, Sample, Source};
+pub use expected::ExpectedKey;
+pub use lines::MAX_LINE_BYTES;
+pub use manifest::{
+    AttentionInfo, EngineInfo, HostInfo, MANIFEST_FILE, Manifest, Mode, ModelInfo, PointSet, PromptInfo, SCHEMA,
+};
+pub use notes::Note;
 pub use point::Point;
+pub use row::{GRETA_HASHED_VALUES, Row, element_count};
+pub use run::{Rows, Run, TENSORS_DIR, TRACES_DIR};
+pub use write::{RowRecord, RunWriter, SAMPLE_VALUES};

@@ -1,0 +1,106 @@
+//! The arithmetic that an engine claims: which dtypes and roundings each stage has.
+
+use crate::Phase;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// The arithmetic of one stage, or of all. Dtypes are names (`f64 f32 tf32 bf16 f16 fp8_e4m3 q8_0 q8_k …`); an absent
+/// one is not known.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ContractFields {
+    /// Dtype of the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
+    /// Dtype in which activations are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<String>,
+    /// Dtype of the accumulator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accumulate: Option<String>,
+    /// Dtype of the residual stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residual: Option<String>,
+    /// Dtype that the KV cache holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_cache: Option<String>,
+    /// Dtype in which softmax is computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub softmax: Option<String>,
+    /// Quantiser of activations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_quant: Option<String>,
+    /// Dtype in which attention scores are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scores: Option<String>,
+    /// Dtype in which attention probabilities are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probs: Option<String>,
+    /// Dtype of the rotary embedding's cos/sin table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_table: Option<String>,
+    /// The storage roundings inside a point, in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<Vec<String>>,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// The arithmetic that the engine claims.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "RawContract")]
+pub struct Contract {
+    /// What holds where nothing more special is said.
+    #[serde(flatten)]
+    pub flat: ContractFields,
+    /// What one phase has otherwise.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_phase: BTreeMap<Phase, ContractFields>,
+    /// What one point has otherwise, by the point's name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_point: BTreeMap<String, ContractFields>,
+}
+
+/// As it stands in the manifest. The fields are spelled out so that an error knows where it is.
+#[derive(Deserialize)]
+struct RawContract {
+    weights: Option<String>,
+    activations: Option<String>,
+    accumulate: Option<String>,
+    residual: Option<String>,
+    kv_cache: Option<String>,
+    softmax: Option<String>,
+    activation_quant: Option<String>,
+    scores: Option<String>,
+    probs: Option<String>,
+    rope_table: Option<String>,
+    rounding: Option<Vec<String>>,
+    by_phase: Option<BTreeMap<Phase, ContractFields>>,
+    by_point: Option<BTreeMap<String, ContractFields>>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+impl From<RawContract> for Contract {
+    fn from(raw: RawContract) -> Contract {
+        Contract {
+            flat: ContractFields {
+                weights: raw.weights,
+                activations: raw.activations,
+                accumulate: raw.accumulate,
+                residual: raw.residual,
+                kv_cache: raw.kv_cache,
+                softmax: raw.softmax,
+                activation_quant: raw.activation_quant,
+                scores: raw.scores,
+                probs: raw.probs,
+                rope_table: raw.rope_table,
+                rounding: raw.rounding,
+                extra: raw.extra,
+            },
+            by_phase: raw.by_phase.unwrap_or_default(),
+            by_point: raw.by_point.unwrap_or_default(),
+        }
+    }
+}

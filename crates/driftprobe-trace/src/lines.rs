@@ -1,0 +1,64 @@
+//! Lines of a `.jsonl` or `.jsonl.gz` file, one at a time, with a limit on their length.
+
+use flate2::bufread::MultiGzDecoder;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::path::Path;
+
+/// Longest line that is read. A full row of logits as JSON is a few MB; anything near this is not a trace.
+pub const MAX_LINE_BYTES: u64 = 64 << 20;
+
+const BUFFER_BYTES: usize = 1 << 18;
+
+/// What the next line is.
+pub enum Next {
+    /// A whole line (its `\n` cut off). `ended`: whether it had one.
+    Line { ended: bool },
+    /// The file breaks off (in a compressed file: in the middle of the stream).
+    BrokenOff,
+    /// The line is longer than [`MAX_LINE_BYTES`].
+    TooLong,
+    /// There is no further line.
+    End,
+}
+
+/// A file's lines.
+pub struct Lines {
+    reader: Box<dyn BufRead>,
+    /// The line that was read last.
+    pub line: Vec<u8>,
+    /// Its number, from 1.
+    pub number: u64,
+}
+
+impl Lines {
+    /// Opens `path`, decompressing it if its name ends in `.gz`.
+    pub fn open(path: &Path) -> io::Result<Lines> {
+        let file = BufReader::with_capacity(BUFFER_BYTES, File::open(path)?);
+        let gz = path.extension().is_some_and(|e| e == "gz");
+        let reader: Box<dyn BufRead> = if gz {
+            Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(file)))
+        } else {
+            Box::new(file)
+        };
+        Ok(Lines { reader, line: Vec::new(), number: 0 })
+    }
+
+    /// Reads the next line into `self.line`.
+    pub fn next_line(&mut self) -> io::Result<Next> {
+        self.line.clear();
+        self.number += 1;
+        let read = (&mut self.reader).take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut self.line);
+        match read {
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => Ok(Next::BrokenOff),
+            Err(e) => Err(e),
+            Ok(0) => Ok(Next::End),
+            Ok(_) if self.line.last() == Some(&b'\n') => {
+                self.line.pop();
+                Ok(Next::Line { ended: true })
+            }
+            Ok(n) if n as u64 > MAX_LINE_BYTES => Ok(Next::TooLong),
+            Ok(_) => Ok(Next::Line { ended: false }),
+        }
+    }
+}

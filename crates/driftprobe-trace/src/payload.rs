@@ -1,0 +1,137 @@
+//! Payloads: safetensors files under a run's folder, mapped when first asked for and kept.
+//!
+//! A path in an event is data from a stranger: it may not leave the run's folder, by itself or through a link.
+
+use crate::{Dtype, Event, PayloadRef, Row, TraceError};
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes that lie in a mapped file.
+#[derive(Clone)]
+pub struct MappedBytes {
+    file: Arc<TensorFile>,
+    range: Range<usize>,
+}
+
+impl MappedBytes {
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        self.file.map.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+/// One mapped safetensors file with its checked header.
+struct TensorFile {
+    map: Mmap,
+    header: safetensors::tensor::Metadata,
+    data_at: usize,
+}
+
+/// The mapped files of a run.
+#[derive(Clone, Default)]
+pub struct Payloads {
+    files: Arc<Mutex<HashMap<Arc<str>, Arc<TensorFile>>>>,
+}
+
+impl std::fmt::Debug for Payloads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Payloads")
+    }
+}
+
+impl Payloads {
+    /// The row that `event` points to, checked against what the event says of it.
+    pub fn row(&self, dir: &Path, event: &Event) -> Result<Option<Row>, TraceError> {
+        let Some(payload) = &event.payload else { return Ok(None) };
+        let refuse = |message: String| refusal(dir, event, payload, message);
+        let file = self.file(dir, payload).map_err(&refuse)?;
+        let info = file.header.info(&payload.key).ok_or_else(|| refuse("the file holds no such tensor".into()))?;
+        let dtype = dtype_of(info.dtype)
+            .ok_or_else(|| refuse(format!("its dtype is {:?}; rows are F64, F32, F16 or BF16", info.dtype)))?;
+        if let Some(stated) = event.dtype.filter(|&d| d != dtype) {
+            return Err(refuse(format!("its dtype is {dtype}, the event says {stated}")));
+        }
+        let shape: Vec<u64> = info.shape.iter().map(|&d| d as u64).collect();
+        if let Some(stated) = &event.shape
+            && crate::row::element_count(stated) != crate::row::element_count(&shape)
+        {
+            return Err(refuse(format!("its shape is {shape:?}, the event says {stated:?}")));
+        }
+        let (start, end) = info.data_offsets;
+        let range = file.data_at + start..file.data_at + end;
+        let shape = event.shape.clone().unwrap_or(shape);
+        Row::mapped(dtype, shape, MappedBytes { file, range }).map(Some).map_err(|e| refuse(e.to_string()))
+    }
+
+    fn file(&self, dir: &Path, payload: &PayloadRef) -> Result<Arc<TensorFile>, String> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = files.get(&payload.file) {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(open(dir, &payload.file)?);
+        files.insert(payload.file.clone(), file.clone());
+        Ok(file)
+    }
+}
+
+fn refusal(dir: &Path, event: &Event, payload: &PayloadRef, message: String) -> TraceError {
+    TraceError::Payload {
+        path: dir.join(&*payload.file),
+        key: payload.key.to_string(),
+        event: event.source.clone(),
+        message,
+    }
+}
+
+/// Why a path may not be a payload's, if so.
+pub fn path_fault(file: &str) -> Option<&'static str> {
+    if file.is_empty() {
+        return Some("an empty path");
+    }
+    if file.contains(['\\', '\0']) {
+        return Some("a path with a backslash or NUL; paths are relative to the run's folder and `/`-separated");
+    }
+    let mut components = Path::new(file).components();
+    if file.starts_with('/') || !components.all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+        return Some("a path that is absolute or has `..`; payloads lie in the run's folder");
+    }
+    None
+}
+
+fn open(dir: &Path, name: &str) -> Result<TensorFile, String> {
+    if let Some(fault) = path_fault(name) {
+        return Err(fault.to_owned());
+    }
+    let canonical = |path: PathBuf| path.canonicalize().map_err(|e| format!("cannot open the file: {e}"));
+    let root = canonical(dir.to_owned())?;
+    let path = canonical(dir.join(name))?;
+    if !path.starts_with(&root) {
+        return Err("the path leads out of the run's folder through a link".to_owned());
+    }
+    let file = File::open(&path).map_err(|e| format!("cannot open the file: {e}"))?;
+    if !file.metadata().is_ok_and(|m| m.is_file()) {
+        return Err("not a regular file".to_owned());
+    }
+    // SAFETY: the map is only read. Another process could change or truncate the file meanwhile, which a reader of a
+    // run's finished files accepts, as every program that maps safetensors does; the writer never changes a tensor file
+    // in place, it renames a whole one into place.
+    let map = unsafe { Mmap::map(&file) }.map_err(|e| format!("cannot map the file: {e}"))?;
+    let (header_len, header) =
+        SafeTensors::read_metadata(&map).map_err(|e| format!("the file is not valid safetensors: {e}"))?;
+    Ok(TensorFile { map, header, data_at: 8 + header_len })
+}
+
+fn dtype_of(dtype: safetensors::Dtype) -> Option<Dtype> {
+    Some(match dtype {
+        safetensors::Dtype::F64 => Dtype::F64,
+        safetensors::Dtype::F32 => Dtype::F32,
+        safetensors::Dtype::F16 => Dtype::F16,
+        safetensors::Dtype::BF16 => Dtype::Bf16,
+        _ => return None,
+    })
+}

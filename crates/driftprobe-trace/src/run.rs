@@ -1,0 +1,264 @@
+//! Reading a run: a folder, a folder of loose `.jsonl` files, or one such file.
+//!
+//! Reading is strict: what the format forbids is refused with file, line and key; what it does not know is noted, and
+//! what is cut off at the end of an unfinished run is noted too. Opening never panics, whatever the files hold.
+
+use crate::accept::{Accepted, Interner, Unmapped, accept};
+use crate::event::HashCheck;
+use crate::json::quote_bare_words;
+use crate::lines::{Lines, MAX_LINE_BYTES, Next};
+use crate::manifest::{MANIFEST_FILE, Manifest};
+use crate::notes::{Note, Notes};
+use crate::payload::Payloads;
+use crate::raw::parse_line;
+use crate::{Event, Row, Source, TraceError};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Folder of a run that holds its events.
+pub const TRACES_DIR: &str = "traces";
+/// Folder of a run that holds its payloads.
+pub const TENSORS_DIR: &str = "tensors";
+
+/// A run that was read: its events in memory, its payloads mapped when asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// The run's folder; payload paths are relative to it.
+    pub dir: PathBuf,
+    /// Its manifest, if there is one.
+    pub manifest: Option<Manifest>,
+    /// Its events: files in name order, lines in file order.
+    pub events: Vec<Event>,
+    /// Events of points that this version does not know.
+    pub unmapped: Vec<Unmapped>,
+    /// What was noticed and not refused.
+    pub notes: Vec<Note>,
+    /// Its self-repeats (`repeat-1/`, `repeat-2/`, …), in order.
+    pub repeats: Vec<Run>,
+    payloads: Payloads,
+}
+
+/// Where rows come from.
+pub trait Rows {
+    /// The row that an event points to; `None` if it has no payload.
+    ///
+    /// # Errors
+    /// If the payload is missing, damaged, outside the run, or of another dtype or size than the event says.
+    fn row(&self, event: &Event) -> Result<Option<Row>, TraceError>;
+
+    /// Whether the payload's bytes are those whose hash the event has.
+    ///
+    /// # Errors
+    /// As [`Rows::row`], and [`TraceError::PayloadHash`] if they are not.
+    fn verify(&self, event: &Event) -> Result<HashCheck, TraceError> {
+        match self.row(event)? {
+            None => Ok(HashCheck::NoPayload),
+            Some(row) => event.verify(&row),
+        }
+    }
+}
+
+impl Rows for Run {
+    fn row(&self, event: &Event) -> Result<Option<Row>, TraceError> {
+        self.payloads.row(&self.dir, event)
+    }
+}
+
+impl Run {
+    /// Reads the run at `path`: a run's folder, a folder of `.jsonl`(`.gz`) files, or one such file.
+    ///
+    /// # Errors
+    /// If there is no run, or if something in it is refused.
+    pub fn open(path: &Path) -> Result<Run, TraceError> {
+        let mut run = read_one(path)?;
+        if path.is_dir() {
+            for (number, dir) in repeat_dirs(path)? {
+                let repeat = read_one(&dir)?;
+                check_repeat(&repeat, number)?;
+                run.repeats.push(repeat);
+            }
+        }
+        Ok(run)
+    }
+
+    /// Whether the manifest says that the run ended.
+    pub fn is_complete(&self) -> bool {
+        self.manifest.as_ref().is_some_and(|m| m.complete)
+    }
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TraceError {
+    let path = path.to_owned();
+    move |source| TraceError::Io { action, path, source }
+}
+
+fn is_trace_name(name: &str) -> bool {
+    name.ends_with(".jsonl") || name.ends_with(".jsonl.gz")
+}
+
+/// A trace file and what it is called in sources.
+struct TraceFile {
+    path: PathBuf,
+    name: Arc<str>,
+}
+
+fn read_one(path: &Path) -> Result<Run, TraceError> {
+    let kind = fs::metadata(path).map_err(io_error("open", path))?;
+    let (dir, manifest, files) = if kind.is_dir() {
+        let manifest_path = path.join(MANIFEST_FILE);
+        let manifest = if manifest_path.exists() {
+            let text = fs::read_to_string(&manifest_path).map_err(io_error("read", &manifest_path))?;
+            Some(Manifest::parse(&text, &manifest_path)?)
+        } else {
+            None
+        };
+        let traces = path.join(TRACES_DIR);
+        let files = if traces.is_dir() { list(&traces, "traces/")? } else { list(path, "")? };
+        if manifest.is_none() && files.is_empty() {
+            return Err(TraceError::NotARun { path: path.to_owned() });
+        }
+        (path.to_owned(), manifest, files)
+    } else {
+        let name = path.file_name().and_then(|n| n.to_str()).filter(|n| is_trace_name(n));
+        let name: Arc<str> = Arc::from(name.ok_or_else(|| TraceError::NotARun { path: path.to_owned() })?);
+        (folder_of(path), None, vec![TraceFile { path: path.to_owned(), name }])
+    };
+    let mut reading = Reading::new(manifest.as_ref().is_some_and(|m| m.complete));
+    for file in &files {
+        reading.file(file)?;
+    }
+    let notes = reading.notes.into_list(manifest.as_ref().map(|m| m.complete));
+    let (events, unmapped) = (reading.events, reading.unmapped);
+    Ok(Run { dir, manifest, events, unmapped, notes, repeats: Vec::new(), payloads: Payloads::default() })
+}
+
+/// The run's folder of one trace file: where it lies, or above `traces/`.
+fn folder_of(path: &Path) -> PathBuf {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if parent.file_name().is_some_and(|n| n == TRACES_DIR) { parent.join("..") } else { parent.to_owned() }
+}
+
+fn list(dir: &Path, prefix: &str) -> Result<Vec<TraceFile>, TraceError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
+        let path = entry.map_err(io_error("list", dir))?.path();
+        let Some(name) = path.file_name().map(|n| n.to_string_lossy().into_owned()) else { continue };
+        if is_trace_name(&name) && path.is_file() {
+            files.push(TraceFile { path, name: Arc::from(format!("{prefix}{name}")) });
+        }
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(files)
+}
+
+fn repeat_dirs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, TraceError> {
+    let mut dirs = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
+        let path = entry.map_err(io_error("list", dir))?.path();
+        let number = path.file_name().and_then(|n| n.to_str()?.strip_prefix("repeat-")?.parse::<u32>().ok());
+        if let Some(number) = number.filter(|&n| n > 0 && path.is_dir()) {
+            dirs.push((number, path));
+        }
+    }
+    dirs.sort();
+    Ok(dirs)
+}
+
+fn check_repeat(repeat: &Run, number: u32) -> Result<(), TraceError> {
+    match &repeat.manifest {
+        Some(manifest) if manifest.repeat != number => Err(TraceError::Manifest {
+            path: repeat.dir.join(MANIFEST_FILE),
+            line: 1,
+            key: "repeat".to_owned(),
+            message: format!("expected {number} as the folder's name says, found {}", manifest.repeat),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// What has been read so far.
+struct Reading {
+    complete: bool,
+    events: Vec<Event>,
+    unmapped: Vec<Unmapped>,
+    notes: Notes,
+    names: Interner,
+}
+
+impl Reading {
+    fn new(complete: bool) -> Reading {
+        Reading {
+            complete,
+            events: Vec::new(),
+            unmapped: Vec::new(),
+            notes: Notes::default(),
+            names: Interner::default(),
+        }
+    }
+
+    fn file(&mut self, file: &TraceFile) -> Result<(), TraceError> {
+        let mut lines = Lines::open(&file.path).map_err(io_error("open", &file.path))?;
+        loop {
+            let next = lines.next_line().map_err(io_error("read", &file.path))?;
+            let refuse = |key: String, message: String| TraceError::Event {
+                path: file.path.clone(),
+                line: lines.number,
+                key,
+                message,
+            };
+            match next {
+                Next::End => return Ok(()),
+                Next::BrokenOff => return self.torn(file, lines.number),
+                Next::TooLong => {
+                    return Err(refuse(String::new(), format!("the line is longer than {MAX_LINE_BYTES} bytes")));
+                }
+                Next::Line { ended } => {
+                    let source = Source { file: file.name.clone(), line: lines.number };
+                    match self.line(&lines.line, source) {
+                        Ok(()) => {}
+                        Err(_) if !ended && !is_whole(&lines.line) => return self.torn(file, lines.number),
+                        Err((key, message)) => return Err(refuse(key, message)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn torn(&mut self, file: &TraceFile, line: u64) -> Result<(), TraceError> {
+        if self.complete {
+            return Err(TraceError::Torn { path: file.path.clone(), line });
+        }
+        self.notes.torn.push(Source { file: file.name.clone(), line });
+        Ok(())
+    }
+
+    fn line(&mut self, line: &[u8], source: Source) -> Result<(), (String, String)> {
+        let text = std::str::from_utf8(line).map_err(|e| (String::new(), format!("not UTF-8: {e}")))?;
+        let text = if source.line == 1 { text.trim_start_matches('\u{feff}') } else { text }.trim();
+        if text.is_empty() {
+            return Ok(());
+        }
+        let (names, notes) = (&mut self.names, &mut self.notes);
+        match parse_line(text, |raw| accept(raw, source, names, notes)) {
+            Err(e) => Err((e.key, e.message)),
+            Ok(Accepted::Event(event)) => {
+                self.events.push(*event);
+                Ok(())
+            }
+            Ok(Accepted::Unmapped(event)) => {
+                self.notes.unknown_point(&event.point);
+                self.unmapped.push(event);
+                Ok(())
+            }
+            Ok(Accepted::Other) => Ok(()),
+        }
+    }
+}
+
+/// Whether a line that could not be read is at least whole JSON, and so not cut off.
+fn is_whole(line: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(line) else { return false };
+    let quoted = quote_bare_words(text).map(|(quoted, _)| quoted);
+    serde_json::from_str::<serde::de::IgnoredAny>(quoted.as_deref().unwrap_or(text)).is_ok()
+}
