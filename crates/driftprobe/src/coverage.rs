@@ -55,7 +55,7 @@ struct Promise<'a> {
 }
 
 /// Holds the events against the manifest.
-pub fn expect(manifest: Option<&Manifest>, events: &[Event]) -> Expectation {
+pub fn expect(manifest: Option<&Manifest>, events: &[&Event]) -> Expectation {
     let promise = match manifest.map(Promise::of) {
         Some(Ok(promise)) => promise,
         Some(Err(unknown)) => return Expectation { unknown, ..Expectation::default() },
@@ -67,7 +67,9 @@ pub fn expect(manifest: Option<&Manifest>, events: &[Event]) -> Expectation {
     let mut unexpected = vec![];
     for (index, event) in events.iter().enumerate() {
         match promise.cell(event) {
-            Ok(Some(position)) => drop(found.insert((event.phase, &*event.prompt_id, position, event.layer, event.point))),
+            Ok(Some(position)) => {
+                found.insert((event.phase, &*event.prompt_id, position, event.layer, event.point));
+            }
             Ok(None) => {}
             Err(why) => unexpected.push((index, why)),
         }
@@ -81,7 +83,14 @@ pub fn expect(manifest: Option<&Manifest>, events: &[Event]) -> Expectation {
                 for phase in [Phase::Prefill, Phase::Decode] {
                     if !found.contains(&(phase, &*id, position, layer, point)) {
                         let prompt_id = id.clone();
-                        missing.push(MissingRow { phase, prompt_id, logical_tok_idx: position, token_id, layer, point });
+                        missing.push(MissingRow {
+                            phase,
+                            prompt_id,
+                            logical_tok_idx: position,
+                            token_id,
+                            layer,
+                            point,
+                        });
                     }
                 }
             }
@@ -107,10 +116,6 @@ impl<'a> Promise<'a> {
         };
         let [prefill, decode]: [BTreeSet<Point>; 2] =
             [Phase::Prefill, Phase::Decode].map(|phase| sets.of(phase).iter().copied().collect());
-        let one_phase = prefill
-            .symmetric_difference(&decode)
-            .map(|point| (*point, if prefill.contains(point) { Phase::Prefill } else { Phase::Decode }))
-            .collect();
         let steps = u64::from(steps);
         let mut by_id = BTreeMap::new();
         let mut unknown = vec![];
@@ -129,7 +134,7 @@ impl<'a> Promise<'a> {
             prompts: by_id,
             layers: layers.iter().copied().collect(),
             points: prefill.intersection(&decode).copied().collect(),
-            one_phase,
+            one_phase: manifest.one_sided_points().into_iter().collect(),
             rows_per_phase: 0,
         };
         let layered = promise.points.iter().filter(|point| point.layered()).count() as u128;
@@ -145,9 +150,10 @@ impl<'a> Promise<'a> {
 
     /// (layer, point) of every row of one position, in search order.
     fn rows_of_position(&self) -> impl Iterator<Item = (i32, Point)> + '_ {
-        let layered = self.layers.iter().flat_map(|&layer| {
-            self.points.iter().filter(|point| point.layered()).map(move |point| (layer, *point))
-        });
+        let layered = self
+            .layers
+            .iter()
+            .flat_map(|&layer| self.points.iter().filter(|point| point.layered()).map(move |point| (layer, *point)));
         self.points.iter().filter(|point| !point.layered()).map(|point| (-1, *point)).chain(layered)
     }
 
@@ -197,7 +203,7 @@ mod tests {
         // 2 positions × (1 unlayered + 1 layered × 2 layers) × 2 phases.
         let nothing = expect(Some(&manifest), &[]);
         assert_eq!((nothing.rows, nothing.missing.len()), (Some(12), 12));
-        let one = expect(Some(&manifest), &[event("p", Phase::Decode, Point::AttnOut, 1, 2, 7)]);
+        let one = expect(Some(&manifest), &[&event("p", Phase::Decode, Point::AttnOut, 1, 2, 7)]);
         assert_eq!((one.missing.len(), one.unexpected.len()), (11, 0));
         assert!(!one.missing.iter().any(|row| {
             (row.phase, row.point, row.layer, row.logical_tok_idx) == (Phase::Decode, Point::AttnOut, 1, 2)
@@ -215,7 +221,7 @@ mod tests {
             event("p", Phase::Decode, Point::AttnOut, 0, 3, 7),
             event("p", Phase::Decode, Point::AttnOut, 0, 2, 8),
         ];
-        assert_eq!(expect(Some(&manifest), &unexpected).unexpected.len(), unexpected.len());
+        assert_eq!(expect(Some(&manifest), &unexpected.iter().collect::<Vec<_>>()).unexpected.len(), unexpected.len());
     }
 
     #[test]
@@ -223,10 +229,10 @@ mod tests {
         let mut manifest = manifest(&[("p", &[5, 6])], &[0], &[], 1);
         let (prefill, decode) = (vec![Point::AttnOut, Point::AttnProbs], vec![Point::AttnOut]);
         manifest.points = Some(driftprobe_trace::PointSet::PerPhase { prefill, decode });
-        let got = expect(Some(&manifest), &[event("p", Phase::Prefill, Point::AttnProbs, 0, 1, 6)]);
+        let got = expect(Some(&manifest), &[&event("p", Phase::Prefill, Point::AttnProbs, 0, 1, 6)]);
         assert_eq!(got.one_phase, [(Point::AttnProbs, Phase::Prefill)]);
         assert_eq!((got.rows, got.missing.len(), got.unexpected.len()), (Some(2), 2, 0));
-        let other = expect(Some(&manifest), &[event("p", Phase::Decode, Point::AttnProbs, 0, 1, 6)]);
+        let other = expect(Some(&manifest), &[&event("p", Phase::Decode, Point::AttnProbs, 0, 1, 6)]);
         assert_eq!(other.unexpected.len(), 1);
     }
 

@@ -4,13 +4,10 @@
 //! The strongest evidence at hand counts: payload bytes, then hashes (computed from a payload where only the other side
 //! recorded one), then samples. Statistics alone prove no equality; they can prove a difference behind a sampled hash.
 
-use crate::metrics::{LogitsNumbers, Numbers, Scope};
+use crate::metrics::{LogitsNumbers, Numbers};
 use crate::view::{self, Scan, View};
-use driftprobe_trace::{Event, HashAlgo, Point, Row, RowHash, Rows, TraceError, element_count};
+use driftprobe_trace::{Event, GRETA_HASHED_VALUES, HashAlgo, Point, Row, RowHash, Rows, TraceError};
 use std::collections::BTreeMap;
-
-/// Values that `greta-fnv1a-256` covers.
-const GRETA_VALUES: u64 = 256;
 
 /// One side of a comparison: an event, and its row if a payload was recorded.
 pub struct Side<'a> {
@@ -42,10 +39,10 @@ impl<'a> Side<'a> {
     }
 
     /// Number of values in the row, if known.
-    pub fn len(&self) -> Option<u64> {
+    pub fn value_count(&self) -> Option<u64> {
         match &self.row {
             Some(row) => Some(row.len() as u64),
-            None => self.event.shape.as_deref().and_then(element_count),
+            None => self.event.elements(),
         }
     }
 
@@ -174,7 +171,8 @@ pub fn compare(reference: &Side<'_>, candidate: &Side<'_>) -> Comparison {
         Bits::EqualAsSampled { .. } if order_free => bits = Bits::Differ { by: Means::Statistics },
         _ => {}
     }
-    let numbers = numbers_of(reference, candidate, &view, &bits, &scans).or_else(|| view::sample_numbers(&samples, &[reference, candidate]));
+    let numbers = numbers_of(reference, candidate, &view, &bits, &scans)
+        .or_else(|| view::sample_numbers(&samples, &[reference, candidate]));
     Comparison {
         hash: hash_relation(reference, candidate),
         infinite_one_side: infinite_one_side(reference, candidate, &view, &scans),
@@ -194,7 +192,7 @@ fn unlike(reference: &Side<'_>, candidate: &Side<'_>) -> Option<String> {
         (Some(ours), Some(theirs)) if ours != theirs => return Some(format!("dtypes differ: {ours} and {theirs}")),
         _ => {}
     }
-    match (reference.len(), candidate.len()) {
+    match (reference.value_count(), candidate.value_count()) {
         (Some(0), _) | (_, Some(0)) => Some("a row holds no value".to_owned()),
         (Some(ours), Some(theirs)) if ours != theirs => Some(format!("lengths differ: {ours} and {theirs} values")),
         _ => None,
@@ -213,15 +211,21 @@ fn bits_of(reference: &Side<'_>, candidate: &Side<'_>, view: &View, samples: &Sa
     if let Some(why) = unlike(reference, candidate) {
         return Bits::Incomparable { why };
     }
-    let of = reference.len().or(candidate.len());
+    let of = reference.value_count().or(candidate.value_count());
     for algo in [HashAlgo::Xxh3_64, HashAlgo::GretaFnv1a256] {
         let (Some(ours), Some(theirs)) = (reference.hash(algo), candidate.hash(algo)) else { continue };
         let whole = algo == HashAlgo::Xxh3_64
-            || [reference.len(), candidate.len()].iter().all(|len| len.is_some_and(|len| len <= GRETA_VALUES));
+            || [reference.value_count(), candidate.value_count()]
+                .iter()
+                .all(|count| count.is_some_and(|count| count <= GRETA_HASHED_VALUES));
         return match ours == theirs {
             false => Bits::Differ { by: Means::Hash },
             true if whole => Bits::Equal { by: Means::Hash },
-            true => Bits::EqualAsSampled { by: Means::Hash, over: of.unwrap_or(GRETA_VALUES).min(GRETA_VALUES), of },
+            true => Bits::EqualAsSampled {
+                by: Means::Hash,
+                over: of.unwrap_or(GRETA_HASHED_VALUES).min(GRETA_HASHED_VALUES),
+                of,
+            },
         };
     }
     if samples.is_empty() {
@@ -338,11 +342,8 @@ fn differing_statistics(reference: &Event, candidate: &Event) -> (Vec<String>, b
             order_free |= is_order_free;
         }
     }
-    let counts = [
-        ("nan", ours.nan, theirs.nan),
-        ("inf", ours.inf, theirs.inf),
-        ("nz_count", ours.nz_count, theirs.nz_count),
-    ];
+    let counts =
+        [("nan", ours.nan, theirs.nan), ("inf", ours.inf, theirs.inf), ("nz_count", ours.nz_count, theirs.nz_count)];
     for (name, p, d) in counts {
         if let (Some(p), Some(d)) = (p, d)
             && p != d

@@ -3,6 +3,8 @@
 //! All sums and differences are taken in f64. A NaN or an infinity on one side makes every number NaN or infinite, so that
 //! a comparison written `!(number <= bound)` fails; two equal infinities differ by 0.
 
+#![expect(clippy::neg_cmp_op_on_partial_ord, reason = "a comparison must fail on NaN")]
+
 use driftprobe_trace::Dtype;
 use half::{bf16, f16};
 
@@ -212,7 +214,10 @@ mod tests {
     #[test]
     fn equal_rows_are_at_distance_zero_even_all_zero_or_infinite() {
         let got = numbers(&[0.0, 0.0], &[0.0, 0.0], Some(Dtype::F16));
-        assert_eq!((got.rel_l2, got.nmse, got.cosine, got.max_ulp, got.differing), (Some(0.0), Some(0.0), None, Some(0), 0));
+        assert_eq!(
+            (got.rel_l2, got.nmse, got.cosine, got.max_ulp, got.differing),
+            (Some(0.0), Some(0.0), None, Some(0), 0)
+        );
         let got = numbers(&[f64::INFINITY, 1.0], &[f64::INFINITY, 1.0], Some(Dtype::F32));
         assert_eq!((got.max_abs, got.differing, got.max_ulp), (0.0, 0, Some(0)));
     }

@@ -7,6 +7,7 @@
 
 use driftprobe_trace::{Event, Point};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 /// A field of the pair key that engines forget to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +71,22 @@ pub enum WhyLoose {
     ContradictsAnother,
 }
 
+impl fmt::Display for WhyLoose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WhyLoose::NoCounterpart => f.write_str("no event of the other phase has this key"),
+            WhyLoose::Ambiguous { candidates: 1 } => {
+                f.write_str("the one event of the other phase that could be meant fits other events as well")
+            }
+            WhyLoose::Ambiguous { candidates } => {
+                write!(f, "{candidates} events of the other phase could be meant")
+            }
+            WhyLoose::RepeatsAnother => f.write_str("repeats another event of its phase"),
+            WhyLoose::ContradictsAnother => f.write_str("contradicts another event of its phase and key"),
+        }
+    }
+}
+
 /// What [`pair`] made of two lists of events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pairing {
@@ -85,11 +102,15 @@ pub struct Pairing {
     pub candidate_duplicates: Vec<usize>,
 }
 
+/// Prompt, layer and point: pairing never crosses them.
+type Group<'a> = (&'a str, i32, Point);
+
+/// The fields of [`KeyField::ALL`].
 type Fields = [Option<u64>; 3];
 
 /// Pairs the events of two sides. The sides are two phases of a run, or one phase of a run and of its repeat.
 pub fn pair(reference: &[&Event], candidate: &[&Event]) -> Pairing {
-    let mut groups: BTreeMap<(&str, i32, Point), (Vec<usize>, Vec<usize>)> = BTreeMap::new();
+    let mut groups: BTreeMap<Group<'_>, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
     for (index, event) in reference.iter().enumerate() {
         groups.entry((&event.prompt_id, event.layer, event.point)).or_default().0.push(index);
     }

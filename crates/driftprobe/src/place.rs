@@ -96,3 +96,20 @@ impl Places {
         }
     }
 }
+
+/// An event's place in words: `p0_short, position 37, layer 0, attn_out`.
+pub fn describe(event: &Event) -> String {
+    describe_row(&event.prompt_id, position_of(event), event.layer, &event.point_spelling)
+}
+
+/// A row's place in words.
+pub fn describe_row(prompt_id: &str, position: Option<u64>, layer: i32, point: &str) -> String {
+    let mut out = prompt_id.to_owned();
+    if let Some(position) = position {
+        out.push_str(&format!(", position {position}"));
+    }
+    if layer >= 0 {
+        out.push_str(&format!(", layer {layer}"));
+    }
+    out + ", " + point
+}

@@ -54,7 +54,7 @@ reasons! {
         "write logical_tok_idx, pos_id and token_id in every event";
     NotIndependent, "NOT_INDEPENDENT", true, "the two sides of pairs are not two computations, and were refused as evidence",
         "run decode one token at a time (seq_len 1) and give each phase payloads of its own";
-    DecodeNotShown, "DECODE_NOT_SHOWN", true, "decode events carry no seq_len: that decode ran one token at a time is not shown",
+    SeqLenUnknown, "SEQ_LEN_UNKNOWN", true, "events carry no seq_len: that prefill ran as a batch and decode one token at a time is not shown",
         "write seq_len, the tokens in this forward pass, in every event";
     PrefillOneToken, "PREFILL_ONE_TOKEN", true, "every prefill event of a longer prompt has seq_len 1: prefill ran as decode does",
         "run the prompt as one batch of tokens, and write seq_len accordingly";

@@ -151,9 +151,11 @@ impl View {
     pub fn scan(&self, side: &Side<'_>) -> Scan {
         match (&side.row, is_attention(self.point)) {
             (Some(row), true) => self.scan_attention(row, side.event),
-            (Some(row), false) => scan_stats(&Event { stats: row.stats(), sample: None, ..side.event.clone() }, Some(row.len() as u64)),
+            (Some(row), false) => {
+                scan_stats(&Event { stats: row.stats(), sample: None, ..side.event.clone() }, Some(row.len() as u64))
+            }
             (None, attention) => {
-                let scan = scan_stats(side.event, side.len());
+                let scan = scan_stats(side.event, side.value_count());
                 // Without values, infinities of masked columns cannot be told from others.
                 if attention { Scan { inf: scan.nan.map(|_| 0), ..scan } } else { scan }
             }
@@ -248,7 +250,7 @@ pub fn sample_numbers(samples: &[(u64, f64, f64)], sides: &[&Side<'_>; 2]) -> Op
         // Samples are decimal text: how many units in the last place they are apart is not shown by them.
         tally.add(at, p, d, None);
     }
-    tally.finish(Scope::Sample { of: sides.iter().find_map(|side| side.len()) })
+    tally.finish(Scope::Sample { of: sides.iter().find_map(|side| side.value_count()) })
 }
 
 /// Compares a cache row position by position; `None` unless both payloads are there, of one shape and dtype.
@@ -266,7 +268,9 @@ pub fn cache_rows(reference: &Side<'_>, candidate: &Side<'_>) -> Option<CacheRow
     let chunks = ours.bytes().chunks_exact(stride).zip(theirs.bytes().chunks_exact(stride));
     for (index, (p, d)) in chunks.enumerate() {
         let position = index % differing.len();
-        if p != d && let Some(flag) = differing.get_mut(position) {
+        if p != d
+            && let Some(flag) = differing.get_mut(position)
+        {
             *flag = true;
         }
     }
