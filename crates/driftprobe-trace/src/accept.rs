@@ -1,9 +1,10 @@
 //! From a line's fields to an [`Event`]: what is missing, contradictory or unknown is refused or noted here.
 
-use crate::json::{Located, Num, Text};
+use crate::json::Located;
 use crate::notes::Notes;
 use crate::raw::{RawEvent, RawPayload};
 use crate::row::element_count;
+use crate::scalar::{Num, Text};
 use crate::{Dtype, Event, HashAlgo, LogitsTop, PayloadRef, Phase, Point, RowHash, RowStats, Sample, Source, payload};
 use std::collections::HashSet;
 use std::sync::Arc;

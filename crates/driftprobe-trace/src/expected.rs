@@ -22,8 +22,7 @@ pub struct ExpectedKey {
 
 impl Manifest {
     /// The pairs that the run must hold, each in both phases: prompts × k positions × ((layered points × layers) +
-    /// unlayered points). Rows are n − 1 … n + k − 2 of a prompt with n + k − 1 tokens; a prompt with fewer than k tokens
-    /// gives the rows that it has. Points that only one phase can give are expected of neither: see
+    /// unlayered points). Rows are n − 1 … n + k − 2 of a prompt with n + k − 1 tokens. Points that only one phase can give are expected of neither: see
     /// [`Manifest::one_sided_points`].
     ///
     /// Ordered by prompt as in the manifest, then row, layer (unlayered first) and point. `None` if prompts, layers,

@@ -1,9 +1,9 @@
-//! JSON as engines really write it: keys twice, bare `NaN`, u64 hashes; and where in the text an error lies.
+//! JSON as engines really write it: keys twice, bare `NaN`; and where in the text an error lies.
 
+use crate::scalar::not_finite;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
-use std::borrow::Cow;
 use std::fmt;
 
 /// An error in a JSON text: line (from 1), path of the key (`prompts[2].tokens[0]`, empty at the top), message.
@@ -43,54 +43,86 @@ pub fn offset_of(text: &str, line: usize, column: usize) -> usize {
 
 /// Path of the key whose value the text before `offset` ends in.
 pub fn key_at(text: &str, offset: usize) -> String {
-    enum Frame {
-        Object { key: Option<String>, in_value: bool },
-        Array { index: usize },
-    }
     let bytes = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
-    let mut stack: Vec<Frame> = Vec::new();
-    let mut i = 0;
-    while let Some(&b) = bytes.get(i) {
+    let mut cursor = Cursor::default();
+    while cursor.step(bytes) {}
+    cursor.path()
+}
+
+/// Line (from 1) on which the value of a key's path begins; 1 if there is no such key.
+pub fn line_of_key(text: &str, path: &str) -> u64 {
+    let bytes = text.as_bytes();
+    let mut cursor = Cursor::default();
+    while cursor.step(bytes) {
+        if cursor.path() == path {
+            let before = bytes.get(..cursor.at).unwrap_or_default();
+            return 1 + before.iter().filter(|&&b| b == b'\n').count() as u64;
+        }
+    }
+    1
+}
+
+/// Walks over a JSON text, token by token, and knows in which key's value it is. Broken text does not stop it.
+#[derive(Default)]
+struct Cursor {
+    at: usize,
+    stack: Vec<Frame>,
+}
+
+enum Frame {
+    Object { key: Option<String>, in_value: bool },
+    Array { index: usize },
+}
+
+impl Cursor {
+    /// Goes past one byte or string; `false` at the end.
+    fn step(&mut self, bytes: &[u8]) -> bool {
+        let Some(&b) = bytes.get(self.at) else { return false };
         match b {
             b'"' => {
-                let end = string_end(bytes, i);
-                if let Some(Frame::Object { key, in_value: false }) = stack.last_mut() {
-                    let name = bytes.get(i + 1..end).unwrap_or_default();
+                let end = string_end(bytes, self.at);
+                if let Some(Frame::Object { key, in_value: false }) = self.stack.last_mut() {
+                    let name = bytes.get(self.at + 1..end).unwrap_or_default();
                     *key = Some(String::from_utf8_lossy(name).into_owned());
                 }
-                i = end;
+                self.at = end;
             }
-            b'{' => stack.push(Frame::Object { key: None, in_value: false }),
-            b'[' => stack.push(Frame::Array { index: 0 }),
-            b'}' | b']' => drop(stack.pop()),
+            b'{' => self.stack.push(Frame::Object { key: None, in_value: false }),
+            b'[' => self.stack.push(Frame::Array { index: 0 }),
+            b'}' | b']' => drop(self.stack.pop()),
             b':' => {
-                if let Some(Frame::Object { in_value, .. }) = stack.last_mut() {
+                if let Some(Frame::Object { in_value, .. }) = self.stack.last_mut() {
                     *in_value = true;
                 }
             }
-            b',' => match stack.last_mut() {
+            b',' => match self.stack.last_mut() {
                 Some(Frame::Object { in_value, .. }) => *in_value = false,
                 Some(Frame::Array { index }) => *index += 1,
                 None => {}
             },
             _ => {}
         }
-        i += 1;
+        self.at += 1;
+        true
     }
-    let mut path = String::new();
-    for frame in &stack {
-        match frame {
-            Frame::Object { key: Some(key), .. } => {
-                if !path.is_empty() {
-                    path.push('.');
+
+    /// E.g. `prompts[2].tokens[0]`; empty at the top.
+    fn path(&self) -> String {
+        let mut path = String::new();
+        for frame in &self.stack {
+            match frame {
+                Frame::Object { key: Some(key), .. } => {
+                    if !path.is_empty() {
+                        path.push('.');
+                    }
+                    path.push_str(key);
                 }
-                path.push_str(key);
+                Frame::Object { key: None, .. } => {}
+                Frame::Array { index } => path.push_str(&format!("[{index}]")),
             }
-            Frame::Object { key: None, .. } => {}
-            Frame::Array { index } => path.push_str(&format!("[{index}]")),
         }
+        path
     }
-    path
 }
 
 /// Index of the quote that closes the string opened at `start`, or the end of the text.
@@ -139,114 +171,6 @@ pub fn quote_bare_words(text: &str) -> Option<(String, Vec<usize>)> {
     }
     out.push_str(text.get(copied..).unwrap_or_default());
     Some((out, quotes))
-}
-
-/// The value of a word for NaN or an infinity as printers of several languages spell it.
-pub fn not_finite(word: &str) -> Option<f64> {
-    let (sign, name) = match word.as_bytes().first() {
-        Some(b'-') => (-1.0, word.get(1..)?),
-        Some(b'+') => (1.0, word.get(1..)?),
-        _ => (1.0, word),
-    };
-    if name.eq_ignore_ascii_case("nan") {
-        Some(f64::NAN)
-    } else if name.eq_ignore_ascii_case("inf") || name.eq_ignore_ascii_case("infinity") {
-        Some(sign * f64::INFINITY)
-    } else {
-        None
-    }
-}
-
-/// A number as an event may hold it: a JSON number, a word for NaN or an infinity in quotes, or `null` for NaN.
-#[derive(Clone, Copy, Debug)]
-pub struct Num(pub f64);
-
-impl<'de> Deserialize<'de> for Num {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Num, D::Error> {
-        struct NumVisitor;
-        impl Visitor<'_> for NumVisitor {
-            type Value = Num;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number, `NaN`, `Infinity` or `-Infinity`")
-            }
-
-            fn visit_f64<E: de::Error>(self, v: f64) -> Result<Num, E> {
-                Ok(Num(v))
-            }
-
-            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Num, E> {
-                Ok(Num(v as f64))
-            }
-
-            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Num, E> {
-                Ok(Num(v as f64))
-            }
-
-            fn visit_unit<E: de::Error>(self) -> Result<Num, E> {
-                Ok(Num(f64::NAN))
-            }
-
-            fn visit_str<E: de::Error>(self, v: &str) -> Result<Num, E> {
-                not_finite(v).map(Num).ok_or_else(|| E::invalid_value(de::Unexpected::Str(v), &self))
-            }
-        }
-        deserializer.deserialize_any(NumVisitor)
-    }
-}
-
-/// A hash: an unsigned 64-bit integer, as a JSON integer or its decimal digits in a string. Never a float.
-#[derive(Clone, Copy, Debug)]
-pub struct Hash64(pub u64);
-
-impl<'de> Deserialize<'de> for Hash64 {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Hash64, D::Error> {
-        struct HashVisitor;
-        impl Visitor<'_> for HashVisitor {
-            type Value = Hash64;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an unsigned 64-bit integer (or its decimal digits as a string)")
-            }
-
-            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Hash64, E> {
-                Ok(Hash64(v))
-            }
-
-            fn visit_str<E: de::Error>(self, v: &str) -> Result<Hash64, E> {
-                let digits = !v.is_empty() && v.bytes().all(|b| b.is_ascii_digit());
-                let value = digits.then(|| v.parse().ok()).flatten();
-                value.map(Hash64).ok_or_else(|| E::invalid_value(de::Unexpected::Str(v), &self))
-            }
-        }
-        deserializer.deserialize_any(HashVisitor)
-    }
-}
-
-/// A string that borrows from the text where it can.
-#[derive(Debug)]
-pub struct Text<'a>(pub Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Text<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text<'de>, D::Error> {
-        struct TextVisitor;
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Text<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_borrowed_str<E: de::Error>(self, v: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(v)))
-            }
-
-            fn visit_str<E: de::Error>(self, v: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(v.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(TextVisitor)
-    }
 }
 
 /// A JSON value in which no object has a key twice.

@@ -21,6 +21,7 @@ mod point;
 mod raw;
 mod row;
 mod run;
+mod scalar;
 mod stats;
 mod tensors;
 mod write;

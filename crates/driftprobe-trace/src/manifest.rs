@@ -267,7 +267,7 @@ impl Manifest {
         let manifest: Manifest = serde_json::from_str(text).map_err(|e| refuse(json::locate_error(text, &e)))?;
         match manifest.fault() {
             None => Ok(manifest),
-            Some((key, message)) => Err(refuse(Located { line: 1, key, message })),
+            Some((key, message)) => Err(refuse(Located { line: json::line_of_key(text, &key), key, message })),
         }
     }
 
@@ -277,6 +277,10 @@ impl Manifest {
         for (i, prompt) in self.prompts.iter().flatten().enumerate() {
             if !ids.insert(&prompt.id) {
                 return Some((format!("prompts[{i}].id"), format!("`{}` is the id of another prompt", prompt.id)));
+            }
+            if let Some(steps) = self.steps.filter(|&k| prompt.tokens.len() < k as usize) {
+                let count = prompt.tokens.len();
+                return Some((format!("prompts[{i}].tokens"), format!("{count} tokens are too few for {steps} steps")));
             }
         }
         let mut layers = BTreeSet::new();

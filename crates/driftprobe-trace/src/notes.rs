@@ -12,6 +12,11 @@ pub enum Note {
     ManifestMissing,
     /// The manifest does not say `complete: true`: the run was cut short.
     Incomplete,
+    /// A self-repeat's folder holds nothing: the run was cut short before it.
+    EmptyRepeat {
+        /// N of `repeat-N`.
+        number: u32,
+    },
     /// The last line of this file is cut off and was left out.
     TornTail {
         /// The file and the line.
@@ -66,6 +71,7 @@ impl fmt::Display for Note {
                 f.write_str("no manifest.json: what was asked for, and whether the run ended, is not known")
             }
             Note::Incomplete => f.write_str("the manifest does not say `complete: true`: the run was cut short"),
+            Note::EmptyRepeat { number } => write!(f, "repeat-{number}/ holds no run"),
             Note::TornTail { source } => write!(f, "{source}: the last line is cut off and was left out"),
             Note::HashAlgoAssumed { count } => {
                 write!(f, "{count} hashes without `hash_algo`, taken for greta-fnv1a-256 (first 256 values)")

@@ -1,6 +1,7 @@
 //! One line of a trace as it stands there, before it is an [`Event`](crate::Event): which fields, of which types.
 
-use crate::json::{self, Hash64, Located, Num, Text};
+use crate::json::{self, Located};
+use crate::scalar::{Hash64, Num, Text};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::fmt;

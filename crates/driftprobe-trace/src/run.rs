@@ -13,6 +13,7 @@ use crate::payload::Payloads;
 use crate::raw::parse_line;
 use crate::{Event, Row, Source, TraceError};
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -74,9 +75,14 @@ impl Run {
         let mut run = read_one(path)?;
         if path.is_dir() {
             for (number, dir) in repeat_dirs(path)? {
-                let repeat = read_one(&dir)?;
-                check_repeat(&repeat, number)?;
-                run.repeats.push(repeat);
+                match read_one(&dir) {
+                    Ok(repeat) => {
+                        check_repeat(&repeat, number)?;
+                        run.repeats.push(repeat);
+                    }
+                    Err(TraceError::NotARun { .. }) => run.notes.push(Note::EmptyRepeat { number }),
+                    Err(e) => return Err(e),
+                }
             }
         }
         Ok(run)
@@ -156,13 +162,19 @@ fn repeat_dirs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, TraceError> {
     let mut dirs = Vec::new();
     for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
         let path = entry.map_err(io_error("list", dir))?.path();
-        let number = path.file_name().and_then(|n| n.to_str()?.strip_prefix("repeat-")?.parse::<u32>().ok());
-        if let Some(number) = number.filter(|&n| n > 0 && path.is_dir()) {
+        let number = path.file_name().and_then(|n| repeat_number(n.to_str()?));
+        if let Some(number) = number.filter(|_| path.is_dir()) {
             dirs.push((number, path));
         }
     }
     dirs.sort();
     Ok(dirs)
+}
+
+/// N of a folder called `repeat-N`.
+pub(crate) fn repeat_number(name: &str) -> Option<u32> {
+    let number = name.strip_prefix("repeat-")?;
+    number.parse().ok().filter(|&n: &u32| n > 0 && n.to_string() == number)
 }
 
 fn check_repeat(repeat: &Run, number: u32) -> Result<(), TraceError> {
@@ -200,13 +212,18 @@ impl Reading {
     fn file(&mut self, file: &TraceFile) -> Result<(), TraceError> {
         let mut lines = Lines::open(&file.path).map_err(io_error("open", &file.path))?;
         loop {
-            let next = lines.next_line().map_err(io_error("read", &file.path))?;
+            let next = lines.next_line();
             let refuse = |key: String, message: String| TraceError::Event {
                 path: file.path.clone(),
                 line: lines.number,
                 key,
                 message,
             };
+            let is_damage = |e: &io::Error| matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::InvalidInput);
+            let next = next.map_err(|e| match is_damage(&e) {
+                true => refuse(String::new(), format!("the compressed stream is damaged here: {e}")),
+                false => io_error("read", &file.path)(e),
+            })?;
             match next {
                 Next::End => return Ok(()),
                 Next::BrokenOff => return self.torn(file, lines.number),

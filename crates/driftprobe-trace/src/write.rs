@@ -3,7 +3,7 @@
 
 use crate::filename::FileNames;
 use crate::manifest::{MANIFEST_FILE, Manifest};
-use crate::run::{TENSORS_DIR, TRACES_DIR};
+use crate::run::{TENSORS_DIR, TRACES_DIR, repeat_number};
 use crate::tensors::{self, Tensor};
 use crate::{Dtype, Event, HashAlgo, LogitsTop, PayloadRef, Phase, Point, Row, Sample, Source, TraceError};
 use std::collections::BTreeMap;
@@ -14,6 +14,9 @@ use std::sync::Arc;
 
 /// How many of a row's first values an event holds, unless asked otherwise.
 pub const SAMPLE_VALUES: usize = 8;
+
+/// What `analyze` writes into `report/`.
+const REPORT_FILES: [&str; 5] = ["drift.md", "drift.tsv", "drift.json", "drift.html", "junit.xml"];
 
 /// A row as an engine hands it over.
 #[derive(Clone, Debug)]
@@ -79,8 +82,8 @@ impl RunWriter {
         RunWriter::start(dir, manifest)
     }
 
-    /// As [`RunWriter::create`], but a run that lies there is deleted first: its manifest, traces, payloads and
-    /// self-repeats, and nothing else.
+    /// As [`RunWriter::create`], but a run that lies there is deleted first: its manifest, traces, payloads,
+    /// self-repeats and reports (which would speak of another run), and nothing else.
     ///
     /// # Errors
     /// What the system says.
@@ -92,11 +95,12 @@ impl RunWriter {
     }
 
     fn start(dir: &Path, mut manifest: Manifest) -> Result<RunWriter, TraceError> {
-        for folder in [dir.to_owned(), dir.join(TRACES_DIR), dir.join(TENSORS_DIR)] {
-            fs::create_dir_all(&folder).map_err(io_error("make the folder", &folder))?;
-        }
+        let make = |folder: &Path| fs::create_dir_all(folder).map_err(io_error("make the folder", folder));
+        make(dir)?;
         manifest.complete = false;
         write_manifest(dir, &manifest)?;
+        make(&dir.join(TRACES_DIR))?;
+        make(&dir.join(TENSORS_DIR))?;
         Ok(RunWriter {
             dir: dir.to_owned(),
             manifest,
@@ -312,15 +316,14 @@ fn holds_run(dir: &Path) -> bool {
 }
 
 fn delete_run(dir: &Path) -> Result<(), TraceError> {
-    let manifest = dir.join(MANIFEST_FILE);
-    if manifest.exists() {
-        fs::remove_file(&manifest).map_err(io_error("delete", &manifest))?;
+    let reports = REPORT_FILES.iter().map(|name| dir.join("report").join(name));
+    for file in reports.chain([dir.join(MANIFEST_FILE)]).filter(|f| f.exists()) {
+        fs::remove_file(&file).map_err(io_error("delete", &file))?;
     }
     for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
         let path = entry.map_err(io_error("list", dir))?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let repeat = name.strip_prefix("repeat-").is_some_and(|n| n.parse::<u32>().is_ok());
-        if (name == TRACES_DIR || name == TENSORS_DIR || repeat) && path.is_dir() {
+        if (name == TRACES_DIR || name == TENSORS_DIR || repeat_number(name).is_some()) && path.is_dir() {
             fs::remove_dir_all(&path).map_err(io_error("delete", &path))?;
         }
     }
