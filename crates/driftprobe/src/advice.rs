@@ -5,10 +5,9 @@ use crate::analysis::Analysis;
 use crate::evidence::{Bits, Means};
 use crate::judge::{JudgedPair, PairVerdict};
 use crate::pair::KeyField;
-use crate::place::position_of;
 use crate::reason::ReasonCode;
 use crate::verdict::{FirstFailure, Parting, Verdict, layer_of};
-use driftprobe_trace::{Phase, Point};
+use driftprobe_trace::{Event, Phase, Point};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Sentences for a reader.
@@ -79,34 +78,49 @@ fn recommendations(analysis: &Analysis) -> Vec<String> {
     out
 }
 
-/// Events of both phases that would pair if one phase's positions were moved by one and the same amount.
+/// A field of the key by whose constant shift the unpaired events of each prompt miss one another.
 fn shifted_positions(analysis: &Analysis) -> Option<String> {
-    let mut positions: BTreeMap<(&str, i32, Point), [Vec<u64>; 2]> = BTreeMap::new();
-    for one in &analysis.unpaired {
-        let position = position_of(&one.event)?;
-        let sides = positions.entry((&one.event.prompt_id, one.event.layer, one.event.point)).or_default();
-        let [prefill, decode] = sides;
-        if one.event.phase == Phase::Prefill { prefill.push(position) } else { decode.push(position) }
+    let fields: [(KeyField, fn(&Event) -> Option<u64>); 2] =
+        [(KeyField::LogicalTokIdx, |event| event.logical_tok_idx), (KeyField::PosId, |event| event.pos_id)];
+    fields.into_iter().find_map(|(field, value)| {
+        let shifts = shift_by_prompt(analysis, value)?;
+        let name = field.name();
+        let parts: Vec<String> = (shifts.iter())
+            .filter(|(_, shift)| **shift != 0)
+            .map(|(prompt, shift)| {
+                format!("{} {} in `{prompt}`", shift.abs(), if *shift < 0 { "lower" } else { "higher" })
+            })
+            .collect();
+        (!parts.is_empty()).then(|| {
+            format!("Decode's `{name}` is {} than prefill's: check where decode starts to count.", parts.join(", "))
+        })
+    })
+}
+
+/// Decode's value minus prefill's, for each prompt with unpaired events; `None` if a prompt has no single one.
+fn shift_by_prompt(analysis: &Analysis, value: fn(&Event) -> Option<u64>) -> Option<BTreeMap<&str, i128>> {
+    let mut values: BTreeMap<(&str, i32, Point), [Vec<u64>; 2]> = BTreeMap::new();
+    for one in analysis.unpaired.iter().filter(|one| !one.one_phase) {
+        let event = &one.event;
+        let [prefill, decode] = values.entry((&event.prompt_id, event.layer, event.point)).or_default();
+        let side = if event.phase == Phase::Prefill { prefill } else { decode };
+        side.push(value(event)?);
     }
-    let mut shifts = BTreeSet::new();
-    let mut moved = 0u64;
-    for [prefill, decode] in positions.values_mut() {
+    let mut shifts: BTreeMap<&str, i128> = BTreeMap::new();
+    for ((prompt, _, _), [mut prefill, mut decode]) in values {
         prefill.sort_unstable();
         decode.sort_unstable();
         if prefill.len() != decode.len() {
             return None;
         }
-        shifts.extend(prefill.iter().zip(decode.iter()).map(|(p, d)| i128::from(*d) - i128::from(*p)));
-        moved += prefill.len() as u64;
+        for (p, d) in prefill.iter().zip(&decode) {
+            let shift = i128::from(*d) - i128::from(*p);
+            if *shifts.entry(prompt).or_insert(shift) != shift {
+                return None;
+            }
+        }
     }
-    match shifts.iter().collect::<Vec<_>>().as_slice() {
-        [shift] if **shift != 0 => Some(format!(
-            "All {moved} unpaired events of each phase would find a partner if decode's positions were moved by {}: check \
-             where decode starts to count.",
-            -**shift
-        )),
-        _ => None,
-    }
+    Some(shifts)
 }
 
 fn one_phase_only(analysis: &Analysis) -> Option<String> {

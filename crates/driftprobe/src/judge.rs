@@ -260,5 +260,8 @@ fn vacuous(scans: &[Scan; 2]) -> Option<Vacuous> {
     if scans.iter().all(|scan| scan.zero == Some(true)) {
         return Some(Vacuous::AllZero);
     }
-    scans.iter().all(|scan| scan.constant == Some(true) && scan.nan.unwrap_or(0) == 0).then_some(Vacuous::Constant)
+    // Extremes are over finite values: equal ones make a row constant only if it has no others.
+    let constant =
+        |scan: &Scan| scan.constant == Some(true) && scan.nan.unwrap_or(0) == 0 && scan.inf.unwrap_or(0) == 0;
+    scans.iter().all(constant).then_some(Vacuous::Constant)
 }
