@@ -4,6 +4,7 @@
 use crate::analysis::Analysis;
 use crate::evidence::{Bits, Means};
 use crate::judge::{JudgedPair, PairVerdict};
+use crate::metrics::Scope;
 use crate::pair::KeyField;
 use crate::reason::ReasonCode;
 use crate::verdict::{FirstFailure, Parting, Verdict, layer_of};
@@ -71,8 +72,14 @@ fn recommendations(analysis: &Analysis) -> Vec<String> {
         out.extend(at_first_failure(analysis, first));
     }
     out.extend(weak_keys(analysis));
-    let told = [ReasonCode::WeaklyKeyed, ReasonCode::NothingCompared, ReasonCode::NonFinite];
-    for reason in analysis.verdict.reasons.iter().filter(|reason| !told.contains(&reason.code)) {
+    out.extend(without_payload(analysis));
+    let reasons = &analysis.verdict.reasons;
+    let mut told =
+        vec![ReasonCode::WeaklyKeyed, ReasonCode::NothingCompared, ReasonCode::NonFinite, ReasonCode::Differs];
+    if reasons.iter().any(|reason| reason.code == ReasonCode::NoManifest) {
+        told.push(ReasonCode::ExpectedUnknown);
+    }
+    for reason in reasons.iter().filter(|reason| !told.contains(&reason.code)) {
         out.push(format!("{} ({}): {}.", reason.code.id(), reason.count, reason.code.hint()));
     }
     out
@@ -80,7 +87,7 @@ fn recommendations(analysis: &Analysis) -> Vec<String> {
 
 /// A field of the key by whose constant shift the unpaired events of each prompt miss one another.
 fn shifted_positions(analysis: &Analysis) -> Option<String> {
-    let fields: [(KeyField, fn(&Event) -> Option<u64>); 2] =
+    let fields: [(KeyField, Value); 2] =
         [(KeyField::LogicalTokIdx, |event| event.logical_tok_idx), (KeyField::PosId, |event| event.pos_id)];
     fields.into_iter().find_map(|(field, value)| {
         let shifts = shift_by_prompt(analysis, value)?;
@@ -97,8 +104,11 @@ fn shifted_positions(analysis: &Analysis) -> Option<String> {
     })
 }
 
+/// Reads a field of the key.
+type Value = fn(&Event) -> Option<u64>;
+
 /// Decode's value minus prefill's, for each prompt with unpaired events; `None` if a prompt has no single one.
-fn shift_by_prompt(analysis: &Analysis, value: fn(&Event) -> Option<u64>) -> Option<BTreeMap<&str, i128>> {
+fn shift_by_prompt(analysis: &Analysis, value: Value) -> Option<BTreeMap<&str, i128>> {
     let mut values: BTreeMap<(&str, i32, Point), [Vec<u64>; 2]> = BTreeMap::new();
     for one in analysis.unpaired.iter().filter(|one| !one.one_phase) {
         let event = &one.event;
@@ -196,6 +206,21 @@ fn about_cache(pair: &JudgedPair, place: &str, attention: bool) -> Option<String
         )),
         _ => None,
     }
+}
+
+/// Differences of unknown size.
+fn without_payload(analysis: &Analysis) -> Option<String> {
+    let unmeasured = |pair: &&JudgedPair| {
+        let whole = pair.numbers.as_ref().is_some_and(|numbers| !matches!(numbers.scope, Scope::Sample { .. }));
+        matches!(pair.bits, Bits::Differ { .. }) && !whole
+    };
+    let count = analysis.pairs.iter().filter(unmeasured).count() as u64;
+    (count > 0).then(|| {
+        format!(
+            "Record payloads: how far the rows of {} are apart is not known from the whole row.",
+            rows_of(count, "differing pair")
+        )
+    })
 }
 
 /// Which points lack which key fields.

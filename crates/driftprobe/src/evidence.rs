@@ -140,8 +140,8 @@ pub struct Comparison {
     pub infinite_one_side: bool,
     /// What the events say that cannot be true together.
     pub contradiction: Option<String>,
-    /// Statistics that differ, as `name prefill / decode`.
-    pub statistics: Vec<String>,
+    /// Statistics that differ.
+    pub statistics: Vec<StatisticPair>,
 }
 
 /// Compares two rows of one key.
@@ -323,33 +323,38 @@ fn same_value(one: f64, other: f64) -> bool {
     one == other || (one.is_nan() && other.is_nan())
 }
 
+/// A statistic that differs between two events.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StatisticPair {
+    /// Its name in an event.
+    pub name: &'static str,
+    /// Prefill's value.
+    pub prefill: f64,
+    /// Decode's value.
+    pub decode: f64,
+}
+
 /// Statistics recorded on both sides that differ, and whether one of them does not depend on the order of summation.
-fn differing_statistics(reference: &Event, candidate: &Event) -> (Vec<String>, bool) {
+fn differing_statistics(reference: &Event, candidate: &Event) -> (Vec<StatisticPair>, bool) {
     let (ours, theirs) = (&reference.stats, &candidate.stats);
-    let mut out = vec![];
-    let mut order_free = false;
-    let values = [
+    let count = |count: Option<u64>| count.map(|count| count as f64);
+    let all = [
         ("min", ours.min, theirs.min, true),
         ("max", ours.max, theirs.max, true),
         ("mean", ours.mean, theirs.mean, false),
         ("abs_sum", ours.abs_sum, theirs.abs_sum, false),
+        ("nan", count(ours.nan), count(theirs.nan), true),
+        ("inf", count(ours.inf), count(theirs.inf), true),
+        ("nz_count", count(ours.nz_count), count(theirs.nz_count), true),
     ];
-    for (name, p, d, is_order_free) in values {
-        if let (Some(p), Some(d)) = (p, d)
-            && !same_value(p, d)
+    let mut out = vec![];
+    let mut order_free = false;
+    for (name, prefill, decode, is_order_free) in all {
+        if let (Some(prefill), Some(decode)) = (prefill, decode)
+            && !same_value(prefill, decode)
         {
-            out.push(format!("{name} {p:e} / {d:e}"));
+            out.push(StatisticPair { name, prefill, decode });
             order_free |= is_order_free;
-        }
-    }
-    let counts =
-        [("nan", ours.nan, theirs.nan), ("inf", ours.inf, theirs.inf), ("nz_count", ours.nz_count, theirs.nz_count)];
-    for (name, p, d) in counts {
-        if let (Some(p), Some(d)) = (p, d)
-            && p != d
-        {
-            out.push(format!("{name} {p} / {d}"));
-            order_free = true;
         }
     }
     (out, order_free)

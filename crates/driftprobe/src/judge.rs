@@ -4,7 +4,7 @@
 //! they differ: a difference is `UNDECIDED`, never called a fault. The order of the checks is the order of strength: a NaN
 //! is a finding whatever else is wrong; evidence that is damaged or not independent carries nothing; then the bits speak.
 
-use crate::evidence::{Bits, Comparison, HashRelation, Side, compare};
+use crate::evidence::{Bits, Comparison, HashRelation, Side, StatisticPair, compare};
 use crate::metrics::{LogitsNumbers, Numbers};
 use crate::pair::KeyField;
 use crate::place::{Place, position_of};
@@ -81,7 +81,7 @@ pub struct JudgedPair {
     /// Which positions of a K or V cache are equal.
     pub cache: Option<CacheRows>,
     /// Statistics that differ, where nothing better shows how far the rows are apart.
-    pub statistics: Vec<String>,
+    pub statistics: Vec<StatisticPair>,
     /// Whether both rows are all zero or constant.
     pub vacuous: Option<Vacuous>,
     /// The phase that a finding is about, if only one.

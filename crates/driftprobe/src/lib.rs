@@ -15,6 +15,7 @@ pub mod pair;
 pub mod place;
 pub mod reason;
 pub mod repeat;
+pub mod report;
 #[cfg(test)]
 #[path = "../tests/support/mod.rs"]
 mod testing;

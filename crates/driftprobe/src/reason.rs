@@ -71,7 +71,7 @@ reasons! {
     SampleOnly, "SAMPLE_ONLY", true, "rows are equal only as far as they were sampled",
         "record xxh3-64 hashes over whole rows, or payloads; with greta-fnv1a-256, rows of at most 256 values and their shape";
     Differs, "DIFFERS", true, "rows differ; whether that is rounding or a fault is not decided by comparing them",
-        "judge each phase against the model's arithmetic: record payloads of the stages' inputs and outputs, and the model's path";
+        "judging each phase by itself against the model's arithmetic, from payloads of the stages' inputs and outputs";
     OpenColumns, "OPEN_COLUMNS", true, "attention rows have open columns after their own position, so that equal columns 0 … pos are not all that was used",
         "check the causal mask of the phase named, or record only columns 0 … pos";
     FinitenessUnknown, "FINITENESS_UNKNOWN", true, "equal rows may hold NaN on both sides: neither counts nor values were recorded",
