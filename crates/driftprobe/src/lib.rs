@@ -1,1 +1,26 @@
-//! stub
+//! The judging core of driftprobe: do the prefill and the decode phase of an engine compute the same token alike?
+//!
+//! [`analyze`] takes a run, pairs its events strictly ([`pair`]), compares each pair ([`evidence`], [`metrics`]), judges it
+//! ([`judge`]), holds what was found against what was promised ([`coverage`]) and reaches a verdict ([`verdict`]). The
+//! reports of [`report`] are renderings of the [`Analysis`], which is all there is to say.
+//!
+//! The crate is pure: it opens no file, no socket, asks neither clock nor environment. The same run gives the same bytes.
+pub mod advice;
+pub mod analysis;
+pub mod coverage;
+pub mod evidence;
+pub mod judge;
+pub mod metrics;
+pub mod pair;
+pub mod place;
+pub mod reason;
+pub mod repeat;
+pub mod report;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod testing;
+pub mod verdict;
+pub mod view;
+
+pub use analysis::{Analysis, Options, analyze, analyze_with};
+pub use verdict::{EXIT_COULD_NOT_RUN, EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, Verdict};

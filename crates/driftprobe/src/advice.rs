@@ -1,0 +1,279 @@
+//! What a report says beside its tables: what the verdict rests on, what this run's evidence suggests to do next, and what
+//! it cannot claim. Every sentence follows from something found in this run; nothing is said by default.
+
+use crate::analysis::Analysis;
+use crate::evidence::{Bits, Means};
+use crate::judge::{JudgedPair, PairVerdict};
+use crate::metrics::Scope;
+use crate::pair::KeyField;
+use crate::reason::ReasonCode;
+use crate::verdict::{FirstFailure, Parting, Verdict, layer_of};
+use driftprobe_trace::{Event, Phase, Point};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Sentences for a reader.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Advice {
+    /// What the verdict rests on.
+    pub rests_on: Vec<String>,
+    /// What to do next, most telling first.
+    pub recommendations: Vec<String>,
+    /// What cannot be claimed.
+    pub limits: Vec<String>,
+}
+
+/// Writes the sentences for an analysis (its own `advice` is not looked at).
+pub fn advise(analysis: &Analysis) -> Advice {
+    Advice { rests_on: rests_on(analysis), recommendations: recommendations(analysis), limits: limits(analysis) }
+}
+
+fn rests_on(analysis: &Analysis) -> Vec<String> {
+    let mut by_means: BTreeMap<&str, u64> = BTreeMap::new();
+    for pair in &analysis.pairs {
+        let means = match &pair.bits {
+            Bits::Equal { by } => match by {
+                Means::Payload => "equal by the bytes of both payloads",
+                _ => "equal by a hash over the whole row",
+            },
+            Bits::EqualAsSampled { .. } => "equal over the values sampled",
+            Bits::Differ { by: Means::Payload } => "different by the bytes of both payloads",
+            Bits::Differ { by: Means::Hash } => "different by their hashes",
+            Bits::Differ { by: Means::Sample } => "different in values sampled",
+            Bits::Differ { by: Means::Statistics } => "different in their statistics",
+            Bits::Incomparable { .. } => "not comparable",
+        };
+        *by_means.entry(means).or_default() += 1;
+    }
+    let mut out: Vec<String> =
+        by_means.into_iter().map(|(means, count)| format!("{}: {means}", rows_of(count, "pair"))).collect();
+    let numbers = analysis.pairs.iter().filter(|pair| pair.numbers.is_some()).count() as u64;
+    if numbers > 0 {
+        out.push(format!("{}: distances measured in f64", rows_of(numbers, "pair")));
+    }
+    for repeat in &analysis.repeats {
+        out.push(format!(
+            "self-repeat {} of {}: {} of {} rows bit-equal",
+            repeat.repeat, repeat.phase, repeat.equal, repeat.paired
+        ));
+    }
+    out
+}
+
+/// `1 pair`, `2 pairs`.
+pub(crate) fn rows_of(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+fn recommendations(analysis: &Analysis) -> Vec<String> {
+    let mut out = vec![];
+    out.extend(shifted_positions(analysis));
+    out.extend(one_phase_only(analysis));
+    if let Some(first) = &analysis.verdict.first_failure {
+        out.extend(at_first_failure(analysis, first));
+    }
+    out.extend(weak_keys(analysis));
+    out.extend(without_payload(analysis));
+    let reasons = &analysis.verdict.reasons;
+    let mut told =
+        vec![ReasonCode::WeaklyKeyed, ReasonCode::NothingCompared, ReasonCode::NonFinite, ReasonCode::Differs];
+    if reasons.iter().any(|reason| reason.code == ReasonCode::NoManifest) {
+        told.push(ReasonCode::ExpectedUnknown);
+    }
+    for reason in reasons.iter().filter(|reason| !told.contains(&reason.code)) {
+        out.push(format!("{} ({}): {}.", reason.code.id(), reason.count, reason.code.hint()));
+    }
+    out
+}
+
+/// A field of the key by whose constant shift the unpaired events of each prompt miss one another.
+fn shifted_positions(analysis: &Analysis) -> Option<String> {
+    let fields: [(KeyField, Value); 2] =
+        [(KeyField::LogicalTokIdx, |event| event.logical_tok_idx), (KeyField::PosId, |event| event.pos_id)];
+    fields.into_iter().find_map(|(field, value)| {
+        let shifts = shift_by_prompt(analysis, value)?;
+        let name = field.name();
+        let parts: Vec<String> = (shifts.iter())
+            .filter(|(_, shift)| **shift != 0)
+            .map(|(prompt, shift)| {
+                format!("{} {} in `{prompt}`", shift.abs(), if *shift < 0 { "lower" } else { "higher" })
+            })
+            .collect();
+        (!parts.is_empty()).then(|| {
+            format!("Decode's `{name}` is {} than prefill's: check where decode starts to count.", parts.join(", "))
+        })
+    })
+}
+
+/// Reads a field of the key.
+type Value = fn(&Event) -> Option<u64>;
+
+/// Decode's value minus prefill's, for each prompt with unpaired events; `None` if a prompt has no single one.
+fn shift_by_prompt(analysis: &Analysis, value: Value) -> Option<BTreeMap<&str, i128>> {
+    let mut values: BTreeMap<(&str, i32, Point), [Vec<u64>; 2]> = BTreeMap::new();
+    for one in analysis.unpaired.iter().filter(|one| !one.one_phase) {
+        let event = &one.event;
+        let [prefill, decode] = values.entry((&event.prompt_id, event.layer, event.point)).or_default();
+        let side = if event.phase == Phase::Prefill { prefill } else { decode };
+        side.push(value(event)?);
+    }
+    let mut shifts: BTreeMap<&str, i128> = BTreeMap::new();
+    for ((prompt, _, _), [mut prefill, mut decode]) in values {
+        prefill.sort_unstable();
+        decode.sort_unstable();
+        if prefill.len() != decode.len() {
+            return None;
+        }
+        for (p, d) in prefill.iter().zip(&decode) {
+            let shift = i128::from(*d) - i128::from(*p);
+            if *shifts.entry(prompt).or_insert(shift) != shift {
+                return None;
+            }
+        }
+    }
+    Some(shifts)
+}
+
+fn one_phase_only(analysis: &Analysis) -> Option<String> {
+    let (only, other) = match analysis.coverage.found {
+        [1..=u64::MAX, 0] => (Phase::Prefill, Phase::Decode),
+        [0, 1..=u64::MAX] => (Phase::Decode, Phase::Prefill),
+        _ => return None,
+    };
+    Some(format!(
+        "All events are of the {only} phase: record {other} as well, and check that its events say so in `phase`."
+    ))
+}
+
+fn at_first_failure(analysis: &Analysis, first: &FirstFailure) -> Vec<String> {
+    let mut out = vec![];
+    let place = format!("`{}`{}", first.point, layer_of(first.point, first.layer));
+    match (first.parting, first.phase) {
+        (Parting::Unpaired, _) => return out,
+        (Parting::NonFinite, Some(phase)) => {
+            out.push(format!(
+                "Look at {place} in {phase}: it is the first row that is not finite, and the other phase's is."
+            ));
+        }
+        (Parting::NonFinite, None) => {
+            out.push(format!("Look at {place} in both phases: it is the first row that is not finite."));
+        }
+        (Parting::Differs, _) => {}
+    }
+    if !first.not_compared.is_empty() {
+        let points: Vec<String> = first.not_compared.iter().map(|point| format!("`{point}`")).collect();
+        out.push(format!(
+            "Record {} of the same layer in both phases (as far as the model has them): the difference at {place} arises there \
+             or at `{}` itself.",
+            points.join(", "),
+            first.point
+        ));
+    }
+    let Some(pair) = first.pair.and_then(|index| analysis.pairs.get(index)) else { return out };
+    let inputs: Vec<&JudgedPair> = (analysis.pairs.iter())
+        .filter(|other| {
+            (other.place.prompt, other.place.position) == (pair.place.prompt, pair.place.position)
+                && other.prefill.layer == pair.prefill.layer
+                && matches!(other.prefill.point, Point::QPostRope | Point::KCache | Point::VCache)
+        })
+        .collect();
+    let attention = matches!(first.point, Point::AttnScores | Point::AttnProbs | Point::AttnOut);
+    for cache in inputs.iter().filter(|other| other.cache.is_some()) {
+        out.extend(about_cache(cache, &place, attention));
+    }
+    if attention && inputs.len() == 3 && inputs.iter().all(|other| other.verdict == PairVerdict::Identical) {
+        out.push(format!(
+            "Everything that attention reads at layer {} is bit-equal (`q_post_rope`, `k_cache`, `v_cache`): the difference at \
+             {place} is made by the attention computation itself.",
+            first.layer
+        ));
+    }
+    out
+}
+
+fn about_cache(pair: &JudgedPair, place: &str, attention: bool) -> Option<String> {
+    let cache = pair.cache?;
+    let point = pair.prefill.point;
+    match (cache.first_differing, cache.last_differing) {
+        (None, _) if attention => Some(format!(
+            "`{point}` rows 0 … {} of that layer are bit-equal while {place} differs: what this cache holds is not the cause.",
+            cache.positions.saturating_sub(1)
+        )),
+        (Some(first), Some(last)) => Some(format!(
+            "`{point}`{}: {} of {} positions differ, the first is {first}, the last {last}; look at what writes them.",
+            layer_of(point, pair.prefill.layer),
+            cache.positions - cache.equal,
+            cache.positions
+        )),
+        _ => None,
+    }
+}
+
+/// Differences of unknown size.
+fn without_payload(analysis: &Analysis) -> Option<String> {
+    let unmeasured = |pair: &&JudgedPair| {
+        let whole = pair.numbers.as_ref().is_some_and(|numbers| !matches!(numbers.scope, Scope::Sample { .. }));
+        matches!(pair.bits, Bits::Differ { .. }) && !whole
+    };
+    let count = analysis.pairs.iter().filter(unmeasured).count() as u64;
+    (count > 0).then(|| {
+        format!(
+            "Record payloads: how far the rows of {} are apart is not known from the whole row.",
+            rows_of(count, "differing pair")
+        )
+    })
+}
+
+/// Which points lack which key fields.
+fn weak_keys(analysis: &Analysis) -> Option<String> {
+    let mut points: BTreeMap<&[KeyField], BTreeSet<&str>> = BTreeMap::new();
+    for pair in analysis.pairs.iter().filter(|pair| !pair.absent.is_empty()) {
+        points.entry(&pair.absent).or_default().insert(&pair.prefill.point_spelling);
+    }
+    let parts: Vec<String> = (points.iter())
+        .map(|(fields, points)| {
+            let fields: Vec<String> = fields.iter().map(|field| format!("`{}`", field.name())).collect();
+            let points: Vec<String> = points.iter().map(|point| format!("`{point}`")).collect();
+            format!("{} in events of {}", fields.join(" and "), points.join(", "))
+        })
+        .collect();
+    if parts.is_empty() { None } else { Some(format!("Write {}.", parts.join("; "))) }
+}
+
+fn limits(analysis: &Analysis) -> Vec<String> {
+    let mut out = vec![];
+    if analysis.counts.differing > 0 {
+        out.push(format!(
+            "That any of the {} is a fault, or is none: rounding makes rows differ too, and nothing here measures it.",
+            rows_of(analysis.counts.differing, "difference")
+        ));
+    }
+    if analysis.counts.total > 0 {
+        out.push(
+            "That either phase computes the model correctly: what is wrong in both alike shows no difference."
+                .to_owned(),
+        );
+    }
+    if analysis.verdict.verdict == Verdict::Pass {
+        out.push("Anything of prompts, positions, layers and points that were not recorded.".to_owned());
+    } else if let Some(layers) = skipped_layers(analysis) {
+        out.push(layers);
+    }
+    if !analysis.one_phase.is_empty() {
+        let points: Vec<String> =
+            analysis.one_phase.iter().map(|(point, phase)| format!("`{point}` ({phase} only)")).collect();
+        out.push(format!("Anything of {}: only one phase gives it.", points.join(", ")));
+    }
+    if analysis.repeats.is_empty() {
+        out.push("That the engine repeats itself bit for bit: no self-repeat was recorded.".to_owned());
+    }
+    out
+}
+
+fn skipped_layers(analysis: &Analysis) -> Option<String> {
+    let layers: BTreeSet<i32> =
+        analysis.pairs.iter().map(|pair| pair.prefill.layer).filter(|layer| *layer >= 0).collect();
+    let (first, last) = (layers.first()?, layers.last()?);
+    let gaps = i64::from(*last) - i64::from(*first) + 1 > layers.len() as i64;
+    let names: Vec<String> = layers.iter().map(i32::to_string).collect();
+    gaps.then(|| format!("Where between the recorded layers ({}) a difference arises or grows.", names.join(", ")))
+}

@@ -1,0 +1,378 @@
+//! The entry: a run goes in, everything that can be said of it comes out.
+//!
+//! Nothing here opens a file, asks the clock or reads the environment: rows come through [`Rows`], a date only if the
+//! caller gives one. The order in which events were read does not matter; the same events give the same [`Analysis`].
+
+use crate::advice::{self, Advice};
+use crate::coverage::{Expectation, MissingRow, expect};
+use crate::evidence::{Bits, HashRelation, Side};
+use crate::judge::{JudgedPair, PairVerdict, judge};
+use crate::pair::{Pairing, WhyLoose, pair};
+use crate::place::{Place, Places, describe, describe_row};
+use crate::reason::{ReasonCode, Reasons};
+use crate::repeat::{RepeatOutcome, compare_repeats};
+use crate::verdict::{RunVerdict, reach};
+use crate::view::View;
+use driftprobe_trace::{Event, Manifest, Note, Phase, Point, Rows, Run};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the caller adds to a report.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Title of the reports.
+    pub title: Option<String>,
+    /// Date, as it is to be printed; the core has no clock.
+    pub date: Option<String>,
+}
+
+/// Everything that is said of a run.
+#[derive(Clone, Debug)]
+pub struct Analysis {
+    /// Title and date.
+    pub options: Options,
+    /// What the run says of itself.
+    pub manifest: Option<Manifest>,
+    /// What reading it noticed, in words.
+    pub reading_notes: Vec<String>,
+    /// The verdict, the first failure and the reasons.
+    pub verdict: RunVerdict,
+    /// Every pair, in the order of the search.
+    pub pairs: Vec<JudgedPair>,
+    /// Every event without a partner, in the same order.
+    pub unpaired: Vec<Unpaired>,
+    /// Every promised row that was not found.
+    pub missing: Vec<MissingRow>,
+    /// Every event that was not promised, as place and reason.
+    pub unexpected: Vec<(String, String)>,
+    /// Points that only one phase can give.
+    pub one_phase: Vec<(Point, Phase)>,
+    /// Events of points that this version does not know: (file:line, point).
+    pub unmapped: Vec<(String, String)>,
+    /// Pairs by verdict.
+    pub counts: PairCounts,
+    /// What was promised, found and paired.
+    pub coverage: Coverage,
+    /// Differing pairs by failure code, in the order of the codes.
+    pub codes: Vec<(&'static str, u64)>,
+    /// Each phase against its repeats.
+    pub repeats: Vec<RepeatOutcome>,
+    /// What follows from this run's evidence.
+    pub advice: Advice,
+}
+
+impl Analysis {
+    /// Exit status of a program that reports this run.
+    pub fn exit_code(&self) -> u8 {
+        self.verdict.verdict.exit_code()
+    }
+}
+
+/// An event without a partner.
+#[derive(Clone, Debug)]
+pub struct Unpaired {
+    /// The event.
+    pub event: Event,
+    /// Where it stands in the search.
+    pub place: Place,
+    /// Why it has none.
+    pub why: WhyLoose,
+    /// Whether only this phase can give the point, so that no partner was to be expected.
+    pub one_phase: bool,
+    /// Count of NaNs in it, if any.
+    pub nan: u64,
+}
+
+/// Pairs by verdict, and by what their hashes alone say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PairCounts {
+    /// All pairs.
+    pub total: u64,
+    /// Bit-equal over the whole row.
+    pub identical: u64,
+    /// Not finite.
+    pub non_finite: u64,
+    /// Not comparable.
+    pub missing: u64,
+    /// Undecided.
+    pub undecided: u64,
+    /// Pairs whose rows differ, of all verdicts.
+    pub differing: u64,
+    /// Pairs with equal recorded hashes.
+    pub hash_match: u64,
+    /// Pairs with different recorded hashes by one algorithm.
+    pub hash_differ: u64,
+}
+
+/// What was promised, found and paired. Rows are counted in each phase, pairs once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Rows promised by the manifest, both phases together; `None`: not known.
+    pub expected: Option<u64>,
+    /// Events read, of known points, by phase (prefill, decode).
+    pub found: [u64; 2],
+    /// Promised rows that were not found.
+    pub missing: u64,
+    /// Pairs made.
+    pub paired: u64,
+    /// Of them, pairs with absent key fields.
+    pub weakly_keyed: u64,
+    /// Events without a partner, points of one phase included.
+    pub unpaired: u64,
+    /// Events that were not promised.
+    pub unexpected: u64,
+    /// Events whose key stands more than once in their phase, the first of each not counted.
+    pub duplicates: u64,
+    /// Events of unknown points.
+    pub unmapped: u64,
+}
+
+/// Analyses a run; its payloads come from `rows` (mostly the run itself).
+pub fn analyze(run: &Run, rows: &dyn Rows, options: Options) -> Analysis {
+    analyze_with(run, rows, options, &mut |_, _| {})
+}
+
+/// As [`analyze`], telling `progress` how many pairs of how many are judged.
+pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut dyn FnMut(u64, u64)) -> Analysis {
+    let manifest = run.manifest.as_ref();
+    let named = manifest.iter().flat_map(|manifest| manifest.prompts.iter().flatten()).map(|prompt| prompt.id.as_str());
+    let places = Places::new(named, &run.events);
+    let mut events: Vec<&Event> = run.events.iter().collect();
+    events.sort_by_cached_key(|event| {
+        let key = (places.of(event), event.logical_tok_idx, event.pos_id, event.token_id, event.phase);
+        (key, event.step, event.source.clone())
+    });
+    let expectation = expect(manifest, &events);
+    let (prefill, decode): (Vec<&Event>, Vec<&Event>) = events.iter().partition(|event| event.phase == Phase::Prefill);
+    let pairing = pair(&prefill, &decode);
+
+    let pairs = judge_all(&pairing, &prefill, &decode, &places, (rows, progress));
+    let one_phase: BTreeSet<(Point, Phase)> = expectation.one_phase.iter().copied().collect();
+    let mut unpaired = vec![];
+    for (side, loose) in [(&prefill, &pairing.reference_loose), (&decode, &pairing.candidate_loose)] {
+        for loose in loose {
+            let Some(&event) = side.get(loose.index) else { continue };
+            let loaded = Side::load(event, rows);
+            unpaired.push(Unpaired {
+                event: event.clone(),
+                place: places.of(event),
+                why: loose.why,
+                one_phase: one_phase.contains(&(event.point, event.phase)),
+                nan: View::of(&loaded, &loaded).scan(&loaded).nan.unwrap_or(0),
+            });
+        }
+    }
+    unpaired
+        .sort_by_cached_key(|one| (one.place, one.event.logical_tok_idx, one.event.phase, one.event.source.clone()));
+    let repeats = compare_repeats(run, rows, &places);
+
+    let counts = count(&pairs);
+    let coverage = Coverage {
+        expected: expectation.rows,
+        found: [prefill.len() as u64, decode.len() as u64],
+        missing: expectation.missing.len() as u64,
+        paired: counts.total,
+        weakly_keyed: pairs.iter().filter(|pair| !pair.absent.is_empty()).count() as u64,
+        unpaired: unpaired.len() as u64,
+        unexpected: expectation.unexpected.len() as u64,
+        duplicates: (pairing.reference_duplicates.len() + pairing.candidate_duplicates.len()) as u64,
+        unmapped: run.unmapped.len() as u64,
+    };
+    let unexpected: Vec<(String, String)> = (expectation.unexpected.iter())
+        .filter_map(|(index, why)| Some((describe(events.get(*index)?), why.clone())))
+        .collect();
+
+    let mut reasons = Reasons::default();
+    run_reasons(run, &expectation, &unexpected, &mut reasons);
+    duplicate_reasons(&pairing, &prefill, &decode, &mut reasons);
+    pair_reasons(&pairs, &mut reasons);
+    unpaired_reasons(&unpaired, &mut reasons);
+    repeat_reasons(&repeats, &mut reasons);
+    let loose: Vec<&Event> = unpaired.iter().map(|one| &one.event).collect();
+    let non_finite = unpaired.iter().find(|one| one.nan > 0).map(|one| &one.event);
+    let verdict = reach(&pairs, &loose, non_finite, reasons);
+
+    let mut analysis = Analysis {
+        options,
+        manifest: run.manifest.clone(),
+        reading_notes: run.notes.iter().map(Note::to_string).collect(),
+        verdict,
+        counts,
+        coverage,
+        codes: codes(&pairs, &unpaired),
+        pairs,
+        unpaired,
+        missing: expectation.missing,
+        unexpected,
+        one_phase: expectation.one_phase,
+        unmapped: run.unmapped.iter().map(|one| (one.source.to_string(), one.point.clone())).collect(),
+        repeats,
+        advice: Advice::default(),
+    };
+    analysis.advice = advice::advise(&analysis);
+    analysis
+}
+
+fn judge_all(
+    pairing: &Pairing,
+    prefill: &[&Event],
+    decode: &[&Event],
+    places: &Places,
+    (rows, progress): (&dyn Rows, &mut dyn FnMut(u64, u64)),
+) -> Vec<JudgedPair> {
+    let mut links: Vec<_> = (pairing.links.iter())
+        .filter_map(|link| {
+            let (ours, theirs) = (*prefill.get(link.reference)?, *decode.get(link.candidate)?);
+            // The side that names a position places the pair.
+            let place = if crate::place::position_of(ours).is_some() { places.of(ours) } else { places.of(theirs) };
+            Some((place, ours.logical_tok_idx, link.reference, ours, theirs, &link.absent))
+        })
+        .collect();
+    links.sort_by_key(|(place, index, reference, ..)| (*place, *index, *reference));
+    let total = links.len() as u64;
+    let judged = (0u64..).zip(links).map(|(done, (place, _, _, ours, theirs, absent))| {
+        progress(done, total);
+        judge(ours, theirs, absent.clone(), place, rows)
+    });
+    let judged = judged.collect();
+    progress(total, total);
+    judged
+}
+
+fn count(pairs: &[JudgedPair]) -> PairCounts {
+    let mut counts = PairCounts { total: pairs.len() as u64, ..PairCounts::default() };
+    for pair in pairs {
+        let by_verdict = match pair.verdict {
+            PairVerdict::Identical => &mut counts.identical,
+            PairVerdict::NonFinite => &mut counts.non_finite,
+            PairVerdict::Missing => &mut counts.missing,
+            PairVerdict::Undecided => &mut counts.undecided,
+        };
+        *by_verdict += 1;
+        counts.differing += u64::from(matches!(pair.bits, Bits::Differ { .. }));
+        counts.hash_match += u64::from(pair.hash == HashRelation::Match);
+        counts.hash_differ += u64::from(pair.hash == HashRelation::Differ);
+    }
+    counts
+}
+
+/// How often each failure code stands, in the order of the codes.
+fn codes(pairs: &[JudgedPair], unpaired: &[Unpaired]) -> Vec<(&'static str, u64)> {
+    let mut by_point: BTreeMap<(Point, &'static str), u64> = BTreeMap::new();
+    for pair in pairs.iter().filter(|pair| pair.parts()) {
+        *by_point.entry((pair.prefill.point, pair.code())).or_default() += 1;
+    }
+    let offset = unpaired.iter().filter(|one| !one.one_phase).count() as u64;
+    let offset = (offset > 0).then_some((crate::verdict::TRACE_OFFSET, offset));
+    offset.into_iter().chain(by_point.into_iter().map(|((_, code), count)| (code, count))).collect()
+}
+
+fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, String)], reasons: &mut Reasons) {
+    match &run.manifest {
+        None => reasons.add(ReasonCode::NoManifest, ""),
+        Some(manifest) if !manifest.complete => reasons.add(ReasonCode::Incomplete, ""),
+        Some(_) => {}
+    }
+    for note in &run.notes {
+        match note {
+            // Told by their own reasons.
+            Note::ManifestMissing | Note::Incomplete | Note::UnknownPoint { .. } => {}
+            Note::HashAlgoAssumed { .. }
+            | Note::UnknownHashAlgo { .. }
+            | Note::UnknownDtype { .. }
+            | Note::UnknownField { .. }
+            | Note::UnknownEvent { .. } => reasons.add(ReasonCode::RecordingNotes, note.to_string()),
+            // A torn line, and whatever later versions note, bears on the evidence until shown otherwise.
+            other => reasons.add(ReasonCode::ReadingFindings, other.to_string()),
+        }
+    }
+    for unmapped in &run.unmapped {
+        reasons.add(ReasonCode::UnmappedPoints, format!("`{}`", unmapped.point));
+    }
+    for why in &expectation.unknown {
+        reasons.add(ReasonCode::ExpectedUnknown, why.clone());
+    }
+    for row in &expectation.missing {
+        let place = describe_row(&row.prompt_id, Some(row.logical_tok_idx), row.layer, row.point.id());
+        reasons.add(ReasonCode::ExpectedMissing, format!("{} {place}", row.phase));
+    }
+    for (place, why) in unexpected {
+        reasons.add(ReasonCode::Unexpected, format!("{place}: {why}"));
+    }
+    for (point, phase) in &expectation.one_phase {
+        reasons.add(ReasonCode::OnePhasePoint, format!("{point}: {phase} only"));
+    }
+}
+
+fn duplicate_reasons(pairing: &Pairing, prefill: &[&Event], decode: &[&Event], reasons: &mut Reasons) {
+    for (side, duplicates) in [(prefill, &pairing.reference_duplicates), (decode, &pairing.candidate_duplicates)] {
+        for event in duplicates.iter().filter_map(|index| side.get(*index)) {
+            reasons.add(ReasonCode::DuplicateKeys, format!("{}: {} {}", event.source, event.phase, describe(event)));
+        }
+    }
+}
+
+fn pair_reasons(pairs: &[JudgedPair], reasons: &mut Reasons) {
+    if pairs.is_empty() {
+        reasons.add(ReasonCode::NothingCompared, "");
+    }
+    let mut one_token = vec![];
+    let mut batches = 0u64;
+    let mut vacuous: BTreeMap<Point, [u64; 2]> = BTreeMap::new();
+    for pair in pairs {
+        let place = describe(&pair.prefill);
+        for finding in &pair.findings {
+            reasons.add(finding.code, format!("{place}: {}", finding.detail));
+        }
+        if !pair.absent.is_empty() {
+            let fields: Vec<&str> = pair.absent.iter().map(|field| field.name()).collect();
+            reasons.add(ReasonCode::WeaklyKeyed, format!("{place}: no {}", fields.join(", ")));
+        }
+        let later = pair.position().is_none_or(|position| position > 0);
+        if pair.decode.seq_len.is_none() || (later && pair.prefill.seq_len.is_none()) {
+            reasons.add(ReasonCode::SeqLenUnknown, place.clone());
+        }
+        match pair.prefill.seq_len {
+            Some(1) if pair.position().is_some_and(|position| position > 0) => one_token.push(place),
+            Some(2..) => batches += 1,
+            _ => {}
+        }
+        let [all, empty] = vacuous.entry(pair.prefill.point).or_default();
+        *all += 1;
+        *empty += u64::from(pair.vacuous.is_some());
+    }
+    let code = if batches == 0 { ReasonCode::PrefillOneToken } else { ReasonCode::SomePrefillOneToken };
+    for place in one_token {
+        reasons.add(code, place);
+    }
+    for (point, [all, empty]) in vacuous {
+        if all == empty {
+            reasons.add_many(ReasonCode::Vacuous, all, format!("{point}: all {all} pairs"));
+        }
+    }
+}
+
+fn unpaired_reasons(unpaired: &[Unpaired], reasons: &mut Reasons) {
+    for one in unpaired {
+        let place = format!("{} {}", one.event.phase, describe(&one.event));
+        if one.nan > 0 {
+            reasons.add(ReasonCode::NonFinite, format!("{place}: {} NaN", one.nan));
+        }
+        if !one.one_phase {
+            reasons.add(ReasonCode::Unpaired, format!("{place}: {}", one.why));
+        }
+    }
+}
+
+fn repeat_reasons(repeats: &[RepeatOutcome], reasons: &mut Reasons) {
+    for outcome in repeats {
+        let which = format!("repeat {} of {}", outcome.repeat, outcome.phase);
+        if outcome.differing > 0 {
+            let example = format!("{which}: {} of {} rows differ", outcome.differing, outcome.paired);
+            reasons.add_many(ReasonCode::NotRepeatable, outcome.differing, example);
+        }
+        let lost = outcome.not_comparable + outcome.without_partner.iter().sum::<u64>();
+        if lost > 0 {
+            reasons.add_many(ReasonCode::RepeatIncomplete, lost, format!("{which}: {lost} rows"));
+        }
+    }
+}

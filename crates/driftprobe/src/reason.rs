@@ -1,0 +1,143 @@
+//! Why a verdict is not better, as stable codes: each with one sentence and what recording would settle it.
+//!
+//! A *blocking* reason forbids PASS; a note only informs. Both are counted over the run by [`Reasons`].
+
+use std::collections::BTreeMap;
+
+macro_rules! reasons {
+    ($($variant:ident, $id:literal, $blocking:literal, $sentence:literal, $hint:literal;)*) => {
+        /// A reason. The order of the variants is the order in which a report gives them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum ReasonCode { $(#[doc = $sentence] $variant,)* }
+
+        impl ReasonCode {
+            /// Every reason.
+            pub const ALL: &'static [ReasonCode] = &[$(ReasonCode::$variant,)*];
+
+            /// The stable code.
+            pub const fn id(self) -> &'static str { match self { $(ReasonCode::$variant => $id,)* } }
+
+            /// Whether a run with it can never PASS.
+            pub const fn blocking(self) -> bool { match self { $(ReasonCode::$variant => $blocking,)* } }
+
+            /// What is the case.
+            pub const fn sentence(self) -> &'static str { match self { $(ReasonCode::$variant => $sentence,)* } }
+
+            /// What would settle it.
+            pub const fn hint(self) -> &'static str { match self { $(ReasonCode::$variant => $hint,)* } }
+        }
+    };
+}
+
+reasons! {
+    NothingCompared, "NOTHING_COMPARED", true, "no pair of rows was compared: nothing is known of the two phases",
+        "record the same rows in both phases, with prompt_id, layer, point, logical_tok_idx, pos_id, token_id and hash";
+    NoManifest, "NO_MANIFEST", true, "there is no manifest: whether the run ended and what it was to record is not known",
+        "write manifest.json with complete, prompts, layers, points and steps";
+    Incomplete, "INCOMPLETE", true, "the manifest does not say `complete: true`: the run was cut short or is still being written",
+        "let the run end; the engine writes `complete: true` last";
+    ReadingFindings, "READING_FINDINGS", true, "reading the run left findings that bear on the evidence",
+        "mend what the findings name and record the run again";
+    UnmappedPoints, "UNMAPPED_POINTS", true, "events name points that this version does not know; they were not compared",
+        "spell the points as docs/trace-format.md does, or ask for an alias";
+    ExpectedUnknown, "EXPECTED_UNKNOWN", true, "what the run was to record is not known, so that nothing can be said to be all there",
+        "give prompts (with tokens), layers, points and steps in manifest.json";
+    ExpectedMissing, "EXPECTED_MISSING", true, "rows that the manifest promises were not found",
+        "record them in both phases, or leave them out of the manifest's layers, points and steps";
+    Unexpected, "UNEXPECTED", true, "rows were found that the manifest does not promise (another token, position, layer or point)",
+        "check token ids and positions against manifest.prompts, or name the layers and points in the manifest";
+    Unpaired, "UNPAIRED", true, "events have no partner in the other phase",
+        "record the row in both phases under equal prompt_id, layer, point, logical_tok_idx, pos_id and token_id";
+    DuplicateKeys, "DUPLICATE_KEYS", true, "keys stand more than once in one phase",
+        "write each row once a phase; remove traces of earlier runs from the folder";
+    WeaklyKeyed, "WEAKLY_KEYED", true, "pairs rest on keys with absent fields: that both are the same row is likely, not shown",
+        "write logical_tok_idx, pos_id and token_id in every event";
+    NotIndependent, "NOT_INDEPENDENT", true, "the two sides of pairs are not two computations, and were refused as evidence",
+        "run decode one token at a time (seq_len 1) and give each phase payloads of its own";
+    SeqLenUnknown, "SEQ_LEN_UNKNOWN", true, "events carry no seq_len: that prefill ran as a batch and decode one token at a time is not shown",
+        "write seq_len, the tokens in this forward pass, in every event";
+    PrefillOneToken, "PREFILL_ONE_TOKEN", true, "every prefill event of a longer prompt has seq_len 1: prefill ran as decode does",
+        "run the prompt as one batch of tokens, and write seq_len accordingly";
+    SomePrefillOneToken, "SOME_PREFILL_ONE_TOKEN", false, "some prefill events of longer prompts have seq_len 1: those rows were computed one token at a time",
+        "choose the prefill chunk so that the last one holds more than one token";
+    PayloadDamaged, "PAYLOAD_DAMAGED", true, "payloads cannot be read, or their bytes do not have the hash that their event recorded",
+        "record the run again; do not change tensor files after the run";
+    Contradiction, "CONTRADICTION", true, "events contradict themselves: equal hashes beside different samples or statistics",
+        "take hash, sample, statistics and payload of a row from the same buffer at the same time";
+    PairingInDoubt, "PAIRING_IN_DOUBT", true, "embeddings of the same token differ, so that the pairing itself is in doubt",
+        "check token ids and positions of both phases; an embedding row is a copy and cannot drift";
+    NotComparable, "NOT_COMPARABLE", true, "pairs could not be compared: no common hash, another length or another dtype",
+        "record xxh3-64 hashes (or payloads), dtype and shape in both phases";
+    SampleOnly, "SAMPLE_ONLY", true, "rows are equal only as far as they were sampled",
+        "record xxh3-64 hashes over whole rows, or payloads; with greta-fnv1a-256, rows of at most 256 values and their shape";
+    Differs, "DIFFERS", true, "rows differ; whether that is rounding or a fault is not decided by comparing them",
+        "judging each phase by itself against the model's arithmetic, from payloads of the stages' inputs and outputs";
+    OpenColumns, "OPEN_COLUMNS", true, "attention rows have open columns after their own position, so that equal columns 0 … pos are not all that was used",
+        "check the causal mask of the phase named, or record only columns 0 … pos";
+    FinitenessUnknown, "FINITENESS_UNKNOWN", true, "equal rows may hold NaN on both sides: neither counts nor values were recorded",
+        "record nan and inf counts, or payloads";
+    Vacuous, "VACUOUS", true, "every compared row of a point is all zero or constant, and equal rows of that kind carry no evidence",
+        "check that the point's buffer is written before it is traced, and trace weights that are not zero";
+    SomeVacuous, "SOME_VACUOUS", false, "rows are all zero or constant on both sides: their being equal carries no evidence",
+        "check that the point's buffer is written before it is traced";
+    NonFinite, "NON_FINITE", true, "rows hold NaN, or an infinity on one side only",
+        "look at the first row named: the phase and the stage that made it";
+    InfiniteBoth, "INFINITE_BOTH", false, "rows hold the same infinities in both phases",
+        "check whether the model masks logits on purpose";
+    NotRepeatable, "NOT_REPEATABLE", true, "the engine does not repeat itself bit for bit: a difference or an equality of the phases may be chance",
+        "set the engine's determinism variables and record the repeats again";
+    RepeatIncomplete, "REPEAT_INCOMPLETE", false, "rows of a self-repeat have no partner in the run it repeats, or could not be compared",
+        "record the repeats with the same prompts, layers and points";
+    OnePhasePoint, "ONE_PHASE_POINT", false, "points that only one phase can give were expected of neither, and were not compared",
+        "use an attention that has them in both phases, if they matter";
+    RecordingNotes, "RECORDING_NOTES", false, "reading the run left notes that do not bear on the evidence",
+        "see the notes";
+}
+
+/// One reason as it stands in a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// Which.
+    pub code: ReasonCode,
+    /// How often.
+    pub count: u64,
+    /// The first cases, in the order of the search for the first failure (at most [`Reasons::EXAMPLES`]).
+    pub examples: Vec<String>,
+}
+
+/// Collects reasons over a run.
+#[derive(Clone, Debug, Default)]
+pub struct Reasons {
+    found: BTreeMap<ReasonCode, (u64, Vec<String>)>,
+}
+
+impl Reasons {
+    /// How many cases of a reason are named.
+    pub const EXAMPLES: usize = 3;
+
+    /// Counts one case.
+    pub fn add(&mut self, code: ReasonCode, example: impl Into<String>) {
+        self.add_many(code, 1, example);
+    }
+
+    /// Counts `count` cases, named together.
+    pub fn add_many(&mut self, code: ReasonCode, count: u64, example: impl Into<String>) {
+        let (total, examples) = self.found.entry(code).or_default();
+        *total += count;
+        let example = example.into();
+        if !example.is_empty() && examples.len() < Reasons::EXAMPLES && !examples.contains(&example) {
+            examples.push(example);
+        }
+    }
+
+    /// Whether a reason was counted.
+    pub fn has(&self, code: ReasonCode) -> bool {
+        self.found.contains_key(&code)
+    }
+
+    /// The blocking reasons and the notes, each in code order.
+    pub fn into_parts(self) -> (Vec<Reason>, Vec<Reason>) {
+        let all = self.found.into_iter().map(|(code, (count, examples))| Reason { code, count, examples });
+        all.partition(|reason| reason.code.blocking())
+    }
+}

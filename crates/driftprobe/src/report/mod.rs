@@ -1,0 +1,21 @@
+//! Renderings of an [`Analysis`](crate::Analysis): for people (`drift.md`, the terminal), for spreadsheets (`drift.tsv`) and
+//! for programs (`drift.json`).
+//!
+//! Each is a pure function to text, and the same analysis gives the same bytes. Text that comes from a trace is data: it is
+//! escaped for the format that it goes into ([`escape`]).
+
+mod details;
+pub mod escape;
+mod format;
+pub mod json;
+pub mod markdown;
+pub mod schema;
+mod strip;
+pub mod terminal;
+mod tree;
+pub mod tsv;
+
+pub use json::to_json;
+pub use markdown::to_markdown;
+pub use terminal::{Span, Style, Styled, to_terminal};
+pub use tsv::to_tsv;

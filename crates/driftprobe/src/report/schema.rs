@@ -1,0 +1,467 @@
+//! `drift.json`, version 1: the types that are written, apart from those that the analysis works with, so that either can
+//! change without the other.
+//!
+//! Rules for readers: unknown fields may be added within a version; hashes are decimal strings; numbers that JSON cannot
+//! hold are the strings `"NaN"`, `"Infinity"` and `"-Infinity"`; `null` means "not known" or "not given", never zero.
+//! `not_judged` names the fields that this version writes but has no means to fill: their zeros and empty lists claim
+//! nothing.
+
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Version of the format.
+pub const SCHEMA: u32 = 1;
+
+/// A number; non-finite ones are written as strings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Num(pub f64);
+
+impl Serialize for Num {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            value if value.is_nan() => serializer.serialize_str("NaN"),
+            f64::INFINITY => serializer.serialize_str("Infinity"),
+            f64::NEG_INFINITY => serializer.serialize_str("-Infinity"),
+            value => serializer.serialize_f64(value),
+        }
+    }
+}
+
+/// The whole report.
+#[derive(Clone, Debug, Serialize)]
+pub struct DriftReport {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Program and version that wrote it.
+    pub generator: String,
+    /// Title, if one was given.
+    pub title: Option<String>,
+    /// Date, if one was given.
+    pub date: Option<String>,
+    /// `PASS`, `FAIL` or `INCONCLUSIVE`.
+    pub verdict: &'static str,
+    /// `BIT_IDENTICAL` for a PASS, else null.
+    pub sub_verdict: Option<&'static str>,
+    /// Exit status of a program that reports this: 0, 1 or 3.
+    pub exit_code: u8,
+    /// Why it is no PASS.
+    pub reasons: Vec<ReasonEntry>,
+    /// What was noticed and does not bear on the verdict.
+    pub notes: Vec<ReasonEntry>,
+    /// A failure code, where the evidence carries a cause; else null.
+    pub root_cause: Option<&'static str>,
+    /// Why that cause, or why none.
+    pub root_cause_why: String,
+    /// Where the phases first part by (prompt, position, layer, point).
+    pub first_failure: Option<FirstFailureEntry>,
+    /// The cause by hypothesis: not judged in this version.
+    pub cause: Option<Value>,
+    /// Roundings found that the contract does not declare: not judged in this version.
+    pub contract_findings: Vec<Value>,
+    /// What faults this trace could have shown: not judged in this version.
+    pub power: Vec<Value>,
+    /// What each mode of the run gave, by mode (`as_designed`, `kv_aligned` or `not_recorded`).
+    pub modes: BTreeMap<&'static str, ModeEntry>,
+    /// Names of the fields that claim nothing in this version.
+    pub not_judged: Vec<&'static str>,
+    /// Pairs by verdict.
+    pub pairs: PairsEntry,
+    /// Differing rows by failure code, in the order of the codes.
+    pub codes: Vec<CodeEntry>,
+    /// What was promised, found and paired.
+    pub coverage: CoverageEntry,
+    /// Each phase against its self-repeats.
+    pub repeats: Vec<RepeatEntry>,
+    /// What the run says of itself: engine, model, contract, environment.
+    pub run: Value,
+    /// What reading the run noticed.
+    pub reading_notes: Vec<String>,
+    /// What the verdict rests on.
+    pub rests_on: Vec<String>,
+    /// What to do next.
+    pub recommendations: Vec<String>,
+    /// What cannot be claimed.
+    pub limits: Vec<String>,
+    /// One entry a pair, in the order of the search for the first failure.
+    pub rows: Vec<RowEntry>,
+    /// Events without a partner.
+    pub unpaired: Vec<UnpairedEntry>,
+    /// Promised rows that were not found.
+    pub missing: Vec<MissingEntry>,
+    /// Events that were not promised.
+    pub unexpected: Vec<UnexpectedEntry>,
+    /// Points that only one phase can give: expected of neither.
+    pub one_phase: Vec<OnePhaseEntry>,
+    /// Events of points that this version does not know.
+    pub unmapped: Vec<UnmappedEntry>,
+}
+
+/// One reason.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReasonEntry {
+    /// Stable code.
+    pub code: &'static str,
+    /// How often.
+    pub count: u64,
+    /// What is the case.
+    pub sentence: &'static str,
+    /// The first cases.
+    pub examples: Vec<String>,
+    /// What would settle it.
+    pub hint: &'static str,
+}
+
+/// Where the phases first part.
+#[derive(Clone, Debug, Serialize)]
+pub struct FirstFailureEntry {
+    /// The prompt.
+    pub prompt_id: String,
+    /// The position.
+    pub pos_id: Option<u64>,
+    /// The layer, −1 where the point has none.
+    pub layer: i32,
+    /// The point's stable id.
+    pub point: &'static str,
+    /// The point as it was spelled.
+    pub point_spelling: String,
+    /// The phase at fault, where the evidence says which.
+    pub phase: Option<&'static str>,
+    /// The failure code.
+    pub code: &'static str,
+    /// `differs`, `non_finite` or `unpaired`.
+    pub parting: &'static str,
+    /// Index in `rows`.
+    pub row: Option<usize>,
+    /// Index in `rows` of the last equal row before it in the same forward pass.
+    pub last_equal_row: Option<usize>,
+    /// Points between the two that were not compared.
+    pub not_compared: Vec<&'static str>,
+}
+
+/// What one mode of the run gave.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModeEntry {
+    /// The verdict on it.
+    pub verdict: &'static str,
+    /// Its pairs.
+    pub pairs: PairsEntry,
+}
+
+/// Pairs by verdict.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PairsEntry {
+    /// All pairs.
+    pub total: u64,
+    /// Bit-equal over the whole row.
+    pub identical: u64,
+    /// Not judged in this version.
+    pub structural: u64,
+    /// Not judged in this version.
+    pub inherited: u64,
+    /// Not judged in this version.
+    pub contract: u64,
+    /// Not judged in this version.
+    pub fault: u64,
+    /// Nothing to compare them by.
+    pub missing: u64,
+    /// NaN, or an infinity on one side.
+    pub non_finite: u64,
+    /// The trace cannot carry a claim.
+    pub undecided: u64,
+    /// Rows that differ, of all verdicts.
+    pub differing: u64,
+    /// Equal recorded hashes.
+    pub hash_match: u64,
+    /// Different recorded hashes by one algorithm.
+    pub hash_differ: u64,
+}
+
+/// Rows of one failure code.
+#[derive(Clone, Debug, Serialize)]
+pub struct CodeEntry {
+    /// The code.
+    pub code: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
+/// What was promised, found and paired.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CoverageEntry {
+    /// Rows promised, both phases together; null: not known.
+    pub expected: Option<u64>,
+    /// Events read of known points, both phases together.
+    pub found: u64,
+    /// Of them in prefill.
+    pub found_prefill: u64,
+    /// Of them in decode.
+    pub found_decode: u64,
+    /// Promised rows not found.
+    pub missing: u64,
+    /// Pairs.
+    pub paired: u64,
+    /// Pairs with absent key fields.
+    pub weakly_keyed: u64,
+    /// Events without a partner.
+    pub unpaired: u64,
+    /// Events not promised.
+    pub unexpected: u64,
+    /// Events whose key was already there.
+    pub duplicates: u64,
+    /// Events of unknown points.
+    pub unmapped: u64,
+}
+
+/// One phase against one repeat.
+#[derive(Clone, Debug, Serialize)]
+pub struct RepeatEntry {
+    /// Number of the repeat.
+    pub repeat: u32,
+    /// The phase.
+    pub phase: &'static str,
+    /// Rows that pair.
+    pub paired: u64,
+    /// Bit-equal rows.
+    pub equal: u64,
+    /// Rows equal as far as sampled.
+    pub equal_as_sampled: u64,
+    /// Differing rows.
+    pub differing: u64,
+    /// Rows that could not be compared.
+    pub not_comparable: u64,
+    /// Rows that the repeat lacks.
+    pub lacking: u64,
+    /// Rows that only the repeat has.
+    pub extra: u64,
+    /// The first differing row.
+    pub first_differing: Option<String>,
+    /// Largest max |d − p| of differing rows.
+    pub noise_max_abs: Option<Num>,
+    /// Largest relative L2 distance of differing rows.
+    pub noise_rel_l2: Option<Num>,
+}
+
+/// One pair.
+#[derive(Clone, Debug, Serialize)]
+pub struct RowEntry {
+    /// The prompt.
+    pub prompt_id: String,
+    /// The position.
+    pub pos_id: Option<u64>,
+    /// Index of the token in the prompt.
+    pub logical_tok_idx: Option<u64>,
+    /// The token.
+    pub token_id: Option<u32>,
+    /// The layer, −1 where the point has none.
+    pub layer: i32,
+    /// The point's stable id.
+    pub point: &'static str,
+    /// The point as it was spelled.
+    pub point_spelling: String,
+    /// `IDENTICAL`, `NON_FINITE`, `MISSING` or `UNDECIDED`.
+    pub verdict: &'static str,
+    /// The failure code, if the rows differ or are not finite.
+    pub code: Option<&'static str>,
+    /// The phase that the finding is about, if only one.
+    pub phase: Option<&'static str>,
+    /// `equal`, `equal_as_sampled`, `differ` or `incomparable`.
+    pub bits: &'static str,
+    /// `payload`, `hash`, `sample` or `statistics`.
+    pub by: Option<&'static str>,
+    /// Values that a sampled equality covers.
+    pub sampled: Option<u64>,
+    /// Values in the row.
+    pub values: Option<u64>,
+    /// Key fields absent on a side.
+    pub weak: Vec<&'static str>,
+    /// The prefill event.
+    pub prefill: SideEntry,
+    /// The decode event.
+    pub decode: SideEntry,
+    /// How far they are apart.
+    pub numbers: Option<NumbersEntry>,
+    /// Next token by phase.
+    pub logits: Option<LogitsEntry>,
+    /// Which positions of a cache are equal.
+    pub cache: Option<CacheEntry>,
+    /// Statistics that differ.
+    pub statistics: Vec<StatisticEntry>,
+    /// `all_zero` or `constant` in both phases.
+    pub vacuous: Option<&'static str>,
+    /// Why the verdict is not better, and what else was noticed.
+    pub findings: Vec<FindingEntry>,
+}
+
+/// One event of a pair.
+#[derive(Clone, Debug, Serialize)]
+pub struct SideEntry {
+    /// The phase as it was spelled.
+    pub phase: String,
+    /// The step.
+    pub step: Option<u64>,
+    /// Tokens in the forward pass.
+    pub seq_len: Option<u64>,
+    /// Hash algorithm.
+    pub hash_algo: Option<&'static str>,
+    /// Hash, as a decimal string.
+    pub hash: Option<String>,
+    /// Storage type.
+    pub dtype: Option<&'static str>,
+    /// Shape.
+    pub shape: Option<Vec<u64>>,
+    /// Smallest finite value.
+    pub min: Option<Num>,
+    /// Largest finite value.
+    pub max: Option<Num>,
+    /// Mean of the finite values.
+    pub mean: Option<Num>,
+}
+
+/// Distances between two rows; formulas are those of `driftprobe::metrics::Numbers`.
+#[derive(Clone, Debug, Serialize)]
+pub struct NumbersEntry {
+    /// `whole`, `columns` (0 … own position) or `sample`.
+    pub scope: &'static str,
+    /// Values compared.
+    pub compared: u64,
+    /// Values whose bits differ.
+    pub differing: u64,
+    /// max |d − p|.
+    pub max_abs: Num,
+    /// Index of it.
+    pub max_abs_at: u64,
+    /// ‖d − p‖ / ‖p‖.
+    pub rel_l2: Option<Num>,
+    /// Largest distance in units in the last place.
+    pub max_ulp: Option<u64>,
+    /// Cosine of the angle.
+    pub cosine: Option<Num>,
+    /// Σ(p − d)² / Σp².
+    pub nmse: Option<Num>,
+}
+
+/// Next token by phase.
+#[derive(Clone, Debug, Serialize)]
+pub struct LogitsEntry {
+    /// Top token in prefill.
+    pub top1_prefill: Option<u32>,
+    /// Top token in decode.
+    pub top1_decode: Option<u32>,
+    /// Whether they are the same.
+    pub top1_agree: Option<bool>,
+    /// Gap to the second in prefill.
+    pub gap_prefill: Option<Num>,
+    /// Gap to the second in decode.
+    pub gap_decode: Option<Num>,
+    /// KL(prefill ‖ decode) in nats.
+    pub kl: Option<Num>,
+}
+
+/// Positions of a cache row.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CacheEntry {
+    /// Positions compared.
+    pub positions: u64,
+    /// Bit-equal ones.
+    pub equal: u64,
+    /// First that differs.
+    pub first_differing: Option<u64>,
+    /// Last that differs.
+    pub last_differing: Option<u64>,
+}
+
+/// A statistic that differs.
+#[derive(Clone, Debug, Serialize)]
+pub struct StatisticEntry {
+    /// Its name in an event.
+    pub name: &'static str,
+    /// Prefill's value.
+    pub prefill: Num,
+    /// Decode's value.
+    pub decode: Num,
+}
+
+/// Something noticed about a pair.
+#[derive(Clone, Debug, Serialize)]
+pub struct FindingEntry {
+    /// Reason code.
+    pub code: &'static str,
+    /// What exactly.
+    pub detail: String,
+}
+
+/// An event without a partner.
+#[derive(Clone, Debug, Serialize)]
+pub struct UnpairedEntry {
+    /// The phase.
+    pub phase: &'static str,
+    /// The phase as it was spelled.
+    pub phase_spelling: String,
+    /// The prompt.
+    pub prompt_id: String,
+    /// The position.
+    pub pos_id: Option<u64>,
+    /// Index of the token in the prompt.
+    pub logical_tok_idx: Option<u64>,
+    /// The token.
+    pub token_id: Option<u32>,
+    /// The layer.
+    pub layer: i32,
+    /// The point.
+    pub point: &'static str,
+    /// Hash, as a decimal string.
+    pub hash: Option<String>,
+    /// Count of NaNs, if any.
+    pub nan: u64,
+    /// Why it has no partner.
+    pub why: String,
+    /// Whether none was to be expected, since only one phase gives the point.
+    pub one_phase: bool,
+    /// File and line.
+    pub source: String,
+}
+
+/// A promised row that was not found.
+#[derive(Clone, Debug, Serialize)]
+pub struct MissingEntry {
+    /// The phase.
+    pub phase: &'static str,
+    /// The prompt.
+    pub prompt_id: String,
+    /// Index of the token.
+    pub logical_tok_idx: u64,
+    /// The token.
+    pub token_id: u32,
+    /// The layer.
+    pub layer: i32,
+    /// The point.
+    pub point: &'static str,
+}
+
+/// An event that was not promised.
+#[derive(Clone, Debug, Serialize)]
+pub struct UnexpectedEntry {
+    /// Where it stands.
+    pub place: String,
+    /// Why it was not promised.
+    pub why: String,
+}
+
+/// A point that only one phase can give.
+#[derive(Clone, Debug, Serialize)]
+pub struct OnePhaseEntry {
+    /// The point.
+    pub point: &'static str,
+    /// The phase that gives it.
+    pub phase: &'static str,
+}
+
+/// An event of an unknown point.
+#[derive(Clone, Debug, Serialize)]
+pub struct UnmappedEntry {
+    /// File and line.
+    pub source: String,
+    /// The point's name.
+    pub point: String,
+}
