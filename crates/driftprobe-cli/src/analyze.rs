@@ -15,7 +15,7 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
 /// Judges the run in `path`, writes its report and prints it.
 pub fn report(path: &Path, out: Option<&Path>, format: Format) -> Result<u8, Failure> {
     let run = Run::open(path)?;
-    let analysis = analyze(&run, &run, &Options::default());
+    let analysis = analyze(&run, &run, Options::default());
     let folder = out.map_or_else(|| beside(path), Path::to_owned);
     output::write(&analysis, &folder, format)?;
     Ok(analysis.exit_code())

@@ -2,7 +2,6 @@
 
 use crate::args::Format;
 use crate::failure::Failure;
-use anstyle::{AnsiColor, Style as Ansi};
 use driftprobe::{Analysis, report};
 use std::fmt::Write as _;
 use std::fs;
@@ -30,7 +29,7 @@ pub fn write(analysis: &Analysis, folder: &Path, format: Format) -> Result<(), F
 }
 
 fn summary(analysis: &Analysis, written: &[PathBuf]) -> String {
-    let mut text = coloured(&report::to_terminal(analysis));
+    let mut text = report::to_terminal(analysis).ansi();
     if !text.ends_with('\n') {
         text.push('\n');
     }
@@ -39,19 +38,4 @@ fn summary(analysis: &Analysis, written: &[PathBuf]) -> String {
         let _ = writeln!(text, "wrote {}", path.display());
     }
     text
-}
-
-fn coloured(styled: &report::Styled) -> String {
-    let mut text = String::new();
-    for span in &styled.spans {
-        let style = ansi(span.style);
-        let _ = write!(text, "{style}{}{style:#}", span.text);
-    }
-    text
-}
-
-fn ansi(style: report::Style) -> Ansi {
-    let _ = style;
-    let _ = AnsiColor::Green;
-    Ansi::new()
 }
