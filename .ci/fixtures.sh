@@ -23,6 +23,6 @@ fi
 
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
-export PYTHONDONTWRITEBYTECODE=1 TQDM_DISABLE=1 HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=
+export PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=
 "$venv/bin/python" fixtures/make.py --out "$made"
 (cd fixtures && "$venv/bin/python" -m crosscheck.compare "$made" .)
