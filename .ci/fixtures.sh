@@ -4,7 +4,7 @@
 # Needs Python 3.11 (or PYTHON=…), cc and binutils, and PyPI. The environment is kept in .cache/fixtures-venv until
 # what is installed changes. Measured on 2 cores, x86_64 Linux:
 #   download 961 MB, of which torch 900 MB (PyPI's CUDA build without the nvidia-* wheels that it
-#   declares, about 2.7 GB more: fixtures/crosscheck/torch_stubs.py stands in for them)
+#   declares, some GB more: fixtures/crosscheck/torch_stubs.py stands in for them)
 #   environment on disk 2.1 GB; install 45 s at about 80 MB/s; making and comparing 12 s (57 s in all).
 set -euo pipefail
 cd "$(dirname "$0")/.."
