@@ -1,1 +1,24 @@
-fn main() {}
+//! Chores of the repository: `cargo xtask <command>`.
+
+mod train;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "xtask", about = "Chores of the repository")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train the embedded model (about 25 minutes on two cores).
+    Train(train::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Train(args) => train::run(args),
+    }
+}

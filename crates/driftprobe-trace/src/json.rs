@@ -44,6 +44,8 @@ pub fn offset_of(text: &str, line: usize, column: usize) -> usize {
 /// Path of the key whose value the text before `offset` ends in.
 pub fn key_at(text: &str, offset: usize) -> String {
     let bytes = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
+    // A list where none belongs is told just past its bracket: the list is meant, not its first element.
+    let bytes = bytes.strip_suffix(b"[").unwrap_or(bytes);
     let mut cursor = Cursor::default();
     while cursor.step(bytes) {}
     cursor.path()
@@ -55,7 +57,8 @@ pub fn line_of_key(text: &str, path: &str) -> u64 {
     let mut cursor = Cursor::default();
     while cursor.step(bytes) {
         if cursor.path() == path {
-            let before = bytes.get(..cursor.at).unwrap_or_default();
+            let space = bytes.iter().skip(cursor.at).take_while(|b| b.is_ascii_whitespace()).count();
+            let before = bytes.get(..cursor.at + space).unwrap_or_default();
             return 1 + before.iter().filter(|&&b| b == b'\n').count() as u64;
         }
     }

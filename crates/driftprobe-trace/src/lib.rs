@@ -32,6 +32,7 @@ pub use dtype::Dtype;
 pub use error::{RowError, TraceError};
 pub use event::{Event, HashAlgo, HashCheck, LogitsTop, PayloadRef, Phase, RowHash, RowStats, Sample, Source};
 pub use expected::ExpectedKey;
+pub use hash::xxh3_64;
 pub use lines::MAX_LINE_BYTES;
 pub use manifest::{
     AttentionInfo, EngineInfo, HostInfo, MANIFEST_FILE, Manifest, Mode, ModelInfo, PointSet, PromptInfo, SCHEMA,

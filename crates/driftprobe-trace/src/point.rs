@@ -55,12 +55,14 @@ points! {
     AttnProbs, "attn_probs", [], true, "ATTN_PROBS_DRIFT", "after softmax: `[heads, seq]`";
     AttnOut, "attn_out", [], true, "ATTN_OUT_DRIFT", "attention output, before the output projection: `[heads × head_dim]`";
     AttnProjOut, "attn_proj_out", ["wo_out"], true, "ATTN_PROJ_DRIFT", "after the output projection: `[hidden]`";
+    AttnPostNormOut, "attn_post_norm_out", [], true, "ATTN_POST_NORM_DRIFT", "after the norm that follows attention, where a model has one: `[hidden]`";
     ResidualPostAttn, "residual_post_attn", ["x_after_attn", "ffn_norm_in"], true, "RESIDUAL_POST_ATTN_DRIFT", "what enters the FFN norm: `[hidden]`";
     FfnNormOut, "ffn_norm_out", ["ffn_norm"], true, "FFN_NORM_DRIFT", "after the FFN norm: `[hidden]`";
     MlpGate, "mlp_gate", [], true, "MLP_GATE_DRIFT", "gate projection: `[intermediate]`";
     MlpUp, "mlp_up", [], true, "MLP_UP_DRIFT", "up projection: `[intermediate]`";
     MlpAct, "mlp_act", [], true, "MLP_ACT_DRIFT", "activation(gate) × up: `[intermediate]`";
     MlpOut, "mlp_out", [], true, "MLP_OUT_DRIFT", "MLP output, before the residual add: `[hidden]`";
+    MlpPostNormOut, "mlp_post_norm_out", [], true, "MLP_POST_NORM_DRIFT", "after the norm that follows the MLP, where a model has one: `[hidden]`";
     ResidualPostMlp, "residual_post_mlp", ["x_out", "x_after_mlp"], true, "RESIDUAL_POST_MLP_DRIFT", "what leaves the layer: `[hidden]`";
     FinalNormIn, "final_norm_in", [], false, "FINAL_NORM_IN_DRIFT", "what enters the last norm: `[hidden]`";
     FinalNormOut, "final_norm_out", ["final_norm"], false, "FINAL_NORM_DRIFT", "after the last norm: `[hidden]`";

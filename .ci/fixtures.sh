@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Slow suite: make the cross-check fixtures again, with the pinned versions, and compare them with the committed ones.
+#
+# Needs Python 3.11 (or PYTHON=…), cc and binutils, and PyPI. The environment is kept in .cache/fixtures-venv until
+# what is installed changes. Measured on 2 cores, x86_64 Linux:
+#   download @DOWNLOAD@, of which torch 900 MB (PyPI's CUDA build without the nvidia-* wheels that it
+#   declares, about 2.7 GB more: fixtures/crosscheck/torch_stubs.py stands in for them)
+#   environment on disk @DISK@; install @INSTALL@ at 80 MB/s; making and comparing @MAKE@.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+requirements=fixtures/requirements.txt
+venv=$PWD/.cache/fixtures-venv
+stamp=$venv/installed.sha256
+
+if ! sha256sum --check --status "$stamp" 2>/dev/null; then
+  rm -rf "$venv"
+  "${PYTHON:-python3.11}" -m venv "$venv"
+  "$venv/bin/pip" install --quiet --no-cache-dir --no-deps --requirement "$requirements"
+  (cd fixtures && "$venv/bin/python" -m crosscheck.torch_stubs)
+  sha256sum "$requirements" fixtures/crosscheck/torch_stubs.py >"$stamp"
+fi
+
+made=$(mktemp -d)
+trap 'rm -rf "$made"' EXIT
+export PYTHONDONTWRITEBYTECODE=1 TQDM_DISABLE=1 HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=
+"$venv/bin/python" fixtures/make.py --out "$made"
+(cd fixtures && "$venv/bin/python" -m crosscheck.compare "$made" .)

@@ -1,0 +1,125 @@
+//! The embedded engine: Llama-family models on candle, by two really different paths.
+//!
+//! Prefill multiplies matrices (GEMM) and attends naively or in blocks; decode multiplies a vector (another kernel, another
+//! order of summation) and attends naively or over split keys. Weights are used where they are mapped. All arithmetic is in
+//! f32; what a contract stores in f16 or bf16 is rounded to it once, where it is stored.
+
+mod attention;
+mod cache;
+mod kernels;
+mod layer;
+mod linear;
+mod ops;
+mod session;
+mod weights;
+
+use crate::error::EngineError;
+use crate::settings::{DecodeAttention, PrefillAttention, QuantisedMatmul, Settings};
+use crate::{Engine, Session};
+use driftprobe_model::{Config, Model};
+use driftprobe_trace::{AttentionInfo, Contract, ContractFields, EngineInfo, Phase, Point};
+use session::EmbeddedSession;
+use weights::EngineWeights;
+
+/// A model made ready to run.
+pub struct EmbeddedEngine {
+    config: Config,
+    settings: Settings,
+    weights: EngineWeights,
+}
+
+impl EmbeddedEngine {
+    /// Readies a model. On the CPU the matrices stay mapped; only vectors (norms, biases) are copied.
+    ///
+    /// # Errors
+    /// When a tensor cannot be had or the device fails.
+    pub fn new(model: &Model, settings: Settings) -> Result<EmbeddedEngine, EngineError> {
+        let weights = EngineWeights::new(model, &settings)?;
+        Ok(EmbeddedEngine { config: model.config.clone(), settings, weights })
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+impl Engine for EmbeddedEngine {
+    fn info(&self) -> EngineInfo {
+        let device = match &self.settings.device {
+            candle_core::Device::Cpu => "cpu",
+            candle_core::Device::Cuda(_) => "cuda",
+            candle_core::Device::Metal(_) => "metal",
+        };
+        EngineInfo {
+            name: Some("driftprobe-embedded".to_owned()),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            backend: Some("candle".to_owned()),
+            device: Some(device.to_owned()),
+            threads: u32::try_from(rayon::current_num_threads()).ok(),
+            attention: Some(AttentionInfo {
+                prefill: Some(self.settings.prefill_attention.to_string()),
+                decode: Some(self.settings.decode_attention.to_string()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn contract(&self) -> Contract {
+        let storage = self.settings.storage.to_string();
+        let f32 = || Some("f32".to_owned());
+        let mut contract = Contract {
+            flat: ContractFields {
+                weights: Some(self.weights.matrix_dtypes()),
+                activations: Some(storage.clone()),
+                accumulate: f32(),
+                residual: Some(storage),
+                kv_cache: Some(self.settings.kv_cache.to_string()),
+                softmax: f32(),
+                activation_quant: self.activation_quant(),
+                scores: f32(),
+                probs: f32(),
+                rope_table: f32(),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let unrounded = ContractFields { activations: f32(), ..Default::default() };
+        contract.by_point.insert(Point::Logits.id().to_owned(), unrounded);
+        contract
+    }
+
+    fn points(&self, phase: Phase) -> Vec<Point> {
+        let holds_probs = match phase {
+            Phase::Prefill => self.settings.prefill_attention == PrefillAttention::Naive,
+            Phase::Decode => self.settings.decode_attention == DecodeAttention::Naive,
+        };
+        let has = |point: &Point| match point {
+            Point::QProjOut | Point::KProjOut => self.config.qk_norm,
+            Point::AttnPostNormOut | Point::MlpPostNormOut => self.config.post_norms,
+            Point::AttnProbs => holds_probs,
+            _ => true,
+        };
+        Point::ALL.iter().copied().filter(has).collect()
+    }
+
+    fn layers(&self) -> usize {
+        self.config.num_hidden_layers
+    }
+
+    fn vocab(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn session(&self) -> Result<Box<dyn Session + '_>, EngineError> {
+        Ok(Box::new(EmbeddedSession::new(&self.config, &self.settings, &self.weights)?))
+    }
+}
+
+impl EmbeddedEngine {
+    fn activation_quant(&self) -> Option<String> {
+        let integer = self.settings.quantised_matmul == QuantisedMatmul::Integer && self.settings.device.is_cpu();
+        if integer { self.weights.activation_quant() } else { None }
+    }
+}

@@ -1,0 +1,210 @@
+//! y = x·Wᵀ with W where it is mapped: GEMM for prefill, dot products for decode, candle's integer kernels for quantised
+//! weights.
+
+use super::kernels::dot;
+use crate::error::EngineError;
+use crate::settings::{QuantisedMatmul, Settings};
+use candle_core::quantized::{GgmlType, k_quants};
+use candle_core::{Device, Tensor};
+use driftprobe_model::{Weight, WeightDtype};
+use driftprobe_trace::Phase;
+use rayon::prelude::*;
+
+/// Weight rows that one task multiplies. Fixed, so that the result does not depend on the number of threads.
+const TILE_ROWS: usize = 64;
+/// Multiplications below which splitting the work costs more than it saves.
+const SERIAL_PRODUCTS_MAX: usize = 1 << 17;
+
+/// A matrix `[outputs, inputs]`, and its bias if it has one.
+pub struct Linear {
+    weight: Place,
+    bias: Option<Tensor>,
+}
+
+enum Place {
+    /// In its file.
+    Mapped { weight: Weight, quantised: QuantisedMatmul },
+    /// Copied to an accelerator, as f32.
+    Device(Tensor),
+}
+
+impl Linear {
+    pub fn new(weight: Weight, bias: Option<Tensor>, settings: &Settings) -> Result<Linear, EngineError> {
+        let weight = if settings.device.is_cpu() {
+            Place::Mapped { weight, quantised: settings.quantised_matmul }
+        } else {
+            let shape = (weight.rows(), weight.cols());
+            Place::Device(Tensor::from_vec(weight.to_f32(), shape, &settings.device)?)
+        };
+        Ok(Linear { weight, bias })
+    }
+
+    /// `[tokens, inputs]` to `[tokens, outputs]`, by the phase's kernel, whatever the number of tokens.
+    pub fn forward(&self, x: &Tensor, phase: Phase) -> Result<Tensor, EngineError> {
+        let y = match &self.weight {
+            Place::Mapped { weight, quantised } => mapped(weight, *quantised, x, phase)?,
+            Place::Device(weight) => x.matmul(&weight.t()?)?,
+        };
+        match &self.bias {
+            Some(bias) => Ok(y.broadcast_add(bias)?),
+            None => Ok(y),
+        }
+    }
+}
+
+/// Whether this weight is multiplied as integers.
+pub fn is_integer(dtype: WeightDtype, quantised: QuantisedMatmul) -> bool {
+    dtype.is_quantised() && quantised == QuantisedMatmul::Integer
+}
+
+fn mapped(weight: &Weight, quantised: QuantisedMatmul, x: &Tensor, phase: Phase) -> Result<Tensor, EngineError> {
+    let (tokens, inputs) = x.dims2()?;
+    let outputs = weight.rows();
+    if inputs != weight.cols() {
+        let what = format!("{} takes {} inputs, not {inputs}", weight.name(), weight.cols());
+        return Err(EngineError::request(what, "this is a mistake of driftprobe's own; please report it"));
+    }
+    let x = x.flatten_all()?.to_vec1::<f32>()?;
+    let y = if is_integer(weight.dtype(), quantised) {
+        integer(weight, (tokens, inputs, outputs), &x)?
+    } else {
+        match phase {
+            Phase::Prefill => gemm_tiles(weight, tokens, &x),
+            Phase::Decode => x.chunks(inputs.max(1)).flat_map(|row| dot_rows(weight, row)).collect(),
+        }
+    };
+    Ok(Tensor::from_vec(y, (tokens, outputs), &Device::Cpu)?)
+}
+
+/// Runs `tile` over chunks of `out`, on all threads if the work is worth it.
+fn over_tiles(out: &mut [f32], values_a_tile: usize, products: usize, tile: impl Fn(usize, &mut [f32]) + Sync) {
+    if products <= SERIAL_PRODUCTS_MAX {
+        out.chunks_mut(values_a_tile).enumerate().for_each(|(i, chunk)| tile(i, chunk));
+    } else {
+        out.par_chunks_mut(values_a_tile).enumerate().for_each(|(i, chunk)| tile(i, chunk));
+    }
+}
+
+/// Calls `with` with a tile of weight rows as f32: in place where the file has them so, else dequantised.
+fn with_rows(weight: &Weight, first: usize, count: usize, with: impl FnOnce(&[f32])) {
+    let cols = weight.cols();
+    match weight.as_f32() {
+        Some(all) => with(&all[first * cols..(first + count) * cols]),
+        None => {
+            let mut rows = vec![0.0; count * cols];
+            weight.dequantise_rows(first..first + count, &mut rows);
+            with(&rows);
+        }
+    }
+}
+
+fn dot_rows(weight: &Weight, x: &[f32]) -> Vec<f32> {
+    let mut y = vec![0.0; weight.rows()];
+    over_tiles(&mut y, TILE_ROWS, weight.rows() * x.len(), |i, out| {
+        with_rows(weight, i * TILE_ROWS, out.len(), |rows| {
+            for (y, row) in out.iter_mut().zip(rows.chunks_exact(x.len())) {
+                *y = dot(row, x);
+            }
+        });
+    });
+    y
+}
+
+fn gemm_tiles(weight: &Weight, tokens: usize, x: &[f32]) -> Vec<f32> {
+    let (outputs, inputs) = (weight.rows(), weight.cols());
+    // Tiles of outputs are contiguous in yᵀ.
+    let mut transposed = vec![0.0f32; outputs * tokens];
+    over_tiles(&mut transposed, TILE_ROWS * tokens, outputs * inputs * tokens, |i, out| {
+        with_rows(weight, i * TILE_ROWS, out.len() / tokens, |rows| gemm_tile(rows, x, out, (tokens, inputs)));
+    });
+    transpose(&transposed, outputs, tokens)
+}
+
+/// out `[outputs, tokens]` = rows `[outputs, inputs]` · xᵀ, x being `[tokens, inputs]`.
+fn gemm_tile(rows: &[f32], x: &[f32], out: &mut [f32], (tokens, inputs): (usize, usize)) {
+    let outputs = out.len() / tokens;
+    assert!(rows.len() == outputs * inputs && x.len() == tokens * inputs && out.len() == outputs * tokens);
+    let (tokens_stride, inputs_stride) = (tokens as isize, inputs as isize);
+    // SAFETY: the three slices have just been checked to hold the whole of the matrices that these sizes and strides
+    // describe (all row-major; x is read as its transpose), and `out` is borrowed exclusively. gemm takes raw pointers; it
+    // is called directly so that weights are multiplied where they are mapped.
+    unsafe {
+        gemm::gemm(
+            outputs,
+            tokens,
+            inputs,
+            out.as_mut_ptr(),
+            1,
+            tokens_stride,
+            false,
+            rows.as_ptr(),
+            1,
+            inputs_stride,
+            x.as_ptr(),
+            inputs_stride,
+            1,
+            0.0f32,
+            1.0f32,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+fn transpose(from: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    let mut to = vec![0.0; from.len()];
+    const BLOCK: usize = 32;
+    for r0 in (0..rows).step_by(BLOCK) {
+        for c in 0..cols {
+            for r in r0..rows.min(r0 + BLOCK) {
+                to[c * rows + r] = from[r * cols + c];
+            }
+        }
+    }
+    to
+}
+
+fn integer(weight: &Weight, size: (usize, usize, usize), x: &[f32]) -> Result<Vec<f32>, EngineError> {
+    let mut y = vec![0.0; size.0 * size.2];
+    let out = y.as_mut_slice();
+    match weight.dtype() {
+        WeightDtype::Q4_0 => blocks::<k_quants::BlockQ4_0>(weight, size, x, out),
+        WeightDtype::Q4_1 => blocks::<k_quants::BlockQ4_1>(weight, size, x, out),
+        WeightDtype::Q5_0 => blocks::<k_quants::BlockQ5_0>(weight, size, x, out),
+        WeightDtype::Q5_1 => blocks::<k_quants::BlockQ5_1>(weight, size, x, out),
+        WeightDtype::Q8_0 => blocks::<k_quants::BlockQ8_0>(weight, size, x, out),
+        WeightDtype::Q2_K => blocks::<k_quants::BlockQ2K>(weight, size, x, out),
+        WeightDtype::Q3_K => blocks::<k_quants::BlockQ3K>(weight, size, x, out),
+        WeightDtype::Q4_K => blocks::<k_quants::BlockQ4K>(weight, size, x, out),
+        WeightDtype::Q5_K => blocks::<k_quants::BlockQ5K>(weight, size, x, out),
+        WeightDtype::Q6_K => blocks::<k_quants::BlockQ6K>(weight, size, x, out),
+        WeightDtype::F32 | WeightDtype::F16 | WeightDtype::Bf16 => {
+            return Err(EngineError::request(
+                format!("{} is not quantised", weight.name()),
+                "this is a mistake of driftprobe's own",
+            ));
+        }
+    }?;
+    Ok(y)
+}
+
+fn blocks<T: GgmlType>(
+    weight: &Weight,
+    size: (usize, usize, usize),
+    x: &[f32],
+    out: &mut [f32],
+) -> Result<(), EngineError> {
+    let bytes = weight.bytes();
+    assert!(
+        bytes.len() == weight.rows() * weight.cols() / T::BLCK_SIZE * size_of::<T>(),
+        "blocks of {}",
+        weight.name()
+    );
+    assert!(bytes.as_ptr().cast::<T>().is_aligned(), "alignment of {}", weight.name());
+    // SAFETY: T is one of candle's `repr(C)` block types, plain old data for which every bit pattern is valid; length and
+    // alignment have just been checked; the bytes are mapped for as long as `weight` lives.
+    let blocks = unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<T>(), bytes.len() / size_of::<T>()) };
+    Ok(k_quants::matmul::<T>(size, x, blocks, out)?)
+}

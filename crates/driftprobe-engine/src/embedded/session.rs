@@ -1,0 +1,122 @@
+//! One sequence: its caches, and the two ways of feeding it tokens.
+
+use super::cache::LayerCache;
+use super::layer::{Forward, Pass};
+use super::ops::{RopeFrequencies, rms_norm, store};
+use super::weights::EngineWeights;
+use crate::Session;
+use crate::error::EngineError;
+use crate::settings::{Settings, Storage};
+use crate::tap::Tap;
+use candle_core::Tensor;
+use driftprobe_model::Config;
+use driftprobe_trace::{Phase, Point};
+use std::ops::Range;
+
+pub struct EmbeddedSession<'m> {
+    config: &'m Config,
+    settings: &'m Settings,
+    weights: &'m EngineWeights,
+    rope: RopeFrequencies,
+    caches: Vec<LayerCache>,
+}
+
+impl<'m> EmbeddedSession<'m> {
+    pub fn new(config: &'m Config, settings: &'m Settings, weights: &'m EngineWeights) -> Result<Self, EngineError> {
+        let cache = || {
+            let dtype = settings.kv_cache.candle();
+            LayerCache::new(config.num_key_value_heads, config.head_dim, dtype, &settings.device)
+        };
+        let caches = (0..config.num_hidden_layers).map(|_| cache()).collect::<Result<_, _>>()?;
+        Ok(EmbeddedSession { config, settings, weights, rope: RopeFrequencies::new(config), caches })
+    }
+
+    /// Feeds tokens through all layers and returns the logits of some of them.
+    fn feed(
+        &mut self,
+        tokens: &[u32],
+        phase: Phase,
+        logits: Range<usize>,
+        tap: &mut Tap<'_>,
+    ) -> Result<Vec<f32>, EngineError> {
+        let first = self.len();
+        let pass = Pass { phase, first, tokens: tokens.len() };
+        let rope = self.rope.table(first, tokens.len(), &self.settings.device)?;
+        let mut forward = Forward { config: self.config, settings: self.settings, rope, pass, tap };
+        let mut x = self.embed(tokens)?;
+        forward.show(Point::EmbedOut, 0, &x)?;
+        for (l, (weights, cache)) in self.weights.layers.iter().zip(&mut self.caches).enumerate() {
+            forward.tap.enter(l)?;
+            x = forward.layer(l, weights, cache, x)?;
+        }
+        forward.show(Point::FinalNormIn, 0, &x)?;
+        let rows = pass.overlap(&logits);
+        // Only rows whose logits are wanted go further; the norm is row by row.
+        let shown = forward.tap.positions(Point::FinalNormOut, 0).map_or(rows.clone(), |p| pass.overlap(&p));
+        let kept = rows.start.min(shown.start)..rows.end.max(shown.end);
+        if kept.is_empty() || rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let normed = rms_norm(&x.narrow(0, kept.start, kept.len())?, &self.weights.norm, self.config.rms_norm_eps)?;
+        let normed = store(normed, self.settings.storage)?;
+        forward.show_from(Point::FinalNormOut, kept.start, &normed)?;
+        let wanted = normed.narrow(0, rows.start - kept.start, rows.len())?;
+        let mut out = self.weights.lm_head.forward(&wanted.contiguous()?, phase)?;
+        out = super::ops::softcap(out, self.config.final_softcap)?;
+        forward.show_logits(rows.start, &out)?;
+        Ok(out.flatten_all()?.to_vec1::<f32>()?)
+    }
+
+    fn embed(&self, tokens: &[u32]) -> Result<Tensor, EngineError> {
+        let (hidden, vocab) = (self.config.hidden_size, self.config.vocab_size);
+        let mut values = vec![0.0; tokens.len() * hidden];
+        for (token, row) in tokens.iter().zip(values.chunks_exact_mut(hidden)) {
+            let id = *token as usize;
+            if id >= vocab {
+                let what = format!("token {token} is not in the vocabulary of {vocab}");
+                return Err(EngineError::request(what, "tokenise the prompt with the model's own tokenizer"));
+            }
+            self.weights.embed.dequantise_rows(id..id + 1, row);
+        }
+        let embedded = Tensor::from_vec(values, (tokens.len(), hidden), &self.settings.device)?;
+        let scaled = match self.config.embed_scale {
+            None => embedded,
+            // Engines hold the factor itself in the storage type.
+            Some(scale) => (embedded * rounded(scale, self.settings.storage))?,
+        };
+        store(scaled, self.settings.storage)
+    }
+}
+
+fn rounded(x: f64, storage: Storage) -> f64 {
+    match storage {
+        Storage::F32 => f64::from(x as f32),
+        Storage::F16 => half::f16::from_f64(x).to_f64(),
+        Storage::Bf16 => half::bf16::from_f64(x).to_f64(),
+    }
+}
+
+impl Session for EmbeddedSession<'_> {
+    fn len(&self) -> usize {
+        self.caches.first().map_or(0, LayerCache::len)
+    }
+
+    fn prefill(&mut self, tokens: &[u32], logits: Range<usize>, tap: &mut Tap<'_>) -> Result<Vec<f32>, EngineError> {
+        let end = self.len() + tokens.len();
+        if logits.end > end || logits.start < self.len() && !logits.is_empty() {
+            let what = format!("logits of the positions {logits:?} while {}..{end} are fed", self.len());
+            return Err(EngineError::request(what, "ask for positions that this call feeds"));
+        }
+        let chunk = self.settings.prefill_chunk_tokens.unwrap_or(tokens.len()).max(1);
+        let mut all = Vec::new();
+        for tokens in tokens.chunks(chunk) {
+            all.extend(self.feed(tokens, Phase::Prefill, logits.clone(), tap)?);
+        }
+        Ok(all)
+    }
+
+    fn decode(&mut self, token: u32, tap: &mut Tap<'_>) -> Result<Vec<f32>, EngineError> {
+        let pos = self.len();
+        self.feed(&[token], Phase::Decode, pos..pos + 1, tap)
+    }
+}
