@@ -159,16 +159,42 @@ fn at_first_failure(analysis: &Analysis, first: &FirstFailure) -> Vec<String> {
         }
         (Parting::Differs, _) => {}
     }
-    if !first.not_compared.is_empty() {
-        let points: Vec<String> = first.not_compared.iter().map(|point| format!("`{point}`")).collect();
+    if let Some(pair) = first.pair.and_then(|index| analysis.pairs.get(index)) {
+        out.extend(about_inputs(analysis, pair, &place));
+    }
+    let recordable = |point: Point| !analysis.one_phase.iter().any(|(one, _)| *one == point);
+    let mut wanted: Vec<String> = (by_layer(&first.not_compared, recordable).into_iter())
+        .map(|(layer, points)| match layer {
+            0.. => format!("{} of layer {layer}", points.join(", ")),
+            _ => points.join(", "),
+        })
+        .collect();
+    wanted.extend(first.skipped_layers.map(|(from, to)| match from == to {
+        true => format!("layer {from}"),
+        false => format!("layers {from} … {to}"),
+    }));
+    if !wanted.is_empty() {
         out.push(format!(
-            "Record {} of the same layer in both phases (as far as the model has them): the difference at {place} arises there \
-             or at `{}` itself.",
-            points.join(", "),
+            "Record {} in both phases (as far as the model has them): the difference at {place} arises there or at `{}` \
+             itself.",
+            wanted.join(" and "),
             first.point
         ));
     }
-    let Some(pair) = first.pair.and_then(|index| analysis.pairs.get(index)) else { return out };
+    out
+}
+
+/// Points by layer, as code spans.
+fn by_layer(rows: &[(i32, Point)], keep: impl Fn(Point) -> bool) -> BTreeMap<i32, Vec<String>> {
+    let mut out: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+    for (layer, point) in rows.iter().filter(|(_, point)| keep(*point)) {
+        out.entry(*layer).or_default().push(format!("`{point}`"));
+    }
+    out
+}
+
+/// What the rows that attention reads say of a first failure at or after them.
+fn about_inputs(analysis: &Analysis, pair: &JudgedPair, place: &str) -> Vec<String> {
     let inputs: Vec<&JudgedPair> = (analysis.pairs.iter())
         .filter(|other| {
             (other.place.prompt, other.place.position) == (pair.place.prompt, pair.place.position)
@@ -176,18 +202,19 @@ fn at_first_failure(analysis: &Analysis, first: &FirstFailure) -> Vec<String> {
                 && matches!(other.prefill.point, Point::QPostRope | Point::KCache | Point::VCache)
         })
         .collect();
-    let attention = matches!(first.point, Point::AttnScores | Point::AttnProbs | Point::AttnOut);
-    for cache in inputs.iter().filter(|other| other.cache.is_some()) {
-        out.extend(about_cache(cache, &place, attention));
+    let attention = matches!(pair.prefill.point, Point::AttnScores | Point::AttnProbs | Point::AttnOut);
+    let sure = |other: &&JudgedPair| other.verdict == PairVerdict::Identical && other.absent.is_empty();
+    if attention && inputs.len() == 3 && inputs.iter().all(sure) {
+        let positions = inputs.iter().find_map(|other| other.cache).map(|cache| cache.positions);
+        let rows = positions.map_or_else(String::new, |positions| format!(" rows 0 … {}", positions.saturating_sub(1)));
+        return vec![format!(
+            "Everything that attention reads at layer {} is bit-equal (`q_post_rope`, `k_cache`, `v_cache`{rows}): as far as these \
+             are the rows it read, the difference at {place} is made by the attention computation itself, not by what the \
+             cache holds.",
+            pair.prefill.layer
+        )];
     }
-    if attention && inputs.len() == 3 && inputs.iter().all(|other| other.verdict == PairVerdict::Identical) {
-        out.push(format!(
-            "Everything that attention reads at layer {} is bit-equal (`q_post_rope`, `k_cache`, `v_cache`): the difference at \
-             {place} is made by the attention computation itself.",
-            first.layer
-        ));
-    }
-    out
+    inputs.into_iter().filter_map(|other| about_cache(other, place, attention)).collect()
 }
 
 fn about_cache(pair: &JudgedPair, place: &str, attention: bool) -> Option<String> {
