@@ -276,6 +276,7 @@ fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, Stri
         match note {
             // Told by their own reasons.
             Note::ManifestMissing | Note::Incomplete | Note::UnknownPoint { .. } => {}
+            Note::EmptyRepeat { .. } => reasons.add(ReasonCode::RepeatIncomplete, note.to_string()),
             Note::HashAlgoAssumed { .. }
             | Note::UnknownHashAlgo { .. }
             | Note::UnknownDtype { .. }
