@@ -1,6 +1,7 @@
 //! What an architecture is: sizes, and the switches in which the families differ.
 
-use crate::rope::Rope;
+use crate::rope::{Rope, RopeScaling};
+use serde_json::{Map, Value, json};
 
 /// A family of models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +47,16 @@ pub enum Activation {
     Silu,
     /// GELU by its tanh approximation.
     GeluTanh,
+}
+
+impl Activation {
+    /// Name as it stands in `config.json`'s `hidden_act`.
+    pub const fn id(self) -> &'static str {
+        match self {
+            Activation::Silu => "silu",
+            Activation::GeluTanh => "gelu_pytorch_tanh",
+        }
+    }
 }
 
 /// Everything but the weights that a forward pass needs to know.
@@ -108,6 +119,44 @@ impl Config {
     /// Query heads that share a key head.
     pub fn group(&self) -> usize {
         self.num_attention_heads / self.num_key_value_heads
+    }
+
+    /// The config in Hugging Face `config.json` names, and `rope_layout`, as a run's manifest has it. Keys that GGUF and
+    /// Hugging Face spell differently come out the same.
+    pub fn to_hugging_face(&self) -> Map<String, Value> {
+        let rope = &self.rope;
+        let scaling = match &rope.scaling {
+            RopeScaling::None => Value::Null,
+            RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => json!({
+                "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor,
+                "high_freq_factor": high_freq_factor, "original_max_position_embeddings": original_context,
+            }),
+            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attention_factor, truncate } => json!({
+                "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original_context,
+                "beta_fast": beta_fast, "beta_slow": beta_slow, "attention_factor": attention_factor,
+                "truncate": truncate,
+            }),
+            RopeScaling::Factors(factors) => json!({"rope_type": "factors", "factors": factors}),
+        };
+        let config = json!({
+            "model_type": self.architecture.id(), "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size, "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads, "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": self.head_dim, "vocab_size": self.vocab_size,
+            "max_position_embeddings": self.max_position_embeddings, "rms_norm_eps": self.rms_norm_eps,
+            "norm_weight_plus_one": self.norm_weight_plus_one, "rope_theta": rope.theta, "rope_scaling": scaling,
+            "rope_layout": rope.layout.id(), "attention_scale": self.attention_scale,
+            "attn_logit_softcapping": self.attn_softcap, "final_logit_softcapping": self.final_softcap,
+            "sliding_windows": self.sliding_windows, "hidden_act": self.activation.id(),
+            "embed_scale": self.embed_scale, "attention_bias": self.qkv_bias, "o_proj_bias": self.o_bias,
+            "mlp_bias": self.mlp_bias, "qk_norm": self.qk_norm, "post_norms": self.post_norms,
+            "tie_word_embeddings": self.tie_word_embeddings,
+        });
+        match config {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
     }
 
     /// Says what makes these sizes impossible, if anything does.

@@ -1,0 +1,162 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use driftprobe_engine::{DecodeAttention, PrefillAttention, QuantisedMatmul, Storage};
+use std::path::PathBuf;
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  driftprobe                                    the main job on the embedded model
+  driftprobe run --model models/qwen2.5-0.5b    a Hugging Face folder
+  driftprobe run --model llama.gguf --layers all --steps 4
+  driftprobe analyze runs/greta                 traces that another engine wrote
+
+Exit status: 0 PASS, 1 FAIL, 2 could not run, 3 INCONCLUSIVE, 130 interrupted";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  driftprobe run
+  driftprobe run --model DEMO --dtype bf16 --prefill-attention blocked:16 --decode-attention split-k:4
+  driftprobe run --prompts 'The quick brown fox' --steps 4 --layers all
+  driftprobe run --model llama.gguf --prompts prompts/ --out runs/llama
+
+Honoured environment variables (an option given here comes first):
+  GRETA_TRACE_LAYERS, GRETA_TRACE_STAGE_LAYERS   as --layers
+  GRETA_TRACE_STAGE_POINTS                       as --points
+  GRETA_SEED                                     as --seed
+  RAYON_NUM_THREADS                              threads of the embedded engine";
+
+const ANALYZE_EXAMPLES: &str = "\
+Examples:
+  driftprobe analyze runs/DEMO-001
+  driftprobe analyze traces/ --out report/ --format json
+
+A run is a folder with manifest.json and traces/; a folder of *.jsonl files or a single such file is read too, and then
+says what it cannot show. See docs/trace-format.md.";
+
+/// Do an LLM engine's prefill and decode compute the same tokens? Traces both, pairs their tensors strictly, finds the
+/// first stage that parts, and says what the evidence carries.
+#[derive(Parser)]
+#[command(name = "driftprobe", version, after_help = TOP_EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run a model in both phases, trace them, and report. Without options: the embedded model.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Report on a run that lies on disk, whichever engine wrote it.
+    #[command(after_help = ANALYZE_EXAMPLES)]
+    Analyze(AnalyzeArgs),
+    /// Print a completion script for a shell.
+    #[command(
+        after_help = "Examples:\n  driftprobe completions bash > driftprobe.bash\n  driftprobe completions zsh > _driftprobe"
+    )]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    #[command(after_help = "Examples:\n  driftprobe man > driftprobe.1\n  driftprobe man | man -l -")]
+    Man,
+}
+
+/// What the terminal shows.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// A summary of at most 80 columns.
+    Text,
+    /// report/drift.json.
+    Json,
+    /// report/drift.md.
+    Md,
+    /// report/drift.tsv.
+    Tsv,
+}
+
+#[derive(Args)]
+pub struct RunArgs {
+    /// A Hugging Face folder, a GGUF file, or DEMO for the embedded model
+    #[arg(long, default_value = "DEMO", value_name = "DEMO|PATH")]
+    pub model: PathBuf,
+    /// A tokenizer.json, where the model brings none
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Prompts: texts, files or folders of files (*.txt, or *.json with ids and tokens) [default: four built-in ones]
+    #[arg(long, num_args = 1.., value_name = "DIR|FILE|TEXT")]
+    pub prompts: Vec<String>,
+    /// Layers to trace, or `all` [default: 0,1,2,4,8, as far as the model has them]
+    #[arg(long, value_name = "LIST|all")]
+    pub layers: Option<String>,
+    /// Points to trace, or `all` [default: all]
+    #[arg(long, value_name = "LIST|all")]
+    pub points: Option<String>,
+    /// Decode steps to trace; later ones feed the engine's own greedy tokens to both phases
+    #[arg(long, default_value_t = 1, value_name = "K")]
+    pub steps: usize,
+    /// How often each phase is run again, to see whether it repeats itself bit for bit
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub repeats: u32,
+    /// Type in which values are stored between stages (sums are always f32): f32, f16 or bf16
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub dtype: Storage,
+    /// Type in which the KV cache holds its rows [default: as --dtype]
+    #[arg(long, value_name = "TYPE")]
+    pub kv_cache: Option<Storage>,
+    /// Attention of the prefill: naive, or blocked:KEYS (online softmax)
+    #[arg(long, default_value = "naive", value_name = "KIND")]
+    pub prefill_attention: PrefillAttention,
+    /// Attention of the decode: naive, or split-k:PARTS
+    #[arg(long, default_value = "naive", value_name = "KIND")]
+    pub decode_attention: DecodeAttention,
+    /// Prefill in chunks of so many tokens [default: the whole prompt at once]
+    #[arg(long, value_name = "TOKENS")]
+    pub prefill_chunk: Option<usize>,
+    /// Quantised weights: integer (activations are quantised too) or dequantise
+    #[arg(long, default_value = "integer", value_name = "HOW")]
+    pub quantised_matmul: QuantisedMatmul,
+    /// Device: cpu, cuda or metal (the latter two as built in by the features of the same names)
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: String,
+    /// Seed to record; the embedded engine draws no random numbers
+    #[arg(long, env = "GRETA_SEED", default_value_t = 1)]
+    pub seed: u64,
+    /// Keep hashes, statistics and eight values of each row, but not the rows themselves
+    #[arg(long)]
+    pub no_payloads: bool,
+    /// Folder of the run [default: runs/NAME-NNN, a new one]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Replace the run that lies in --out
+    #[arg(long, requires = "out")]
+    pub overwrite: bool,
+    /// What to print
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+impl RunArgs {
+    /// What `driftprobe` without any argument does.
+    pub fn default_demo() -> RunArgs {
+        match Cli::parse_from(["driftprobe", "run"]).command {
+            Some(Command::Run(args)) => args,
+            // `run` parses to Run; there is no other way here.
+            _ => std::process::exit(i32::from(driftprobe::EXIT_COULD_NOT_RUN)),
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct AnalyzeArgs {
+    /// A run's folder, a folder of *.jsonl files, or one such file
+    pub run: PathBuf,
+    /// Folder of the report [default: report/ inside the run's folder]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// What to print
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}

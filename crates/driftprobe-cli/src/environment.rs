@@ -1,0 +1,45 @@
+//! What is recorded of the machine and its settings, so that a run can be told from another.
+
+use driftprobe_trace::HostInfo;
+use std::collections::BTreeMap;
+
+/// Variables that decide whether and how an engine repeats itself.
+const RECORDED: &[&str] = &[
+    "HIP_LAUNCH_BLOCKING",
+    "AMD_SERIALIZE_KERNEL",
+    "HSA_ENABLE_SDMA",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "MKL_NUM_THREADS",
+];
+
+/// The determinism variables that are set, and everything that begins with GRETA_.
+pub fn variables() -> BTreeMap<String, String> {
+    let recorded = |name: &str| RECORDED.contains(&name) || name.starts_with("GRETA_");
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+        .filter(|(name, _)| recorded(name))
+        .collect()
+}
+
+/// The first of these variables that is set and not empty.
+pub fn first_set(names: &[&str]) -> Option<String> {
+    names.iter().find_map(|n| std::env::var(n).ok().filter(|v| !v.trim().is_empty()))
+}
+
+/// CPU and operating system, as far as they can be had.
+pub fn host() -> HostInfo {
+    HostInfo { cpu: cpu_name(), gpu: None, os: Some(std::env::consts::OS.to_owned()), ..Default::default() }
+}
+
+fn cpu_name() -> Option<String> {
+    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = info.lines().find(|l| l.starts_with("model name"))?;
+    let name = line.split_once(':')?.1.trim();
+    Some(format!("{name} ({})", std::env::consts::ARCH))
+}

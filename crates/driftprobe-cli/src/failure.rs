@@ -1,0 +1,78 @@
+//! What the user sees when a command could not do its work: what, where, and a hint.
+
+use driftprobe_engine::EngineError;
+use driftprobe_model::ModelError;
+use driftprobe_trace::TraceError;
+use std::path::Path;
+
+/// Exit status after Ctrl-C, as shells have it: 128 + SIGINT.
+pub const EXIT_INTERRUPTED: u8 = 130;
+
+/// A command that could not do its work.
+#[derive(Debug)]
+pub struct Failure {
+    what: String,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl Failure {
+    /// A failure with a remedy.
+    pub fn new(what: impl Into<String>, hint: impl Into<String>) -> Failure {
+        Failure { what: what.into(), hint: Some(hint.into()), code: driftprobe::EXIT_COULD_NOT_RUN }
+    }
+
+    /// A file that could not be read or written.
+    pub fn io(action: &str, path: &Path, source: &std::io::Error) -> Failure {
+        let what = format!("could not {action} {}: {source}", path.display());
+        Failure { what, hint: None, code: driftprobe::EXIT_COULD_NOT_RUN }
+    }
+
+    /// The standard output went away.
+    pub fn stdout(source: std::io::Error) -> Failure {
+        Failure {
+            what: format!("could not write to standard output: {source}"),
+            hint: None,
+            code: driftprobe::EXIT_COULD_NOT_RUN,
+        }
+    }
+
+    /// Somebody pressed Ctrl-C; what was recorded lies in `dir`.
+    pub fn interrupted(dir: &Path) -> Failure {
+        let what = format!("interrupted; what was recorded so far is in {}, marked incomplete", dir.display());
+        let hint = format!("look at it with `driftprobe analyze {}`", dir.display());
+        Failure { what, hint: Some(hint), code: EXIT_INTERRUPTED }
+    }
+
+    /// Exit status.
+    pub fn exit_code(&self) -> u8 {
+        self.code
+    }
+
+    /// Prints it to standard error, coloured on a terminal only.
+    pub fn print(&self) {
+        let (red, cyan) = (anstyle::AnsiColor::Red.on_default().bold(), anstyle::AnsiColor::Cyan.on_default());
+        anstream::eprintln!("{red}error:{red:#} {}", self.what);
+        if let Some(hint) = &self.hint {
+            anstream::eprintln!("{cyan}hint:{cyan:#} {hint}");
+        }
+    }
+}
+
+impl From<ModelError> for Failure {
+    fn from(e: ModelError) -> Failure {
+        Failure { hint: e.hint(), what: e.to_string(), code: driftprobe::EXIT_COULD_NOT_RUN }
+    }
+}
+
+impl From<TraceError> for Failure {
+    fn from(e: TraceError) -> Failure {
+        Failure { hint: Some(e.hint().to_owned()), what: e.to_string(), code: driftprobe::EXIT_COULD_NOT_RUN }
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(e: EngineError) -> Failure {
+        Failure { hint: e.hint(), what: e.to_string(), code: driftprobe::EXIT_COULD_NOT_RUN }
+    }
+}

@@ -1,0 +1,76 @@
+//! Progress of long work on a terminal; silence in a pipe. Ctrl-C is heard here.
+
+use driftprobe_engine::record::{Progress, Watcher};
+use driftprobe_trace::Phase;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Work that is done sooner shows nothing.
+const QUIET: Duration = Duration::from_millis(800);
+/// Widest prompt id that fits the line.
+const ID_CHARS_MAX: usize = 20;
+
+/// Shows a recording's progress and stops it on Ctrl-C.
+pub struct TerminalWatcher {
+    bar: Option<ProgressBar>,
+    started: Instant,
+    stop: Arc<AtomicBool>,
+}
+
+impl TerminalWatcher {
+    /// Listens for Ctrl-C (a second one ends the program at once).
+    pub fn new() -> TerminalWatcher {
+        let stop = Arc::new(AtomicBool::new(false));
+        let asked = stop.clone();
+        // If a handler cannot be set, Ctrl-C ends the program as usual; the run is readable all the same.
+        let _ = ctrlc::set_handler(move || {
+            if asked.swap(true, Ordering::SeqCst) {
+                std::process::exit(i32::from(crate::failure::EXIT_INTERRUPTED));
+            }
+        });
+        TerminalWatcher { bar: None, started: Instant::now(), stop }
+    }
+
+    /// Takes the bar off the terminal.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn show(&mut self, progress: &Progress<'_>) {
+        if self.bar.is_none() && self.started.elapsed() >= QUIET {
+            let bar = ProgressBar::with_draw_target(Some(progress.total), ProgressDrawTarget::stderr_with_hz(10));
+            let template = "{msg} {bar:20} {percent:>3}%  {eta} left";
+            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            // The rate is of the whole work, not only of what is left when the bar appears.
+            bar.set_elapsed(self.started.elapsed());
+            self.bar = Some(bar);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_message(message(progress, self.started.elapsed()));
+            bar.set_position(progress.done);
+        }
+    }
+}
+
+/// `decode p6_len_16 layer 4, 1234 token·layers/s`.
+fn message(progress: &Progress<'_>, elapsed: Duration) -> String {
+    let phase = match progress.phase {
+        Phase::Prefill => "prefill",
+        Phase::Decode => "decode",
+    };
+    let again = if progress.repeat > 0 { " again" } else { "" };
+    let id: String = progress.prompt_id.chars().filter(|c| !c.is_control()).take(ID_CHARS_MAX).collect();
+    let rate = progress.done as f64 / elapsed.as_secs_f64().max(1e-9);
+    format!("{phase}{again} {id} layer {} · {rate:.0} token-layers/s", progress.layer)
+}
+
+impl Watcher for TerminalWatcher {
+    fn go_on(&mut self, progress: &Progress<'_>) -> bool {
+        self.show(progress);
+        !self.stop.load(Ordering::SeqCst)
+    }
+}

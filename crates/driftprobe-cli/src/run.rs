@@ -1,0 +1,155 @@
+//! `driftprobe run`: a model goes in; prefill and decode are traced, paired and reported.
+
+use crate::analyze;
+use crate::args::RunArgs;
+use crate::environment;
+use crate::failure::Failure;
+use crate::progress::TerminalWatcher;
+use crate::prompts;
+use candle_core::Device;
+use driftprobe_engine::record::{Plan, record};
+use driftprobe_engine::{EmbeddedEngine, Engine, EngineError, Settings};
+use driftprobe_model::{Model, Tokenizer};
+use driftprobe_trace::{Manifest, ModelInfo, Phase, Point};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The layers that are traced when none are named.
+const LAYERS_BY_DEFAULT: &[usize] = &[0, 1, 2, 4, 8];
+/// Runs of one name that a folder may hold.
+const RUNS_MAX: usize = 100_000;
+
+/// Runs the command and returns the exit status.
+pub fn run(args: &RunArgs) -> Result<u8, Failure> {
+    let model = Model::open(&args.model)?;
+    let tokenizer = args.tokenizer.as_deref().map(Tokenizer::from_file).transpose()?;
+    let prompts = prompts::load(&args.prompts, &model, tokenizer.as_ref())?;
+    let engine = EmbeddedEngine::new(&model, settings(args)?)?;
+    let plan = Plan {
+        prompts,
+        steps: args.steps,
+        layers: layers(args, engine.layers())?,
+        points: points(args, &engine)?,
+        repeats: args.repeats,
+        payloads: !args.no_payloads,
+        overwrite: args.overwrite,
+    };
+    let dir = match &args.out {
+        Some(dir) => dir.clone(),
+        None => new_folder(&model)?,
+    };
+    let mut watcher = TerminalWatcher::new();
+    let recorded = record(&engine, &plan, &dir, manifest(args, &model), &mut watcher);
+    watcher.finish();
+    match recorded {
+        Ok(_) => analyze::report(&dir, None, args.format),
+        Err(EngineError::Interrupted) => Err(Failure::interrupted(&dir)),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn settings(args: &RunArgs) -> Result<Settings, Failure> {
+    if args.prefill_chunk == Some(0) {
+        return Err(Failure::new("--prefill-chunk 0 feeds nothing", "give a number of tokens from 1"));
+    }
+    Ok(Settings {
+        storage: args.dtype,
+        kv_cache: args.kv_cache.unwrap_or(args.dtype),
+        prefill_attention: args.prefill_attention,
+        decode_attention: args.decode_attention,
+        prefill_chunk_tokens: args.prefill_chunk,
+        quantised_matmul: args.quantised_matmul,
+        device: device(&args.device)?,
+    })
+}
+
+fn device(name: &str) -> Result<Device, Failure> {
+    let not_here = |e: candle_core::Error| {
+        let hint = format!("build with `--features {name}` on a machine that has such a device, or use --device cpu");
+        Failure::new(format!("device {name} cannot be used: {e}"), hint)
+    };
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "cuda" => Device::new_cuda(0).map_err(not_here),
+        "metal" => Device::new_metal(0).map_err(not_here),
+        other => Err(Failure::new(format!("device {other} is not known"), "expected cpu, cuda or metal")),
+    }
+}
+
+fn layers(args: &RunArgs, count: usize) -> Result<BTreeSet<usize>, Failure> {
+    let asked =
+        args.layers.clone().or_else(|| environment::first_set(&["GRETA_TRACE_LAYERS", "GRETA_TRACE_STAGE_LAYERS"]));
+    match asked.as_deref().map(str::trim) {
+        None => Ok(LAYERS_BY_DEFAULT.iter().copied().filter(|l| *l < count).collect()),
+        Some("all") => Ok((0..count).collect()),
+        Some(list) => list
+            .split(',')
+            .map(|l| {
+                let hint =
+                    format!("expected numbers from 0 to {} separated by commas, or all", count.saturating_sub(1));
+                l.trim().parse().map_err(|_| Failure::new(format!("--layers {list}: {l:?} is no layer"), hint))
+            })
+            .collect(),
+    }
+}
+
+fn points(args: &RunArgs, engine: &EmbeddedEngine) -> Result<BTreeSet<Point>, Failure> {
+    let offered: BTreeSet<Point> =
+        [Phase::Prefill, Phase::Decode].into_iter().flat_map(|phase| engine.points(phase)).collect();
+    let asked = args.points.clone().or_else(|| environment::first_set(&["GRETA_TRACE_STAGE_POINTS"]));
+    match asked.as_deref().map(str::trim) {
+        None | Some("all") => Ok(offered),
+        Some(list) => list
+            .split(',')
+            .map(|name| {
+                let point = Point::parse(name.trim()).filter(|p| offered.contains(p));
+                let known = offered.iter().map(|p| p.id()).collect::<Vec<_>>().join(", ");
+                point.ok_or_else(|| {
+                    Failure::new(
+                        format!("--points {list}: this model has no point {name:?}"),
+                        format!("expected all, or some of {known}"),
+                    )
+                })
+            })
+            .collect(),
+    }
+}
+
+fn manifest(args: &RunArgs, model: &Model) -> Manifest {
+    let path = if args.model == Path::new("DEMO") {
+        "DEMO".to_owned()
+    } else {
+        std::path::absolute(&model.path).unwrap_or_else(|_| model.path.clone()).to_string_lossy().into_owned()
+    };
+    Manifest {
+        model: Some(ModelInfo {
+            path: Some(path),
+            format: Some(model.format.id().to_owned()),
+            architecture: Some(model.config.architecture.id().to_owned()),
+            fingerprint: Some(model.weights.fingerprint()),
+            ..Default::default()
+        }),
+        config: Some(model.config.to_hugging_face()),
+        seed: Some(args.seed),
+        env: environment::variables(),
+        host: Some(environment::host()),
+        ..Default::default()
+    }
+}
+
+/// The first of runs/NAME-001, runs/NAME-002 … that does not exist.
+fn new_folder(model: &Model) -> Result<PathBuf, Failure> {
+    let name = model.path.file_stem().map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned());
+    let runs = Path::new("runs");
+    fs::create_dir_all(runs).map_err(|e| Failure::io("make the folder", runs, &e))?;
+    for n in 1..RUNS_MAX {
+        let dir = runs.join(format!("{name}-{n:03}"));
+        match fs::create_dir(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(Failure::io("make the folder", &dir, &e)),
+        }
+    }
+    Err(Failure::new("runs/ holds too many runs", "name a folder with --out"))
+}
