@@ -159,9 +159,6 @@ fn at_first_failure(analysis: &Analysis, first: &FirstFailure) -> Vec<String> {
         }
         (Parting::Differs, _) => {}
     }
-    if let Some(pair) = first.pair.and_then(|index| analysis.pairs.get(index)) {
-        out.extend(about_inputs(analysis, pair, &place));
-    }
     let recordable = |point: Point| !analysis.one_phase.iter().any(|(one, _)| *one == point);
     let mut wanted: Vec<String> = (by_layer(&first.not_compared, recordable).into_iter())
         .map(|(layer, points)| match layer {
@@ -173,10 +170,20 @@ fn at_first_failure(analysis: &Analysis, first: &FirstFailure) -> Vec<String> {
         true => format!("layer {from}"),
         false => format!("layers {from} … {to}"),
     }));
+    let before = first.last_equal.and_then(|index| analysis.pairs.get(index)).filter(|pair| sure(pair));
+    if let (true, Some(before)) = (wanted.is_empty() && first.parting == Parting::Differs, before) {
+        out.push(format!(
+            "Look at the stage that makes {place}: `{}`{} is bit-equal, and nothing between the two is left to compare.",
+            before.prefill.point,
+            layer_of(before.prefill.point, before.prefill.layer)
+        ));
+    }
+    if let Some(pair) = first.pair.and_then(|index| analysis.pairs.get(index)) {
+        out.extend(about_inputs(analysis, pair, &place));
+    }
     if !wanted.is_empty() {
         out.push(format!(
-            "Record {} in both phases (as far as the model has them): the difference at {place} arises there or at `{}` \
-             itself.",
+            "Record {} in both phases: the difference at {place} arises there or at `{}` itself.",
             wanted.join(" and "),
             first.point
         ));
@@ -193,6 +200,11 @@ fn by_layer(rows: &[(i32, Point)], keep: impl Fn(Point) -> bool) -> BTreeMap<i32
     out
 }
 
+/// Whether a pair is proven to be equal and to be one row.
+fn sure(pair: &JudgedPair) -> bool {
+    pair.verdict == PairVerdict::Identical && pair.absent.is_empty()
+}
+
 /// What the rows that attention reads say of a first failure at or after them.
 fn about_inputs(analysis: &Analysis, pair: &JudgedPair, place: &str) -> Vec<String> {
     let inputs: Vec<&JudgedPair> = (analysis.pairs.iter())
@@ -203,8 +215,7 @@ fn about_inputs(analysis: &Analysis, pair: &JudgedPair, place: &str) -> Vec<Stri
         })
         .collect();
     let attention = matches!(pair.prefill.point, Point::AttnScores | Point::AttnProbs | Point::AttnOut);
-    let sure = |other: &&JudgedPair| other.verdict == PairVerdict::Identical && other.absent.is_empty();
-    if attention && inputs.len() == 3 && inputs.iter().all(sure) {
+    if attention && inputs.len() == 3 && inputs.iter().all(|other| sure(other)) {
         let positions = inputs.iter().find_map(|other| other.cache).map(|cache| cache.positions);
         let rows = positions.map_or_else(String::new, |positions| format!(" rows 0 … {}", positions.saturating_sub(1)));
         return vec![format!(
@@ -220,10 +231,17 @@ fn about_inputs(analysis: &Analysis, pair: &JudgedPair, place: &str) -> Vec<Stri
 fn about_cache(pair: &JudgedPair, place: &str, attention: bool) -> Option<String> {
     let cache = pair.cache?;
     let point = pair.prefill.point;
+    let own = cache.positions.saturating_sub(1);
     match (cache.first_differing, cache.last_differing) {
+        (Some(first), _) if first == own && own > 0 => Some(format!(
+            "`{point}`{}: rows 0 … {} are bit-equal, only the row of this very position differs: what the cache holds of earlier \
+             positions is not the cause.",
+            layer_of(point, pair.prefill.layer),
+            own - 1
+        )),
         (None, _) if attention => Some(format!(
             "`{point}` rows 0 … {} of that layer are bit-equal while {place} differs: what this cache holds is not the cause.",
-            cache.positions.saturating_sub(1)
+            own
         )),
         (Some(first), Some(last)) => Some(format!(
             "`{point}`{}: {} of {} positions differ, the first is {first}, the last {last}; look at what writes them.",

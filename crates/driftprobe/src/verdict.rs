@@ -4,6 +4,7 @@ use crate::judge::{JudgedPair, PairVerdict, code_of};
 use crate::place::Part;
 use crate::reason::{Reason, Reasons};
 use driftprobe_trace::{Event, Phase, Point};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Exit status of PASS.
@@ -200,7 +201,10 @@ fn first_failure(pairs: &[JudgedPair], unpaired: &[&Event]) -> Option<FirstFailu
     let before = pairs.get(..index).unwrap_or_default();
     let last_equal = before.iter().rposition(|other| same_pass(other) && other.equal_as_compared());
     let from = last_equal.and_then(|at| pairs.get(at));
-    let not_compared = between(from, pair);
+    let recorded: BTreeSet<Point> =
+        pairs.iter().map(|pair| &pair.prefill).chain(unpaired.iter().copied()).map(|event| event.point).collect();
+    let mut not_compared = between(from, pair);
+    not_compared.retain(|(_, point)| !optional(*point) || recorded.contains(point));
     Some(FirstFailure {
         parting: if pair.verdict == PairVerdict::NonFinite { Parting::NonFinite } else { Parting::Differs },
         prompt_id: pair.prefill.prompt_id.clone(),
@@ -215,6 +219,11 @@ fn first_failure(pairs: &[JudgedPair], unpaired: &[&Event]) -> Option<FirstFailu
         not_compared,
         skipped_layers: skipped(from, pair),
     })
+}
+
+/// Points that only some models have: where no event names them, nothing says that they were left out.
+fn optional(point: Point) -> bool {
+    matches!(point, Point::QProjOut | Point::KProjOut | Point::AttnPostNormOut | Point::MlpPostNormOut)
 }
 
 /// Layers (−1: none) and points between two rows of one forward pass that were not compared, where they are known: within
