@@ -1,5 +1,6 @@
 //! Chores of the repository: `cargo xtask <command>`.
 
+mod bench;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -15,10 +16,13 @@ struct Cli {
 enum Command {
     /// Train the embedded model (about 25 minutes on two cores).
     Train(train::Args),
+    /// Measure what tracing costs, and the embedded engine beside llama.cpp.
+    Bench(bench::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Train(args) => train::run(args),
+        Command::Bench(args) => bench::run(args),
     }
 }

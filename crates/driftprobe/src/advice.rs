@@ -159,16 +159,54 @@ fn at_first_failure(analysis: &Analysis, first: &FirstFailure) -> Vec<String> {
         }
         (Parting::Differs, _) => {}
     }
-    if !first.not_compared.is_empty() {
-        let points: Vec<String> = first.not_compared.iter().map(|point| format!("`{point}`")).collect();
+    let recordable = |point: Point| !analysis.one_phase.iter().any(|(one, _)| *one == point);
+    let mut wanted: Vec<String> = (by_layer(&first.not_compared, recordable).into_iter())
+        .map(|(layer, points)| match layer {
+            0.. => format!("{} of layer {layer}", points.join(", ")),
+            _ => points.join(", "),
+        })
+        .collect();
+    wanted.extend(first.skipped_layers.map(|(from, to)| match from == to {
+        true => format!("layer {from}"),
+        false => format!("layers {from} … {to}"),
+    }));
+    let before = first.last_equal.and_then(|index| analysis.pairs.get(index)).filter(|pair| sure(pair));
+    if let (true, Some(before)) = (wanted.is_empty() && first.parting == Parting::Differs, before) {
         out.push(format!(
-            "Record {} of the same layer in both phases (as far as the model has them): the difference at {place} arises there \
-             or at `{}` itself.",
-            points.join(", "),
+            "Look at the stage that makes {place}: `{}`{} is bit-equal, and nothing between the two is left to compare.",
+            before.prefill.point,
+            layer_of(before.prefill.point, before.prefill.layer)
+        ));
+    }
+    if let Some(pair) = first.pair.and_then(|index| analysis.pairs.get(index)) {
+        out.extend(about_inputs(analysis, pair, &place));
+    }
+    if !wanted.is_empty() {
+        out.push(format!(
+            "Record {} in both phases: the difference at {place} arises there or at `{}` itself.",
+            wanted.join(" and "),
             first.point
         ));
     }
-    let Some(pair) = first.pair.and_then(|index| analysis.pairs.get(index)) else { return out };
+    out
+}
+
+/// Points by layer, as code spans.
+fn by_layer(rows: &[(i32, Point)], keep: impl Fn(Point) -> bool) -> BTreeMap<i32, Vec<String>> {
+    let mut out: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+    for (layer, point) in rows.iter().filter(|(_, point)| keep(*point)) {
+        out.entry(*layer).or_default().push(format!("`{point}`"));
+    }
+    out
+}
+
+/// Whether a pair is proven to be equal and to be one row.
+fn sure(pair: &JudgedPair) -> bool {
+    pair.verdict == PairVerdict::Identical && pair.absent.is_empty()
+}
+
+/// What the rows that attention reads say of a first failure at or after them.
+fn about_inputs(analysis: &Analysis, pair: &JudgedPair, place: &str) -> Vec<String> {
     let inputs: Vec<&JudgedPair> = (analysis.pairs.iter())
         .filter(|other| {
             (other.place.prompt, other.place.position) == (pair.place.prompt, pair.place.position)
@@ -176,27 +214,34 @@ fn at_first_failure(analysis: &Analysis, first: &FirstFailure) -> Vec<String> {
                 && matches!(other.prefill.point, Point::QPostRope | Point::KCache | Point::VCache)
         })
         .collect();
-    let attention = matches!(first.point, Point::AttnScores | Point::AttnProbs | Point::AttnOut);
-    for cache in inputs.iter().filter(|other| other.cache.is_some()) {
-        out.extend(about_cache(cache, &place, attention));
+    let attention = matches!(pair.prefill.point, Point::AttnScores | Point::AttnProbs | Point::AttnOut);
+    if attention && inputs.len() == 3 && inputs.iter().all(|other| sure(other)) {
+        let positions = inputs.iter().find_map(|other| other.cache).map(|cache| cache.positions);
+        let rows = positions.map_or_else(String::new, |positions| format!(" rows 0 … {}", positions.saturating_sub(1)));
+        return vec![format!(
+            "Everything that attention reads at layer {} is bit-equal (`q_post_rope`, `k_cache`, `v_cache`{rows}): as far as these \
+             are the rows it read, the difference at {place} is made by the attention computation itself, not by what the \
+             cache holds.",
+            pair.prefill.layer
+        )];
     }
-    if attention && inputs.len() == 3 && inputs.iter().all(|other| other.verdict == PairVerdict::Identical) {
-        out.push(format!(
-            "Everything that attention reads at layer {} is bit-equal (`q_post_rope`, `k_cache`, `v_cache`): the difference at \
-             {place} is made by the attention computation itself.",
-            first.layer
-        ));
-    }
-    out
+    inputs.into_iter().filter_map(|other| about_cache(other, place, attention)).collect()
 }
 
 fn about_cache(pair: &JudgedPair, place: &str, attention: bool) -> Option<String> {
     let cache = pair.cache?;
     let point = pair.prefill.point;
+    let own = cache.positions.saturating_sub(1);
     match (cache.first_differing, cache.last_differing) {
+        (Some(first), _) if first == own && own > 0 => Some(format!(
+            "`{point}`{}: rows 0 … {} are bit-equal, only the row of this very position differs: what the cache holds of earlier \
+             positions is not the cause.",
+            layer_of(point, pair.prefill.layer),
+            own - 1
+        )),
         (None, _) if attention => Some(format!(
             "`{point}` rows 0 … {} of that layer are bit-equal while {place} differs: what this cache holds is not the cause.",
-            cache.positions.saturating_sub(1)
+            own
         )),
         (Some(first), Some(last)) => Some(format!(
             "`{point}`{}: {} of {} positions differ, the first is {first}, the last {last}; look at what writes them.",

@@ -276,6 +276,7 @@ fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, Stri
         match note {
             // Told by their own reasons.
             Note::ManifestMissing | Note::Incomplete | Note::UnknownPoint { .. } => {}
+            Note::EmptyRepeat { .. } => reasons.add(ReasonCode::RepeatIncomplete, note.to_string()),
             Note::HashAlgoAssumed { .. }
             | Note::UnknownHashAlgo { .. }
             | Note::UnknownDtype { .. }
@@ -332,7 +333,7 @@ fn pair_reasons(pairs: &[JudgedPair], reasons: &mut Reasons) {
             reasons.add(ReasonCode::SeqLenUnknown, place.clone());
         }
         match pair.prefill.seq_len {
-            Some(1) if pair.position().is_some_and(|position| position > 0) => one_token.push(place),
+            Some(0 | 1) if pair.position().is_some_and(|position| position > 0) => one_token.push(place),
             Some(2..) => batches += 1,
             _ => {}
         }

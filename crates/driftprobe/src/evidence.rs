@@ -24,9 +24,12 @@ impl<'a> Side<'a> {
     pub fn load(event: &'a Event, rows: &dyn Rows) -> Side<'a> {
         let row = match rows.row(event) {
             Ok(row) => row,
-            // The error's path is left out: a report must not depend on where the run lies.
+            // The paths of errors are left out: a report must not depend on where the run lies.
             Err(TraceError::Payload { key, message, .. }) => {
                 return Side { event, row: None, damage: Some(format!("tensor `{key}`: {message}")) };
+            }
+            Err(TraceError::Io { action, source, .. }) => {
+                return Side { event, row: None, damage: Some(format!("cannot {action}: {source}")) };
             }
             Err(error) => return Side { event, row: None, damage: Some(error.to_string()) },
         };

@@ -245,8 +245,8 @@ fn not_finite(comparison: &Comparison) -> Option<(Option<Phase>, String)> {
 
 /// Why the two events are not two computations, if so.
 fn not_independent(prefill: &Event, decode: &Event) -> Option<String> {
-    if let Some(seq_len) = decode.seq_len.filter(|seq_len| *seq_len > 1) {
-        return Some(format!("the decode event has seq_len {seq_len}: no decode ran"));
+    if let Some(seq_len) = decode.seq_len.filter(|seq_len| *seq_len != 1) {
+        return Some(format!("the decode event has seq_len {seq_len}, not 1: no decode ran"));
     }
     match (&prefill.payload, &decode.payload) {
         (Some(ours), Some(theirs)) if ours == theirs => {

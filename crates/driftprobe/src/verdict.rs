@@ -4,6 +4,7 @@ use crate::judge::{JudgedPair, PairVerdict, code_of};
 use crate::place::Part;
 use crate::reason::{Reason, Reasons};
 use driftprobe_trace::{Event, Phase, Point};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Exit status of PASS.
@@ -105,9 +106,11 @@ pub struct FirstFailure {
     pub pair: Option<usize>,
     /// The last row before it in the same forward pass that is equal as far as it was compared: index of the pair.
     pub last_equal: Option<usize>,
-    /// Points between that row (or the pass's beginning) and this one that were not compared: the difference arises
-    /// somewhere from there on.
-    pub not_compared: Vec<Point>,
+    /// Layers and points between that row (or the layer's beginning) and this one that were not compared: the difference
+    /// arises somewhere from there on.
+    pub not_compared: Vec<(i32, Point)>,
+    /// First and last of the layers between the two that were not recorded.
+    pub skipped_layers: Option<(i32, i32)>,
 }
 
 /// The verdict on a run and what it rests on.
@@ -188,6 +191,7 @@ fn first_failure(pairs: &[JudgedPair], unpaired: &[&Event]) -> Option<FirstFailu
             pair: None,
             last_equal: None,
             not_compared: vec![],
+            skipped_layers: None,
         });
     }
     let index = pairs.iter().position(JudgedPair::parts)?;
@@ -197,7 +201,10 @@ fn first_failure(pairs: &[JudgedPair], unpaired: &[&Event]) -> Option<FirstFailu
     let before = pairs.get(..index).unwrap_or_default();
     let last_equal = before.iter().rposition(|other| same_pass(other) && other.equal_as_compared());
     let from = last_equal.and_then(|at| pairs.get(at));
-    let not_compared = between(from, pair);
+    let recorded: BTreeSet<Point> =
+        pairs.iter().map(|pair| &pair.prefill).chain(unpaired.iter().copied()).map(|event| event.point).collect();
+    let mut not_compared = between(from, pair);
+    not_compared.retain(|(_, point)| !optional(*point) || recorded.contains(point));
     Some(FirstFailure {
         parting: if pair.verdict == PairVerdict::NonFinite { Parting::NonFinite } else { Parting::Differs },
         prompt_id: pair.prefill.prompt_id.clone(),
@@ -210,15 +217,35 @@ fn first_failure(pairs: &[JudgedPair], unpaired: &[&Event]) -> Option<FirstFailu
         pair: Some(index),
         last_equal,
         not_compared,
+        skipped_layers: skipped(from, pair),
     })
 }
 
-/// Points between two rows of one forward pass, within the layer of the later one.
-fn between(from: Option<&JudgedPair>, to: &JudgedPair) -> Vec<Point> {
-    let start = match from {
-        Some(from) if (from.place.part, from.place.layer) == (to.place.part, to.place.layer) => Some(from.place.point),
-        _ => None,
-    };
-    let same_part = Point::ALL.iter().copied().filter(|point| Part::of(*point) == to.place.part);
-    same_part.filter(|point| *point < to.place.point && start.is_none_or(|start| *point > start)).collect()
+/// Points that only some models have: where no event names them, nothing says that they were left out.
+fn optional(point: Point) -> bool {
+    matches!(point, Point::QProjOut | Point::KProjOut | Point::AttnPostNormOut | Point::MlpPostNormOut)
+}
+
+/// Layers (−1: none) and points between two rows of one forward pass that were not compared, where they are known: within
+/// the layers of both rows and after the last layer.
+fn between(from: Option<&JudgedPair>, to: &JudgedPair) -> Vec<(i32, Point)> {
+    let from = from.map(|from| from.place);
+    let to = to.place;
+    let same = from.is_some_and(|from| (from.part, from.layer) == (to.part, to.layer));
+    let of_part = |part: Part| Point::ALL.iter().copied().filter(move |point| Part::of(*point) == part);
+    let mut out = vec![];
+    if let Some(from) = from.filter(|from| !same && from.part == Part::Layer) {
+        out.extend(of_part(Part::Layer).filter(|point| *point > from.point).map(|point| (from.layer, point)));
+    }
+    let after = |point: &Point| !same || from.is_some_and(|from| *point > from.point);
+    out.extend(of_part(to.part).filter(|point| *point < to.point).filter(after).map(|point| (to.layer, point)));
+    out
+}
+
+/// First and last layer between two rows that were not recorded, if they are known to lie there.
+fn skipped(from: Option<&JudgedPair>, to: &JudgedPair) -> Option<(i32, i32)> {
+    let from = from?.place;
+    let next = from.layer.checked_add(1)?;
+    let last = to.place.layer.checked_sub(1)?;
+    (to.place.part == Part::Layer && from.part != Part::Head && next <= last).then_some((next, last))
 }

@@ -38,7 +38,7 @@ fn drift_first_parts_at_layer_0_attn_out_of_p0_short() {
     assert_eq!(pair.decode.hash.unwrap().value, 10153995460507501903);
     let last_equal = &got.pairs[first.last_equal.unwrap()];
     assert_eq!(&*last_equal.prefill.point_spelling, "x_in");
-    assert!(first.not_compared.contains(&Point::QPostRope) && !first.not_compared.contains(&Point::AttnOut));
+    assert!(first.not_compared.contains(&(0, Point::QPostRope)) && !first.not_compared.contains(&(0, Point::AttnOut)));
 }
 
 #[test]

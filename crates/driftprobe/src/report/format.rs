@@ -11,8 +11,8 @@ pub fn number(value: f64) -> String {
 
 /// A recorded number, as exactly as it was read.
 pub fn recorded(value: f64) -> String {
-    let plain = format!("{value}");
-    if plain.len() <= 14 { plain } else { format!("{value:e}") }
+    let plain = value == 0.0 || !value.is_finite() || (1e-3..1e7).contains(&value.abs());
+    if plain { format!("{value}") } else { format!("{value:e}") }
 }
 
 /// Statistics that differ: `min -0.5 / -0.6, max 1 / 1.1`, prefill before decode.

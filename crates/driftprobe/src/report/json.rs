@@ -112,7 +112,10 @@ fn first_failure(first: &FirstFailure) -> FirstFailureEntry {
         },
         row: first.pair,
         last_equal_row: first.last_equal,
-        not_compared: first.not_compared.iter().map(|point| point.id()).collect(),
+        not_compared: (first.not_compared.iter())
+            .map(|(layer, point)| PlaceEntry { layer: *layer, point: point.id() })
+            .collect(),
+        skipped_layers: first.skipped_layers.map(|(from, to)| [from, to]),
     }
 }
 
