@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::progress::TerminalWatcher;
 use crate::prompts;
 use candle_core::Device;
-use driftprobe_engine::record::{Plan, record};
+use driftprobe_engine::record::{self, Plan, record};
 use driftprobe_engine::{EmbeddedEngine, Engine, EngineError, Settings};
 use driftprobe_model::{Model, Tokenizer};
 use driftprobe_trace::{Manifest, ModelInfo, Phase, Point};
@@ -35,6 +35,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
         payloads: !args.no_payloads,
         overwrite: args.overwrite,
     };
+    record::check(&engine, &plan)?;
     let dir = match &args.out {
         Some(dir) => dir.clone(),
         None => new_folder(&model)?,

@@ -100,7 +100,11 @@ pub fn record(
     }
 }
 
-fn check(engine: &dyn Engine, plan: &Plan) -> Result<(), EngineError> {
+/// Says what in a plan does not fit the model. [`record`] does so too; a caller who makes folders first asks before.
+///
+/// # Errors
+/// Names the prompt, token, layer or number at fault.
+pub fn check(engine: &dyn Engine, plan: &Plan) -> Result<(), EngineError> {
     let refuse = |what: String, hint: &str| Err(EngineError::request(what, hint));
     if plan.prompts.is_empty() {
         return refuse("there is no prompt".to_owned(), "give a text, a file or a folder with --prompts");

@@ -1,0 +1,207 @@
+//! The binary as a user meets it: exit codes, files, messages, silence in a pipe.
+
+use assert_cmd::Command;
+use predicates::prelude::*;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+const GRETA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../driftprobe-trace/tests/fixtures/greta");
+const DEMO_GGUF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../driftprobe-model/demo/model.gguf");
+
+fn driftprobe(dir: &TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_driftprobe"));
+    command.current_dir(dir.path());
+    for name in ["GRETA_TRACE_LAYERS", "GRETA_TRACE_STAGE_LAYERS", "GRETA_TRACE_STAGE_POINTS", "GRETA_SEED"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn without_arguments_the_embedded_model_is_run_and_reported() {
+    let dir = folder();
+    let expected = predicate::str::contains("INCONCLUSIVE").and(predicate::str::contains("wrote runs/DEMO-001"));
+    driftprobe(&dir).assert().code(3).stdout(expected).stderr("");
+    let run = dir.path().join("runs/DEMO-001");
+    let report = json(&run.join("report/drift.json"));
+    assert_eq!(report["verdict"], "INCONCLUSIVE");
+    // 4 prompts, 20 layered points of 5 layers and 4 unlayered ones.
+    assert_eq!(report["pairs"]["total"], 4 * (20 * 5 + 4));
+    assert_eq!(report["coverage"]["expected"], report["coverage"]["found"]);
+    let manifest = json(&run.join("manifest.json"));
+    assert_eq!(manifest["complete"], true);
+    assert_eq!(manifest["layers"], serde_json::json!([0, 1, 2, 4, 8]));
+    assert_eq!(json(&run.join("repeat-1/manifest.json"))["repeat"], 1);
+    for name in ["drift.md", "drift.tsv"] {
+        let text = fs::read_to_string(run.join("report").join(name)).unwrap();
+        assert!(!text.contains("TBD") && !text.contains('\u{1b}'), "{name}");
+    }
+}
+
+#[test]
+fn a_second_run_does_not_touch_the_first() {
+    let dir = folder();
+    let quick = ["run", "--prompts", "Truth", "--layers", "0", "--repeats", "0"];
+    driftprobe(&dir).args(quick).assert().code(3);
+    let first = fs::read(dir.path().join("runs/DEMO-001/manifest.json")).unwrap();
+    driftprobe(&dir).args(quick).assert().code(3).stdout(predicate::str::contains("DEMO-002"));
+    assert_eq!(first, fs::read(dir.path().join("runs/DEMO-001/manifest.json")).unwrap());
+    driftprobe(&dir)
+        .args(quick)
+        .args(["--out", "runs/DEMO-001"])
+        .assert()
+        .code(2)
+        .stderr(predicate::str::contains("hint:").and(predicate::str::contains("DEMO-001")));
+    driftprobe(&dir).args(quick).args(["--out", "runs/DEMO-001", "--overwrite"]).assert().code(3);
+}
+
+#[test]
+fn gretas_drift_traces_are_read_as_they_are() {
+    let dir = folder();
+    let drift = format!("{GRETA}/drift");
+    driftprobe(&dir).args(["analyze", &drift, "--out", "out"]).assert().code(3);
+    let report = json(&dir.path().join("out/drift.json"));
+    assert_eq!(report["pairs"]["total"], 48);
+    assert_eq!(report["first_failure"]["prompt_id"], "p0_short");
+    assert_eq!(report["first_failure"]["point"], "attn_out");
+    assert_eq!(report["first_failure"]["layer"], 0);
+    assert_eq!(report["root_cause"], Value::Null);
+}
+
+#[test]
+fn gretas_unpaired_traces_are_inconclusive() {
+    let dir = folder();
+    let offset = format!("{GRETA}/offset");
+    driftprobe(&dir).args(["analyze", &offset, "--out", "out"]).assert().code(3);
+    let report = json(&dir.path().join("out/drift.json"));
+    assert_eq!(report["pairs"]["total"], 0);
+    assert_eq!(report["root_cause"], "TRACE_OFFSET");
+    assert_ne!(report["verdict"], "PASS");
+}
+
+#[test]
+fn every_format_can_be_printed() {
+    let dir = folder();
+    let drift = format!("{GRETA}/drift");
+    for (format, name) in [("json", "drift.json"), ("md", "drift.md"), ("tsv", "drift.tsv")] {
+        let output = driftprobe(&dir).args(["analyze", &drift, "--out", "out", "--format", format]).output().unwrap();
+        assert_eq!(output.stdout, fs::read(dir.path().join("out").join(name)).unwrap(), "{format}");
+    }
+}
+
+#[test]
+fn the_summary_fits_eighty_columns() {
+    let dir = folder();
+    let output = driftprobe(&dir).args(["run", "--layers", "all", "--steps", "2"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let reported = text.lines().filter(|l| !l.starts_with("wrote "));
+    for line in reported {
+        assert!(line.chars().count() <= 80, "{line:?}");
+        assert!(!line.contains('\u{1b}'), "{line:?}");
+    }
+}
+
+#[test]
+fn prompts_come_from_texts_files_folders_and_token_lists() {
+    let dir = folder();
+    let prompts = dir.path().join("prompts");
+    fs::create_dir(&prompts).unwrap();
+    fs::write(prompts.join("a.txt"), "Truth\n").unwrap();
+    fs::write(prompts.join("b.json"), r#"[{"id": "ids", "tokens": [0, 5, 9]}, {"id": "words", "text": "Wit"}]"#)
+        .unwrap();
+    let arguments = ["run", "--prompts", "prompts", "The learned", "--layers", "0", "--repeats", "0", "--out", "run"];
+    driftprobe(&dir).args(arguments).assert().code(3);
+    let manifest = json(&dir.path().join("run/manifest.json"));
+    let ids: Vec<&str> = manifest["prompts"].as_array().unwrap().iter().map(|p| p["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["a", "ids", "words", "text_3"]);
+    assert_eq!(manifest["prompts"][1]["tokens"], serde_json::json!([0, 5, 9]));
+    assert_eq!(manifest["prompts"][0]["text"], "Truth");
+}
+
+#[test]
+fn the_environment_of_greta_is_honoured_and_recorded() {
+    let dir = folder();
+    let arguments = ["run", "--prompts", "Truth", "--repeats", "0", "--out", "run"];
+    driftprobe(&dir)
+        .args(arguments)
+        .env("GRETA_TRACE_LAYERS", "1, 3")
+        .env("GRETA_TRACE_STAGE_POINTS", "x_in,attn_out")
+        .env("GRETA_SEED", "7")
+        .assert()
+        .code(3);
+    let manifest = json(&dir.path().join("run/manifest.json"));
+    assert_eq!(manifest["layers"], serde_json::json!([1, 3]));
+    assert_eq!(manifest["points"], serde_json::json!(["residual_pre_attn", "attn_out"]));
+    assert_eq!(manifest["seed"], 7);
+    assert_eq!(manifest["env"]["GRETA_SEED"], "7");
+}
+
+#[test]
+fn both_formats_of_the_demo_are_the_same_model() {
+    let dir = folder();
+    let common = ["run", "--prompts", "Truth", "--layers", "0", "--repeats", "0"];
+    driftprobe(&dir).args(common).args(["--out", "st"]).assert().code(3);
+    driftprobe(&dir).args(common).args(["--model", DEMO_GGUF, "--out", "gguf"]).assert().code(3);
+    let (st, gguf) = (json(&dir.path().join("st/manifest.json")), json(&dir.path().join("gguf/manifest.json")));
+    assert_eq!(st["prompts"][0]["tokens"], gguf["prompts"][0]["tokens"]);
+    assert_eq!(st["config"]["hidden_size"], gguf["config"]["hidden_size"]);
+    assert_eq!(gguf["config"]["rope_layout"], "interleaved");
+}
+
+#[test]
+fn what_cannot_be_done_is_said_with_a_hint() {
+    let dir = folder();
+    fs::write(dir.path().join("empty.txt"), "").unwrap();
+    fs::write(dir.path().join("bad.json"), r#"{"id": "x"}"#).unwrap();
+    let cases: [(&[&str], &str); 10] = [
+        (&["run", "--model", "nowhere"], "nowhere"),
+        (&["run", "--layers", "0,99"], "layer 99"),
+        (&["run", "--layers", "zero"], "zero"),
+        (&["run", "--points", "attn_out,q_proj_out"], "q_proj_out"),
+        (&["run", "--prompts", "missing.txt"], "missing.txt"),
+        (&["run", "--prompts", "bad.json"], "bad.json"),
+        (&["run", "--steps", "0"], "0 steps"),
+        (&["run", "--device", "abacus"], "abacus"),
+        (&["run", "--device", "cuda"], "cuda"),
+        (&["analyze", "nowhere"], "nowhere"),
+    ];
+    for (arguments, named) in cases {
+        let expected = predicate::str::contains("error:")
+            .and(predicate::str::contains("hint:"))
+            .and(predicate::str::contains(named));
+        driftprobe(&dir).args(arguments).assert().code(2).stdout("").stderr(expected);
+    }
+    let left: Vec<PathBuf> =
+        fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    for folder in left {
+        let runs = fs::read_dir(&folder).unwrap().count();
+        assert_eq!(runs, 0, "{} holds what a refused run left", folder.display());
+    }
+}
+
+#[test]
+fn completions_and_the_manual_page_are_printed() {
+    let dir = folder();
+    driftprobe(&dir).args(["completions", "bash"]).assert().code(0).stdout(predicate::str::contains("complete -F"));
+    driftprobe(&dir).arg("man").assert().code(0).stdout(predicate::str::contains(".TH driftprobe"));
+}
+
+#[test]
+fn every_help_text_has_examples() {
+    let dir = folder();
+    for command in ["run", "analyze", "completions", "man"] {
+        let expected = predicate::str::contains("Examples:");
+        driftprobe(&dir).args([command, "--help"]).assert().code(0).stdout(expected);
+    }
+    driftprobe(&dir).arg("--help").assert().code(0).stdout(predicate::str::contains("Exit status:"));
+}
