@@ -179,14 +179,14 @@ impl Recorder<'_> {
             let session = &mut *self.engine.session()?;
             let n = prompt.tokens.len();
             let mut logits = {
-                let mut rows = self.rows(None, &prompt.id, (Phase::Prefill, 0, n));
+                let mut rows = self.rows(None, &prompt.id, (Phase::Prefill, 0));
                 session.prefill(&prompt.tokens, n - 1..n, &mut Tap::watched(&mut rows))?
             };
             for step in 1..self.plan.steps {
                 let token = greedy(&logits);
                 prompt.tokens.push(token);
                 if step + 1 < self.plan.steps {
-                    let mut rows = self.rows(None, &prompt.id, (Phase::Decode, 0, 1));
+                    let mut rows = self.rows(None, &prompt.id, (Phase::Decode, 0));
                     logits = session.decode(token, &mut Tap::watched(&mut rows))?;
                 }
             }
@@ -194,12 +194,7 @@ impl Recorder<'_> {
         Ok(prompts)
     }
 
-    fn rows<'r>(
-        &'r mut self,
-        writer: Option<&'r mut RunWriter>,
-        prompt_id: &'r str,
-        (phase, repeat, tokens): (Phase, u32, usize),
-    ) -> Rows<'r> {
+    fn rows<'r>(&'r mut self, writer: Option<&'r mut RunWriter>, prompt_id: &'r str, pass: (Phase, u32)) -> Rows<'r> {
         Rows {
             writer,
             watcher: &mut *self.watcher,
@@ -207,7 +202,7 @@ impl Recorder<'_> {
             done: &mut self.done,
             total: self.total,
             prompt: (0, prompt_id, &[]),
-            pass: (phase, repeat, tokens),
+            pass,
             step: 0,
             payloads: self.plan.payloads,
         }
@@ -248,7 +243,7 @@ impl Recorder<'_> {
     ) -> Result<(), EngineError> {
         let selection = self.selection(Phase::Prefill);
         let session = &mut *self.engine.session()?;
-        let mut rows = self.rows(Some(writer), &prompt.id, (Phase::Prefill, repeat, prompt.tokens.len()));
+        let mut rows = self.rows(Some(writer), &prompt.id, (Phase::Prefill, repeat));
         rows.prompt = (index, &prompt.id, &prompt.tokens);
         let mut tap = Tap::open(&selection, positions.clone(), &mut rows);
         session.prefill(&prompt.tokens, positions, &mut tap)?;
@@ -265,11 +260,11 @@ impl Recorder<'_> {
         let selection = self.selection(Phase::Decode);
         let session = &mut *self.engine.session()?;
         if first > 0 {
-            let mut rows = self.rows(None, &prompt.id, (Phase::Decode, repeat, first));
+            let mut rows = self.rows(None, &prompt.id, (Phase::Decode, repeat));
             session.prefill(&prompt.tokens[..first], 0..0, &mut Tap::watched(&mut rows))?;
         }
         for (step, token) in prompt.tokens.iter().enumerate().skip(first) {
-            let mut rows = self.rows(Some(writer), &prompt.id, (Phase::Decode, repeat, 1));
+            let mut rows = self.rows(Some(writer), &prompt.id, (Phase::Decode, repeat));
             rows.prompt = (index, &prompt.id, &prompt.tokens);
             rows.step = (step - first) as u64 + 1;
             session.decode(*token, &mut Tap::open(&selection, step..step + 1, &mut rows))?;
@@ -293,8 +288,8 @@ struct Rows<'r> {
     done: &'r mut u64,
     total: u64,
     prompt: (usize, &'r str, &'r [u32]),
-    /// Phase, repeat, tokens of the pass.
-    pass: (Phase, u32, usize),
+    /// Phase and repeat.
+    pass: (Phase, u32),
     step: u64,
     payloads: bool,
 }
@@ -302,7 +297,7 @@ struct Rows<'r> {
 impl Rows<'_> {
     /// Whether a row's bytes are kept: a repeat keeps only what differs from the run itself.
     fn keeps(&mut self, row: &TappedRow) -> Result<bool, EngineError> {
-        let (phase, repeat, _) = self.pass;
+        let (phase, repeat) = self.pass;
         let key = (self.prompt.0, phase, row.point, row.layer, row.pos);
         let hash = hash_of(row);
         if repeat == 0 {
@@ -341,8 +336,8 @@ impl Receiver for Rows<'_> {
         Ok(())
     }
 
-    fn layer(&mut self, layer: usize) -> Result<(), EngineError> {
-        let (phase, repeat, tokens) = self.pass;
+    fn layer(&mut self, layer: usize, tokens: usize) -> Result<(), EngineError> {
+        let (phase, repeat) = self.pass;
         let progress = Progress { prompt_id: self.prompt.1, phase, repeat, layer, done: *self.done, total: self.total };
         *self.done += tokens as u64;
         if self.watcher.go_on(&progress) { Ok(()) } else { Err(EngineError::Interrupted) }

@@ -46,7 +46,7 @@ impl<'m> EmbeddedSession<'m> {
         let mut x = self.embed(tokens)?;
         forward.show(Point::EmbedOut, 0, &x)?;
         for (l, (weights, cache)) in self.weights.layers.iter().zip(&mut self.caches).enumerate() {
-            forward.tap.enter(l)?;
+            forward.tap.enter(l, tokens.len())?;
             x = forward.layer(l, weights, cache, x)?;
         }
         forward.show(Point::FinalNormIn, 0, &x)?;
