@@ -87,9 +87,17 @@ pub fn record(
     let mut recorder = Recorder { engine, plan, watcher, hashes: HashMap::new(), done: 0, total: 0 };
     recorder.total = recorder.work();
     let mut manifest = recorder.manifest(base);
-    manifest.prompts = Some(recorder.extended_prompts()?);
     let start = if plan.overwrite { RunWriter::overwrite } else { RunWriter::create };
-    let mut writer = start(dir, manifest.clone())?;
+    // The folder is taken before the tokens of further steps are chosen: that is work already, and may be interrupted.
+    let writer = start(dir, manifest.clone())?;
+    manifest.prompts = match recorder.extended_prompts() {
+        Ok(prompts) => Some(prompts),
+        Err(e) => {
+            writer.finish(false)?;
+            return Err(e);
+        }
+    };
+    let mut writer = RunWriter::overwrite(dir, manifest.clone())?;
     // `complete` is written last, when the repeats have ended too.
     match recorder.run_all(&mut writer, dir, &manifest) {
         Ok(()) => Ok(writer.finish(true)?),
@@ -108,6 +116,10 @@ pub fn check(engine: &dyn Engine, plan: &Plan) -> Result<(), EngineError> {
     let refuse = |what: String, hint: &str| Err(EngineError::request(what, hint));
     if plan.prompts.is_empty() {
         return refuse("there is no prompt".to_owned(), "give a text, a file or a folder with --prompts");
+    }
+    let mut ids = BTreeSet::new();
+    if let Some(prompt) = plan.prompts.iter().find(|p| !ids.insert(&p.id)) {
+        return refuse(format!("prompt {} is there twice", prompt.id), "give every prompt an id of its own");
     }
     if let Some(prompt) = plan.prompts.iter().find(|p| p.tokens.is_empty()) {
         return refuse(format!("prompt {} has no tokens", prompt.id), "give a prompt of at least one token");
