@@ -21,11 +21,15 @@ fn what_is_stored_in_sixteen_bits_is_so_before_it_is_used() {
                 let of = |point, layer, pos| {
                     rows.iter().find(|r| (r.point, r.layer, r.pos) == (point, layer, pos)).map(values)
                 };
-                for pos in 0..tokens.len() {
-                    let added = of(Point::AttnPostNormOut, 0, pos).or(of(Point::AttnProjOut, 0, pos)).unwrap();
-                    let before = of(Point::ResidualPreAttn, 0, pos).unwrap();
+                let sums = [
+                    (Point::ResidualPreAttn, Point::AttnPostNormOut, Point::AttnProjOut, Point::ResidualPostAttn),
+                    (Point::ResidualPostAttn, Point::MlpPostNormOut, Point::MlpOut, Point::ResidualPostMlp),
+                ];
+                for (pos, (before, normed, added, after)) in (0..tokens.len()).flat_map(|p| sums.map(|s| (p, s))) {
+                    let added = of(normed, 0, pos).or(of(added, 0, pos)).unwrap();
+                    let before = of(before, 0, pos).unwrap();
                     let sum = before.iter().zip(added).map(|(a, b)| round_to(f64::from((a + b) as f32), storage));
-                    assert!(of(Point::ResidualPostAttn, 0, pos).unwrap().into_iter().eq(sum), "{path}, {storage}");
+                    assert!(of(after, 0, pos).unwrap().into_iter().eq(sum), "{path}, {storage}: {after} at {pos}");
                 }
             }
         }
