@@ -178,13 +178,13 @@ impl Config {
         if self.num_hidden_layers > 4096 {
             return Err(format!("num_hidden_layers is {}, expected at most 4096", self.num_hidden_layers));
         }
-        if self.num_attention_heads % self.num_key_value_heads != 0 {
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return Err(format!(
                 "num_attention_heads ({}) is no multiple of num_key_value_heads ({})",
                 self.num_attention_heads, self.num_key_value_heads
             ));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(format!("head_dim is {}, expected an even number", self.head_dim));
         }
         let finite =
@@ -200,6 +200,9 @@ impl Config {
             if cap.is_some_and(|c| !(c.is_finite() && c > 0.0)) {
                 return Err(format!("{name} is not a positive number"));
             }
+        }
+        if self.sliding_windows.contains(&Some(0)) {
+            return Err("sliding_window is 0, expected at least 1: a row sees itself".to_owned());
         }
         self.rope.check(self.head_dim)
     }

@@ -25,6 +25,29 @@ pub fn open(path: &Path) -> Result<(Gguf, Config, Weights), ModelError> {
     let bytes = FileBytes::map(path)?;
     let gguf = Gguf::parse(path, bytes.as_slice())?;
     let mut config = read_config(path, &gguf)?;
+    let mut weights = weights(path, bytes, &gguf, |name| hugging_face_name(config.architecture, name))?;
+    take_rope_factors(&mut config, &mut weights)?;
+    config.tie_word_embeddings = weights.describe(layout::LM_HEAD).is_none();
+    config.qkv_bias = weights.describe("model.layers.0.self_attn.q_proj.bias").is_some();
+    config.o_bias = weights.describe("model.layers.0.self_attn.o_proj.bias").is_some();
+    config.mlp_bias = weights.describe("model.layers.0.mlp.gate_proj.bias").is_some();
+    config.check().map_err(|what| ModelError::malformed(path, what))?;
+    Ok((gguf, config, weights))
+}
+
+/// The tensors under the names that the file gives them, whatever they mean.
+pub fn open_tensors(path: &Path) -> Result<Weights, ModelError> {
+    let bytes = FileBytes::map(path)?;
+    let gguf = Gguf::parse(path, bytes.as_slice())?;
+    weights(path, bytes, &gguf, str::to_owned)
+}
+
+/// The header alone.
+pub fn open_header(path: &Path) -> Result<Gguf, ModelError> {
+    Gguf::parse(path, FileBytes::map(path)?.as_slice())
+}
+
+fn weights(path: &Path, bytes: FileBytes, gguf: &Gguf, rename: impl Fn(&str) -> String) -> Result<Weights, ModelError> {
     let mut entries = BTreeMap::new();
     for tensor in &gguf.tensors {
         let entry = WeightEntry {
@@ -34,19 +57,11 @@ pub fn open(path: &Path) -> Result<(Gguf, Config, Weights), ModelError> {
             dtype: tensor.dtype,
             shape: tensor.shape.clone(),
         };
-        let name = hugging_face_name(config.architecture, &tensor.name);
-        if entries.insert(name, entry).is_some() {
+        if entries.insert(rename(&tensor.name), entry).is_some() {
             return Err(ModelError::malformed(path, format!("tensor {} stands twice under one meaning", tensor.name)));
         }
     }
-    let mut weights = Weights::new(path.to_owned(), vec![bytes], entries);
-    take_rope_factors(&mut config, &mut weights)?;
-    config.tie_word_embeddings = weights.describe(layout::LM_HEAD).is_none();
-    config.qkv_bias = weights.describe("model.layers.0.self_attn.q_proj.bias").is_some();
-    config.o_bias = weights.describe("model.layers.0.self_attn.o_proj.bias").is_some();
-    config.mlp_bias = weights.describe("model.layers.0.mlp.gate_proj.bias").is_some();
-    config.check().map_err(|what| ModelError::malformed(path, what))?;
-    Ok((gguf, config, weights))
+    Ok(Weights::new(path.to_owned(), vec![bytes], entries))
 }
 
 /// `rope_freqs.weight` holds a divisor a frequency: part of the config, not of the weights.

@@ -28,25 +28,28 @@ pub fn map_weights(folder: &Path) -> Result<Weights, ModelError> {
     let mut mapped = Vec::new();
     for path in &files {
         let bytes = FileBytes::map(path)?;
-        add_safetensors(path, &bytes, &mut entries)?;
-        mapped.push(bytes);
-    }
-    for (tensor, file) in listed.into_iter().flatten() {
-        if !entries.contains_key(&tensor) {
-            return Err(ModelError::malformed(
-                &index,
-                format!("tensor {tensor} is not in {file}, where the index has it"),
-            ));
+        let own = safetensors_entries(path, &bytes)?;
+        let here = |file: &str| path.file_name().is_some_and(|name| name == file);
+        if let Some((tensor, file)) =
+            listed.iter().flatten().find(|(tensor, file)| here(file) && !own.contains_key(*tensor))
+        {
+            let what = format!("tensor {tensor} is not in {file}, where the index has it");
+            return Err(ModelError::malformed(&index, what));
         }
+        for (tensor, entry) in own {
+            if entries.contains_key(&tensor) {
+                return Err(ModelError::malformed(path, format!("tensor {tensor} stands in two files")));
+            }
+            entries.insert(tensor, entry);
+        }
+        mapped.push(bytes);
     }
     Ok(Weights::new(folder.to_owned(), mapped, entries))
 }
 
-pub(crate) fn add_safetensors(
-    path: &Path,
-    bytes: &FileBytes,
-    entries: &mut BTreeMap<String, WeightEntry>,
-) -> Result<(), ModelError> {
+/// Where the tensors of one file lie.
+fn safetensors_entries(path: &Path, bytes: &FileBytes) -> Result<BTreeMap<String, WeightEntry>, ModelError> {
+    let mut entries = BTreeMap::new();
     let tensors = SafeTensors::deserialize(bytes.as_slice()).map_err(|e| ModelError::malformed(path, e.to_string()))?;
     for (name, view) in tensors.iter() {
         let dtype = match view.dtype() {
@@ -62,11 +65,9 @@ pub(crate) fn add_safetensors(
         let offset = view.data().as_ptr() as usize - bytes.as_slice().as_ptr() as usize;
         let entry =
             WeightEntry { bytes: bytes.clone(), offset, len: view.data().len(), dtype, shape: view.shape().to_vec() };
-        if entries.insert(name.to_owned(), entry).is_some() {
-            return Err(ModelError::malformed(path, format!("tensor {name} stands in two files")));
-        }
+        entries.insert(name.to_owned(), entry);
     }
-    Ok(())
+    Ok(entries)
 }
 
 fn single_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
@@ -165,9 +166,6 @@ fn parse_config(path: &Path, map: &Map<String, Value>) -> Result<Config, ModelEr
         let what = format!("quantization_config {scheme:.120} is not supported");
         return refuse(what, "use the unquantised model, or a GGUF file of it");
     }
-    if keys.number("partial_rotary_factor")?.is_some_and(|f| f != 1.0) {
-        return refuse("partial_rotary_factor other than 1 is not supported".to_owned(), FAMILIES_HINT);
-    }
     let (hidden_size, heads) = (keys.size("hidden_size")?, keys.size("num_attention_heads")?);
     let layers = keys.size("num_hidden_layers")?;
     let head_dim = match keys.size_or_none("head_dim")? {
@@ -256,6 +254,12 @@ fn rope(keys: &Keys) -> Result<Rope, ModelError> {
         Some(value) => value.as_object().ok_or_else(|| keys.bad(key, "an object"))?,
     };
     let scaling = Keys { path: keys.path, map: inner };
+    for keys in [keys, &scaling] {
+        if let Some(part) = keys.number("partial_rotary_factor")?.filter(|f| *f != 1.0) {
+            let what = format!("partial_rotary_factor {part} is not supported");
+            return Err(ModelError::unsupported(keys.path, what, FAMILIES_HINT));
+        }
+    }
     let theta = match scaling.number("rope_theta")? {
         Some(theta) => theta,
         None => keys.number("rope_theta")?.unwrap_or(10000.0),
@@ -342,7 +346,6 @@ pub(crate) fn demo_config(bytes: &[u8]) -> Result<Config, ModelError> {
 
 pub(crate) fn demo_weights(bytes: &'static [u8]) -> Result<Weights, ModelError> {
     let (path, bytes) = (Path::new("DEMO/model.safetensors"), FileBytes::fixed(bytes));
-    let mut entries = BTreeMap::new();
-    add_safetensors(path, &bytes, &mut entries)?;
+    let entries = safetensors_entries(path, &bytes)?;
     Ok(Weights::new(path.to_owned(), vec![bytes], entries))
 }

@@ -3,7 +3,7 @@
 mod from_gguf;
 
 use crate::ModelError;
-use crate::gguf::Gguf;
+use crate::gguf::{self, Gguf};
 use std::fs;
 use std::path::Path;
 
@@ -11,11 +11,14 @@ use std::path::Path;
 pub struct Tokenizer(tokenizers::Tokenizer);
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`.
+    /// Reads a `tokenizer.json`, or the tokenizer in a `.gguf` file's metadata (which needs to hold no model).
     ///
     /// # Errors
-    /// When the file cannot be read or is no tokenizer.
+    /// When the file cannot be read, is no tokenizer, or is one that is not supported.
     pub fn from_file(path: &Path) -> Result<Tokenizer, ModelError> {
+        if gguf::is_gguf_name(path) {
+            return Tokenizer::from_gguf(path, &gguf::open_header(path)?);
+        }
         Tokenizer::from_json(path, &fs::read(path).map_err(ModelError::io(path))?)
     }
 

@@ -1,6 +1,6 @@
 //! Weights as views into mapped files.
 
-use crate::{ModelError, dequant};
+use crate::{ModelError, dequant, gguf};
 use memmap2::Mmap;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -125,6 +125,15 @@ pub struct Weights {
 impl Weights {
     pub(crate) fn new(path: PathBuf, files: Vec<FileBytes>, entries: BTreeMap<String, WeightEntry>) -> Weights {
         Weights { path, files, entries }
+    }
+
+    /// Maps the tensors of a GGUF file under the names that they have there. No config is read: the file need not be a
+    /// model that can be computed.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is no GGUF file, or holds a tensor of a type that is not supported.
+    pub fn open_gguf(path: &Path) -> Result<Weights, ModelError> {
+        gguf::open_tensors(path)
     }
 
     /// File or folder, for messages.

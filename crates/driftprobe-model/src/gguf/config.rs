@@ -139,7 +139,10 @@ fn rope(keys: &Keys, architecture: Architecture) -> Result<Rope, ModelError> {
         _ => RopeLayout::Half,
     };
     let theta = keys.number("rope.freq_base")?.unwrap_or(10000.0);
-    let kind = keys.get("rope.scaling.type").and_then(Value::as_text).unwrap_or("none");
+    let kind = match keys.get("rope.scaling.type") {
+        None => "none",
+        Some(kind) => kind.as_text().ok_or_else(|| keys.bad("rope.scaling.type", "a name"))?,
+    };
     let factor = || keys.number("rope.scaling.factor")?.ok_or_else(|| keys.bad("rope.scaling.factor", "a number"));
     let scaling = match kind {
         "none" => RopeScaling::None,

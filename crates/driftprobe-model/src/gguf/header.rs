@@ -138,7 +138,7 @@ fn place(
         }
         let offset = usize::try_from(t.offset).ok().and_then(|o| data.checked_add(o));
         let inside = offset.filter(|o| o.checked_add(t.len).is_some_and(|e| e <= end));
-        let Some(offset) = inside.filter(|o| (o - data) % alignment == 0) else {
+        let Some(offset) = inside.filter(|o| (o - data).is_multiple_of(alignment)) else {
             let what = format!(
                 "tensor {} {:?} {}: {} bytes at data offset {} do not lie, aligned to {alignment}, inside the {end} bytes of the file",
                 t.name,
@@ -319,4 +319,36 @@ fn foreign_type(id: u32) -> String {
         _ => return format!("type {id}"),
     };
     name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Gguf, Value};
+    use std::path::Path;
+
+    fn json(value: &Value) -> serde_json::Value {
+        match value {
+            Value::Unsigned(n) => (*n).into(),
+            Value::Signed(n) => (*n).into(),
+            Value::Float(x) => (*x).into(),
+            Value::Bool(b) => (*b).into(),
+            Value::Text(text) => text.as_str().into(),
+            Value::List(list) => list.iter().map(json).collect(),
+        }
+    }
+
+    #[test]
+    fn metadata_of_every_type_is_what_the_gguf_package_wrote() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
+        let expected = std::fs::read(fixtures.join("expected.json")).expect("expected.json");
+        let expected: serde_json::Value = serde_json::from_slice(&expected).expect("JSON");
+        let all = expected["fixtures"].as_array().expect("a list");
+        let of_quant = all.iter().find(|f| f["path"] == "gguf/quant.gguf").expect("quant.gguf");
+        let bytes = std::fs::read(fixtures.join("gguf/quant.gguf")).expect("quant.gguf");
+        let gguf = Gguf::parse(Path::new("quant.gguf"), &bytes).expect("a good file");
+        let found = gguf.metadata.iter().filter(|(key, _)| key.starts_with("test."));
+        let found: serde_json::Map<_, _> = found.map(|(key, value)| (key.clone(), json(value))).collect();
+        assert_eq!(found.len(), 17);
+        assert_eq!(serde_json::Value::Object(found), of_quant["metadata"]);
+    }
 }

@@ -6,7 +6,7 @@
 use crate::ModelError;
 use crate::gguf::{Gguf, Value};
 use std::path::Path;
-use tokenizers::decoders::DecoderWrapper;
+use tokenizers::decoders::{DecoderWrapper, strip::Strip};
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::{NormalizerWrapper, Prepend, Replace, Sequence as Normalizers, unicode::NFC};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -102,8 +102,14 @@ fn surround(tokenizer: &mut Tokenizer, bos: Option<(String, u32)>, eos: Option<(
     Ok(())
 }
 
-fn vocabulary(tokens: &[&str]) -> Vocab {
-    tokens.iter().enumerate().map(|(id, t)| ((*t).to_owned(), id as u32)).collect()
+fn vocabulary(metadata: &Metadata, tokens: &[&str]) -> Result<Vocab, ModelError> {
+    let mut vocab = Vocab::with_capacity(tokens.len());
+    for (id, token) in (0u32..).zip(tokens) {
+        if vocab.insert((*token).to_owned(), id).is_some() {
+            return Err(metadata.bad("tokens", &format!("every token once, found {token:?} twice")));
+        }
+    }
+    Ok(vocab)
 }
 
 fn bpe(metadata: &Metadata, vocab: Vocab, merges: Merges) -> Result<tokenizers::models::bpe::BpeBuilder, ModelError> {
@@ -128,7 +134,7 @@ fn byte_level(metadata: &Metadata, tokens: &[&str]) -> Result<(Tokenizer, bool),
         let (left, right) = merge.split_once(' ').ok_or_else(|| metadata.bad("merges", "two tokens a merge"))?;
         merges.push((left.to_owned(), right.to_owned()));
     }
-    let model = bpe(metadata, vocabulary(tokens), merges)?.ignore_merges(llama3).build();
+    let model = bpe(metadata, vocabulary(metadata, tokens)?, merges)?.ignore_merges(llama3).build();
     let mut tokenizer = Tokenizer::new(model.map_err(|e| metadata.refuse(format!("tokenizer: {e}")))?);
     if nfc {
         let with = tokenizer.with_normalizer(Some(NormalizerWrapper::from(NFC)));
@@ -150,11 +156,20 @@ fn byte_level(metadata: &Metadata, tokens: &[&str]) -> Result<(Tokenizer, bool),
 
 /// SentencePiece's BPE: of all adjacent pairs whose union is a token, the one with the highest score is merged first.
 /// As a list of merges: every way to split a token into two tokens, by falling score of the token.
+///
+/// Text is not normalised beyond its spaces, as in Llama 2's model; a file that asks for more is refused.
 fn sentence_piece(metadata: &Metadata, tokens: &[&str], kinds: &[u64]) -> Result<(Tokenizer, bool), ModelError> {
+    let squeezes = metadata.flag("remove_extra_whitespaces") == Some(true);
+    let charsmap = metadata.get("precompiled_charsmap");
+    for (key, present) in [("remove_extra_whitespaces", squeezes), ("precompiled_charsmap", charsmap.is_some())] {
+        if present {
+            return Err(metadata.refuse(format!("normalisation by tokenizer.ggml.{key} is not supported")));
+        }
+    }
     let scores = metadata.list("scores", "a score a token")?;
     let scores: Option<Vec<f64>> = scores.iter().map(Value::as_number).collect();
     let scores = scores.filter(|s| s.len() == tokens.len()).ok_or_else(|| metadata.bad("scores", "a score a token"))?;
-    let vocab = vocabulary(tokens);
+    let vocab = vocabulary(metadata, tokens)?;
     let plain = |id: u32| kinds.get(id as usize).is_some_and(|k| ![UNKNOWN, CONTROL, BYTE].contains(k));
     let mut merges: Vec<(f64, u32, u32, String, String)> = Vec::new();
     for (id, token) in tokens.iter().enumerate().filter(|(id, _)| plain(*id as u32)) {
@@ -177,7 +192,8 @@ fn sentence_piece(metadata: &Metadata, tokens: &[&str], kinds: &[u64]) -> Result
     let failed = |e: tokenizers::Error| metadata.refuse(format!("tokenizer: {e}"));
     let mut tokenizer = Tokenizer::new(builder.build().map_err(failed)?);
     let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
-    if metadata.flag("add_space_prefix").unwrap_or(true) {
+    let prefixed = metadata.flag("add_space_prefix").unwrap_or(true);
+    if prefixed {
         normalizers.push(Prepend::new("▁".to_owned()).into());
     }
     normalizers.push(Replace::new(" ", "▁").map_err(failed)?.into());
@@ -185,7 +201,11 @@ fn sentence_piece(metadata: &Metadata, tokens: &[&str], kinds: &[u64]) -> Result
     let space = tokenizers::normalizers::Replace::new("▁", " ").map_err(failed)?;
     let fallback = tokenizers::decoders::byte_fallback::ByteFallback::new();
     let fuse = tokenizers::decoders::fuse::Fuse::new();
-    let decoders = vec![space.into(), fallback.into(), fuse.into()];
+    let mut decoders: Vec<DecoderWrapper> = vec![space.into(), fallback.into(), fuse.into()];
+    if prefixed {
+        // What was put before the text is taken away again.
+        decoders.push(Strip::new(' ', 1, 0).into());
+    }
     tokenizer.with_decoder(Some(tokenizers::decoders::sequence::Sequence::new(decoders)));
     Ok((tokenizer, true))
 }
