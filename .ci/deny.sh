@@ -2,7 +2,7 @@
 # Licences, sources and duplicate dependencies, by cargo-deny.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-version=0.18.9
+version=0.20.2
 if ! cargo deny --version 2>/dev/null | grep -q .; then
   cargo install --quiet --locked cargo-deny --version "$version"
 fi

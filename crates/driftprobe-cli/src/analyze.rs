@@ -3,7 +3,8 @@
 use crate::args::{AnalyzeArgs, Format};
 use crate::failure::Failure;
 use crate::output;
-use driftprobe::{Options, analyze};
+use crate::progress::PairsBar;
+use driftprobe::{Options, analyze_with};
 use driftprobe_trace::Run;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,9 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
 /// Judges the run in `path`, writes its report and prints it.
 pub fn report(path: &Path, out: Option<&Path>, format: Format) -> Result<u8, Failure> {
     let run = Run::open(path)?;
-    let analysis = analyze(&run, &run, Options::default());
+    let mut bar = PairsBar::new();
+    let analysis = analyze_with(&run, &run, Options::default(), &mut |done, total| bar.show(done, total));
+    bar.finish();
     let folder = out.map_or_else(|| beside(path), Path::to_owned);
     output::write(&analysis, &folder, format)?;
     Ok(analysis.exit_code())

@@ -25,7 +25,11 @@ pub fn write(analysis: &Analysis, folder: &Path, format: Format) -> Result<(), F
         Format::Tsv => tsv,
     };
     // anstream takes the colours out unless this is a terminal that wants them.
-    anstream::stdout().write_all(shown.as_bytes()).map_err(Failure::stdout)
+    match anstream::stdout().write_all(shown.as_bytes()) {
+        // The reader has seen enough; the files are written and the verdict stands.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome.map_err(Failure::stdout),
+    }
 }
 
 fn summary(analysis: &Analysis, written: &[PathBuf]) -> String {

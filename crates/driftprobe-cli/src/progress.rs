@@ -12,10 +12,64 @@ const QUIET: Duration = Duration::from_millis(800);
 /// Widest prompt id that fits the line.
 const ID_CHARS_MAX: usize = 20;
 
-/// Shows a recording's progress and stops it on Ctrl-C.
-pub struct TerminalWatcher {
+/// A bar that appears only when the work takes long enough to wonder.
+struct LateBar {
     bar: Option<ProgressBar>,
     started: Instant,
+}
+
+impl LateBar {
+    fn new() -> LateBar {
+        LateBar { bar: None, started: Instant::now() }
+    }
+
+    fn show(&mut self, done: u64, total: u64, message: impl FnOnce(Duration) -> String) {
+        if self.bar.is_none() && self.started.elapsed() >= QUIET {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
+            let template = "{msg} {bar:20} {percent:>3}%  {eta} left";
+            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            // The rate is of the whole work, not only of what is left when the bar appears.
+            bar.set_elapsed(self.started.elapsed());
+            self.bar = Some(bar);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_message(message(self.started.elapsed()));
+            bar.set_position(done);
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Shows how many pairs have been judged.
+pub struct PairsBar(LateBar);
+
+impl PairsBar {
+    /// A bar that is not there yet.
+    pub fn new() -> PairsBar {
+        PairsBar(LateBar::new())
+    }
+
+    /// Takes note of the progress.
+    pub fn show(&mut self, done: u64, total: u64) {
+        self.0.show(done, total, |elapsed| {
+            format!("judging pairs · {:.0} pairs/s", done as f64 / elapsed.as_secs_f64().max(1e-9))
+        });
+    }
+
+    /// Takes the bar off the terminal.
+    pub fn finish(&self) {
+        self.0.finish();
+    }
+}
+
+/// Shows a recording's progress and stops it on Ctrl-C.
+pub struct TerminalWatcher {
+    bar: LateBar,
     stop: Arc<AtomicBool>,
 }
 
@@ -30,29 +84,12 @@ impl TerminalWatcher {
                 std::process::exit(i32::from(crate::failure::EXIT_INTERRUPTED));
             }
         });
-        TerminalWatcher { bar: None, started: Instant::now(), stop }
+        TerminalWatcher { bar: LateBar::new(), stop }
     }
 
     /// Takes the bar off the terminal.
     pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-
-    fn show(&mut self, progress: &Progress<'_>) {
-        if self.bar.is_none() && self.started.elapsed() >= QUIET {
-            let bar = ProgressBar::with_draw_target(Some(progress.total), ProgressDrawTarget::stderr_with_hz(10));
-            let template = "{msg} {bar:20} {percent:>3}%  {eta} left";
-            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-            // The rate is of the whole work, not only of what is left when the bar appears.
-            bar.set_elapsed(self.started.elapsed());
-            self.bar = Some(bar);
-        }
-        if let Some(bar) = &self.bar {
-            bar.set_message(message(progress, self.started.elapsed()));
-            bar.set_position(progress.done);
-        }
+        self.bar.finish();
     }
 }
 
@@ -70,7 +107,7 @@ fn message(progress: &Progress<'_>, elapsed: Duration) -> String {
 
 impl Watcher for TerminalWatcher {
     fn go_on(&mut self, progress: &Progress<'_>) -> bool {
-        self.show(progress);
+        self.bar.show(progress.done, progress.total, |elapsed| message(progress, elapsed));
         !self.stop.load(Ordering::SeqCst)
     }
 }

@@ -205,3 +205,22 @@ fn every_help_text_has_examples() {
     }
     driftprobe(&dir).arg("--help").assert().code(0).stdout(predicate::str::contains("Exit status:"));
 }
+
+#[test]
+#[cfg(unix)]
+fn a_reader_that_has_seen_enough_changes_nothing() {
+    let dir = folder();
+    let drift = format!("{GRETA}/drift");
+    let arguments = ["analyze", &drift, "--out", "out", "--format", "md"];
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_driftprobe"))
+        .args(arguments)
+        .current_dir(dir.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
