@@ -1,6 +1,7 @@
 //! Chores of the repository: `cargo xtask <command>`.
 
 mod bench;
+mod tidy;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -18,11 +19,14 @@ enum Command {
     Train(train::Args),
     /// Measure what tracing costs, and the embedded engine beside llama.cpp.
     Bench(bench::Args),
+    /// Hold documentation and sources against the rules of CONTRIBUTING.md.
+    Tidy,
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Train(args) => train::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Tidy => tidy::run(),
     }
 }

@@ -1,0 +1,120 @@
+//! `cargo xtask tidy`: holds what the documentation promises and what the style asks against the files themselves.
+//!
+//! Everything is read from the working tree, so that a change is checked before it is committed. All findings are listed;
+//! any of them fails the command.
+
+mod docs;
+mod sources;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A text file of the repository.
+struct File {
+    /// Path from the root, separated by `/`.
+    path: String,
+    text: String,
+}
+
+/// All text files, by path.
+struct Tree {
+    root: PathBuf,
+    files: Vec<File>,
+}
+
+/// What is wrong, as `path:line: what`.
+type Findings = Vec<String>;
+
+pub fn run() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let mut files = vec![];
+    walk(&root, &root, &mut files)?;
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let tree = Tree { root, files };
+    let mut findings = Findings::new();
+    sources::check(&tree, &mut findings);
+    docs::check(&tree, &mut findings)?;
+    arrows(&tree, &mut findings)?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    ensure!(findings.is_empty(), "{} findings", findings.len());
+    println!("tidy: {} files, nothing found", tree.files.len());
+    Ok(())
+}
+
+fn walk(root: &Path, dir: &Path, files: &mut Vec<File>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let built = ["target", "runs", ".git", ".cache", "__pycache__", "shared"].contains(&name.as_str());
+        if built || name.starts_with(".venv") || path.is_symlink() {
+            continue;
+        }
+        if path.is_dir() {
+            walk(root, &path, files)?;
+        } else if let Ok(text) = fs::read_to_string(&path) {
+            let path = path.strip_prefix(root)?.to_string_lossy().replace('\\', "/");
+            files.push(File { path, text });
+        }
+    }
+    Ok(())
+}
+
+impl Tree {
+    fn get(&self, path: &str) -> Option<&File> {
+        self.files.iter().find(|file| file.path == path)
+    }
+
+    /// The sources under `crates/*/src`, with the name of the crate and the path within `src`.
+    fn sources(&self) -> impl Iterator<Item = (&str, &str, &File)> {
+        self.files.iter().filter_map(|file| {
+            let (name, rest) = file.path.strip_prefix("crates/")?.split_once('/')?;
+            let within = rest.strip_prefix("src/").filter(|path| path.ends_with(".rs"))?;
+            Some((name, within, file))
+        })
+    }
+}
+
+impl File {
+    /// The lines with their numbers, from 1.
+    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        (1..).zip(self.text.lines())
+    }
+}
+
+/// Which crates of the workspace a crate may use; a crate that is not listed may be used by none and may use all.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("driftprobe-trace", &[]),
+    ("driftprobe-model", &[]),
+    ("driftprobe-engine", &["driftprobe-trace", "driftprobe-model"]),
+    ("driftprobe", &["driftprobe-trace", "driftprobe-model"]),
+];
+
+fn arrows(tree: &Tree, findings: &mut Findings) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = ["metadata", "--no-deps", "--offline", "--format-version", "1"];
+    let output = Command::new(cargo).args(arguments).current_dir(&tree.root).output()?;
+    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    let packages = metadata["packages"].as_array().context("cargo metadata names no packages")?;
+    let names: Vec<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
+    for (name, _) in ARROWS.iter().filter(|(name, _)| !names.contains(name)) {
+        findings.push(format!("Cargo.toml: there is no crate {name}"));
+    }
+    for package in packages {
+        let name = package["name"].as_str().unwrap_or_default();
+        let allowed = ARROWS.iter().find(|(from, _)| *from == name).map(|(_, to)| *to);
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let to = dependency["name"].as_str().unwrap_or_default();
+            let listed = ARROWS.iter().any(|(from, _)| *from == to);
+            if names.contains(&to) && !allowed.map_or(listed, |allowed| allowed.contains(&to)) {
+                findings.push(format!("{name}: may not use {to}"));
+            }
+        }
+    }
+    Ok(())
+}
