@@ -4,12 +4,12 @@ mod model;
 mod peer;
 mod tracing;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use driftprobe_engine::{EmbeddedEngine, Settings};
 use driftprobe_model::Model;
 use model::Quantisation;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 #[derive(clap::Args)]
@@ -29,8 +29,8 @@ pub struct Args {
     /// Layers of the random model (28 make 0.5 billion parameters).
     #[arg(long, default_value_t = 28)]
     layers: usize,
-    /// Write the table to this file too.
-    #[arg(long)]
+    /// Put the tables into this file, between its lines `<!-- bench:begin -->` and `<!-- bench:end -->`.
+    #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
 }
 
@@ -53,9 +53,18 @@ pub fn run(args: Args) -> Result<()> {
         text += &peer::table(&engine, &path, &args)?;
     }
     print!("{text}");
-    if let Some(path) = &args.write {
-        std::fs::write(path, &text)?;
+    match &args.write {
+        Some(path) => put_between_markers(path, &text),
+        None => Ok(()),
     }
+}
+
+fn put_between_markers(path: &Path, text: &str) -> Result<()> {
+    let page = std::fs::read_to_string(path)?;
+    let (begin, end) = ("<!-- bench:begin -->\n", "<!-- bench:end -->");
+    let parts = page.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
+    let (before, after) = parts.with_context(|| format!("{} has no bench markers", path.display()))?;
+    std::fs::write(path, format!("{before}{begin}\n{text}{end}{after}"))?;
     Ok(())
 }
 

@@ -16,7 +16,7 @@ Exit status: 0 PASS, 1 FAIL, 2 could not run, 3 INCONCLUSIVE, 130 interrupted";
 const RUN_EXAMPLES: &str = "\
 Examples:
   driftprobe run
-  driftprobe run --model DEMO --dtype bf16 --prefill-attention blocked:16 --decode-attention split-k:4
+  driftprobe run --dtype bf16 --prefill-attention blocked:16
   driftprobe run --prompts 'The quick brown fox' --steps 4 --layers all
   driftprobe run --model llama.gguf --prompts prompts/ --out runs/llama
 
@@ -31,11 +31,11 @@ Examples:
   driftprobe analyze runs/DEMO-001
   driftprobe analyze traces/ --out report/ --format json
 
-A run is a folder with manifest.json and traces/; a folder of *.jsonl files or a single such file is read too, and then
-says what it cannot show. See docs/trace-format.md.";
+A run is a folder with manifest.json and traces/; a folder of *.jsonl files, or
+one such file, is read too. See docs/trace-format.md.";
 
 /// Do an LLM engine's prefill and decode compute the same tokens? Traces both, pairs their tensors strictly, finds the
-/// first stage that parts, and says what the evidence carries.
+/// first stage that parts, and says what the evidence carries. Without a command: run, on the embedded model.
 #[derive(Parser)]
 #[command(name = "driftprobe", version, after_help = TOP_EXAMPLES, max_term_width = 100)]
 pub struct Cli {

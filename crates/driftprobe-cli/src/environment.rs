@@ -27,9 +27,9 @@ pub fn variables() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The first of these variables that is set and not empty.
-pub fn first_set(names: &[&str]) -> Option<String> {
-    names.iter().find_map(|n| std::env::var(n).ok().filter(|v| !v.trim().is_empty()))
+/// The value of a variable that is set and not empty.
+pub fn set(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.trim().is_empty())
 }
 
 /// CPU and operating system, as far as they can be had.

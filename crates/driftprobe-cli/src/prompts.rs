@@ -43,7 +43,10 @@ pub fn load(arguments: &[String], model: &Model, tokenizer: Option<&Tokenizer>) 
             prompts.extend(file(path)?);
         } else if looks_like_a_path(argument) {
             let what = format!("there is no prompt file {argument}");
-            return Err(Failure::new(what, "a prompt that is meant as text may not look like a file name"));
+            return Err(Failure::new(
+                what,
+                "check the path; a prompt that is meant as text may not end in .txt or .json, nor hold a / without a space",
+            ));
         } else {
             let id = format!("text_{}", prompts.len());
             prompts.push(Prompt { id, content: Content::Text(argument.clone()) });

@@ -78,43 +78,43 @@ fn device(name: &str) -> Result<Device, Failure> {
     }
 }
 
+/// A list that was asked for by option or environment variable, and the name of whichever it was.
+fn asked(option: (&'static str, &Option<String>), variables: &[&'static str]) -> Option<(&'static str, String)> {
+    let set = |name: &&'static str| environment::set(name).map(|value| (*name, value));
+    option.1.clone().map(|value| (option.0, value)).or_else(|| variables.iter().find_map(set))
+}
+
 fn layers(args: &RunArgs, count: usize) -> Result<BTreeSet<usize>, Failure> {
-    let asked =
-        args.layers.clone().or_else(|| environment::first_set(&["GRETA_TRACE_LAYERS", "GRETA_TRACE_STAGE_LAYERS"]));
-    match asked.as_deref().map(str::trim) {
-        None => Ok(LAYERS_BY_DEFAULT.iter().copied().filter(|l| *l < count).collect()),
-        Some("all") => Ok((0..count).collect()),
-        Some(list) => list
-            .split(',')
-            .map(|l| {
-                let hint =
-                    format!("expected numbers from 0 to {} separated by commas, or all", count.saturating_sub(1));
-                l.trim().parse().map_err(|_| Failure::new(format!("--layers {list}: {l:?} is no layer"), hint))
-            })
-            .collect(),
+    let Some((by, list)) = asked(("--layers", &args.layers), &["GRETA_TRACE_LAYERS", "GRETA_TRACE_STAGE_LAYERS"])
+    else {
+        return Ok(LAYERS_BY_DEFAULT.iter().copied().filter(|l| *l < count).collect());
+    };
+    if list.trim() == "all" {
+        return Ok((0..count).collect());
     }
+    let layer = |name: &str| {
+        let hint = format!("expected numbers from 0 to {} separated by commas, or all", count.saturating_sub(1));
+        name.trim().parse().map_err(|_| Failure::new(format!("{by} {list}: {name:?} is no layer"), hint))
+    };
+    list.split(',').map(layer).collect()
 }
 
 fn points(args: &RunArgs, engine: &EmbeddedEngine) -> Result<BTreeSet<Point>, Failure> {
-    let offered: BTreeSet<Point> =
-        [Phase::Prefill, Phase::Decode].into_iter().flat_map(|phase| engine.points(phase)).collect();
-    let asked = args.points.clone().or_else(|| environment::first_set(&["GRETA_TRACE_STAGE_POINTS"]));
-    match asked.as_deref().map(str::trim) {
-        None | Some("all") => Ok(offered),
-        Some(list) => list
-            .split(',')
-            .map(|name| {
-                let point = Point::parse(name.trim()).filter(|p| offered.contains(p));
-                let known = offered.iter().map(|p| p.id()).collect::<Vec<_>>().join(", ");
-                point.ok_or_else(|| {
-                    Failure::new(
-                        format!("--points {list}: this model has no point {name:?}"),
-                        format!("expected all, or some of {known}"),
-                    )
-                })
-            })
-            .collect(),
+    let phases = [Phase::Prefill, Phase::Decode];
+    let offered: BTreeSet<Point> = phases.into_iter().flat_map(|phase| engine.points(phase)).collect();
+    let Some((by, list)) = asked(("--points", &args.points), &["GRETA_TRACE_STAGE_POINTS"]) else {
+        return Ok(offered);
+    };
+    if list.trim() == "all" {
+        return Ok(offered);
     }
+    let point = |name: &str| {
+        let known = offered.iter().map(|p| p.id()).collect::<Vec<_>>().join(", ");
+        let what = format!("{by} {list}: this model has no point {name:?}");
+        let found = Point::parse(name.trim()).filter(|p| offered.contains(p));
+        found.ok_or_else(|| Failure::new(what, format!("expected all, or some of {known}")))
+    };
+    list.split(',').map(point).collect()
 }
 
 fn manifest(args: &RunArgs, model: &Model) -> Manifest {
@@ -141,7 +141,9 @@ fn manifest(args: &RunArgs, model: &Model) -> Manifest {
 
 /// The first of runs/NAME-001, runs/NAME-002 … that does not exist.
 fn new_folder(model: &Model) -> Result<PathBuf, Failure> {
-    let name = model.path.file_stem().map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned());
+    // A folder's name may hold a dot that begins no ending.
+    let named = if model.path.is_dir() { model.path.file_name() } else { model.path.file_stem() };
+    let name = named.map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned());
     let runs = Path::new("runs");
     fs::create_dir_all(runs).map_err(|e| Failure::io("make the folder", runs, &e))?;
     for n in 1..RUNS_MAX {

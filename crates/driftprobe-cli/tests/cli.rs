@@ -170,7 +170,7 @@ fn what_cannot_be_done_is_said_with_a_hint() {
         (&["run", "--points", "attn_out,q_proj_out"], "q_proj_out"),
         (&["run", "--prompts", "missing.txt"], "missing.txt"),
         (&["run", "--prompts", "bad.json"], "bad.json"),
-        (&["run", "--steps", "0"], "0 steps"),
+        (&["run", "--steps", "0"], "0 decode steps"),
         (&["run", "--device", "abacus"], "abacus"),
         (&["run", "--device", "cuda"], "cuda"),
         (&["analyze", "nowhere"], "nowhere"),

@@ -131,7 +131,10 @@ pub fn check(engine: &dyn Engine, plan: &Plan) -> Result<(), EngineError> {
         }
     }
     if plan.steps == 0 {
-        return refuse("0 steps".to_owned(), "trace at least one decode step");
+        return refuse(
+            "0 decode steps are to be traced".to_owned(),
+            "trace at least one decode step, for instance --steps 1",
+        );
     }
     if plan.layers.is_empty() || plan.points.is_empty() {
         return refuse("no layer or no point is selected".to_owned(), "for instance --layers 0,1,2 --points all");

@@ -90,10 +90,10 @@ pub fn lines(analysis: &Analysis, width: usize) -> Vec<Vec<Span>> {
         }
     }
     out.push(vec![Span::new(Style::Dim, "= bit-equal  ~ equal as sampled  ? not decided  ≠ differs  ! not finite")]);
-    out.push(vec![Span::new(
-        Style::Dim,
-        "▁▂▃▄▅▆▇█ differs, rel L2 < 1e-7, 1e-6 … 1e-1 and above; blank: not compared",
-    )]);
+    if cells.values().any(|cell| BARS.contains(&cell.draw().0)) {
+        let bars = "▁▂▃▄▅▆▇█ differs, rel L2 < 1e-7, 1e-6 … 1e-1 and above; blank: not compared";
+        out.push(vec![Span::new(Style::Dim, bars)]);
+    }
     out
 }
 

@@ -5,6 +5,7 @@
 use super::escape::{columns, cut, visible};
 use super::format::{distances, number, share, statistics};
 use super::strip;
+use crate::advice::rows_of;
 use crate::analysis::Analysis;
 use crate::evidence::Bits;
 use crate::reason::ReasonCode;
@@ -209,7 +210,7 @@ fn pairs_sentence(analysis: &Analysis) -> String {
         Some(expected) => format!("{} of {expected} promised rows found", expected.saturating_sub(coverage.missing)),
         None => "What was promised is not known".to_owned(),
     };
-    let mut out = format!("{} pairs: {}. {expected}", counts.total, parts.join(", "));
+    let mut out = format!("{}: {}. {expected}", rows_of(counts.total, "pair"), parts.join(", "));
     for (count, what) in [
         (coverage.unpaired, "events unpaired"),
         (coverage.weakly_keyed, "pairs weakly keyed"),
