@@ -32,7 +32,7 @@ fn plans_that_do_not_fit_are_refused() {
     refused("no prompts", |p| p.prompts.clear(), &["no prompt"]);
     refused("an empty prompt", |p| p.prompts.push(prompt("void", &[])), &["prompt void", "no tokens"]);
     refused("a token too large", |p| p.prompts.push(prompt("far", &[1, 48])), &["prompt far", "token 48", "48"]);
-    refused("no steps", |p| p.steps = 0, &["0 steps"]);
+    refused("no steps", |p| p.steps = 0, &["0 decode steps"]);
     refused("no layers", |p| p.layers.clear(), &["no layer"]);
     refused("no points", |p| p.points.clear(), &["no point"]);
     refused("a layer too many", |p| p.layers.extend([2]), &["layer 2", "2 layers, 0 to 1"]);
