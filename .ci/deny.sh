@@ -3,8 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=0.20.2
-if ! cargo deny --version 2>/dev/null | grep -q .; then
-  cargo install --quiet --locked cargo-deny --version "$version"
+if [ "$(cargo deny --version 2>/dev/null)" != "cargo-deny $version" ]; then
+  cargo install --quiet --locked --force cargo-deny --version "$version"
 fi
 # Advisories come from a database that is fetched over the network; where it cannot be had, the rest is checked all the same.
 cargo deny check bans licenses sources

@@ -2,7 +2,6 @@
 # Long work shows its progress on a terminal, and nothing of it in a pipe. Needs `script` (bsdutils or util-linux).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-command -v script >/dev/null || { apt-get update -qq && apt-get install -y -qq bsdutils; }
 cargo build --release --quiet
 binary=${CARGO_TARGET_DIR:-$PWD/target}/release/driftprobe
 dir=$(mktemp -d)

@@ -37,7 +37,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     ensure!(args.rounds > 0 && args.prompt_tokens > 1, "at least one round and two tokens are needed");
     std::fs::create_dir_all(&args.dir)?;
-    let mut text = String::new();
+    let (mut text, mut exceeded) = (String::new(), Vec::new());
     writeln!(text, "{}\n", header(&args))?;
     for quantisation in [Quantisation::F32, Quantisation::Q8_0] {
         let path = model::ensure(&args.dir, args.layers, quantisation)?;
@@ -49,14 +49,15 @@ pub fn run(args: Args) -> Result<()> {
             .map(|(_, shape)| shape.iter().product::<usize>())
             .sum();
         writeln!(text, "{:.3} billion parameters, {} layers.\n", parameters as f64 / 1e9, args.layers)?;
-        text += &tracing::table(&engine, &args)?;
+        text += &tracing::table(&engine, &args, &mut exceeded)?;
         text += &peer::table(&engine, &path, &args)?;
     }
     print!("{text}");
-    match &args.write {
-        Some(path) => put_between_markers(path, &text),
-        None => Ok(()),
+    if let Some(path) = &args.write {
+        put_between_markers(path, &text)?;
     }
+    ensure!(exceeded.is_empty(), "over the bound:\n{}", exceeded.join("\n"));
+    Ok(())
 }
 
 fn put_between_markers(path: &Path, text: &str) -> Result<()> {

@@ -24,8 +24,15 @@ impl Failure {
 
     /// A file that could not be read or written.
     pub fn io(action: &str, path: &Path, source: &std::io::Error) -> Failure {
-        let what = format!("could not {action} {}: {source}", path.display());
-        Failure { what, hint: None, code: driftprobe::EXIT_COULD_NOT_RUN }
+        let hint = match source.kind() {
+            std::io::ErrorKind::InvalidData => "a prompt file is UTF-8 text",
+            std::io::ErrorKind::PermissionDenied => "check who may use it, or name another place with --out",
+            std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory => {
+                "a file lies there; name another place"
+            }
+            _ => "check that the path exists and that its disk has room",
+        };
+        Failure::new(format!("could not {action} {}: {source}", path.display()), hint)
     }
 
     /// The standard output went away.

@@ -10,7 +10,7 @@ use candle_core::Device;
 use driftprobe_engine::record::{self, Plan, record};
 use driftprobe_engine::{EmbeddedEngine, Engine, EngineError, Settings};
 use driftprobe_model::{Model, Tokenizer};
-use driftprobe_trace::{Manifest, ModelInfo, Phase, Point};
+use driftprobe_trace::{Manifest, ModelInfo, Phase, Point, PromptInfo};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
         overwrite: args.overwrite,
     };
     record::check(&engine, &plan)?;
+    check_context(&plan, &model)?;
     let dir = match &args.out {
         Some(dir) => dir.clone(),
         None => new_folder(&model)?,
@@ -47,6 +48,23 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
         Ok(_) => analyze::report(&dir, None, args.format),
         Err(EngineError::Interrupted) => Err(Failure::interrupted(&dir)),
         Err(e) => Err(e.into()),
+    }
+}
+
+/// Refuses sequences that are longer than the model was made for: what it computes there means little.
+fn check_context(plan: &Plan, model: &Model) -> Result<(), Failure> {
+    let Some(context) = model.config.max_position_embeddings else { return Ok(()) };
+    let tokens = |prompt: &PromptInfo| prompt.tokens.len() + plan.steps - 1;
+    match plan.prompts.iter().find(|prompt| tokens(prompt) > context) {
+        None => Ok(()),
+        Some(prompt) => {
+            let what = format!(
+                "prompt {} and its steps take {} tokens; the model's context is {context}",
+                prompt.id,
+                tokens(prompt)
+            );
+            Err(Failure::new(what, "take a shorter prompt or fewer --steps"))
+        }
     }
 }
 

@@ -162,8 +162,9 @@ fn both_formats_of_the_demo_are_the_same_model() {
 fn what_cannot_be_done_is_said_with_a_hint() {
     let dir = folder();
     fs::write(dir.path().join("empty.txt"), "").unwrap();
+    fs::write(dir.path().join("junk.txt"), b"\xff\xfe\x00").unwrap();
     fs::write(dir.path().join("bad.json"), r#"{"id": "x"}"#).unwrap();
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["run", "--model", "nowhere"], "nowhere"),
         (&["run", "--layers", "0,99"], "layer 99"),
         (&["run", "--layers", "zero"], "zero"),
@@ -171,6 +172,8 @@ fn what_cannot_be_done_is_said_with_a_hint() {
         (&["run", "--prompts", "missing.txt"], "missing.txt"),
         (&["run", "--prompts", "bad.json"], "bad.json"),
         (&["run", "--steps", "0"], "0 decode steps"),
+        (&["run", "--prompts", "Truth", "--steps", "1021"], "1025 tokens"),
+        (&["run", "--prompts", "junk.txt"], "junk.txt"),
         (&["run", "--device", "abacus"], "abacus"),
         (&["run", "--device", "cuda"], "cuda"),
         (&["analyze", "nowhere"], "nowhere"),

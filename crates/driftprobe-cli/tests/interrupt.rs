@@ -12,10 +12,8 @@ const BINARY: &str = env!("CARGO_BIN_EXE_driftprobe");
 
 fn start(dir: &Path) -> Child {
     // Long enough to be still at it when the signal comes.
-    let arguments = ["run", "--steps", "100000", "--layers", "all", "--out", "run", "--prompts"];
     Command::new(BINARY)
-        .args(arguments)
-        .arg("Truth")
+        .args(["run", "--steps", "1000", "--layers", "all", "--repeats", "1000", "--out", "run", "--prompts", "Truth"])
         .current_dir(dir)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

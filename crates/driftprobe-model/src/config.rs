@@ -175,6 +175,9 @@ impl Config {
                 return Err(format!("{name} is {size}, expected 1 to {SIZE_MAX}"));
             }
         }
+        if self.max_position_embeddings == Some(0) {
+            return Err("max_position_embeddings is 0, expected at least 1".to_owned());
+        }
         if self.num_hidden_layers > 4096 {
             return Err(format!("num_hidden_layers is {}, expected at most 4096", self.num_hidden_layers));
         }

@@ -49,7 +49,9 @@ impl ModelError {
     /// A remedy, where one is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            ModelError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            ModelError::Io { source, path }
+                if source.kind() == std::io::ErrorKind::NotFound && path.extension().is_none_or(|e| e != "json") =>
+            {
                 Some("a model is a folder with config.json and *.safetensors, a .gguf file, or DEMO".to_owned())
             }
             ModelError::Io { .. } => None,

@@ -29,6 +29,12 @@ pub enum TraceError {
         /// The folder.
         path: PathBuf,
     },
+    /// A folder that is to be overwritten holds something that is not known to be a run.
+    #[error("{}: holds files, but no manifest of a run, so nothing is overwritten", path.display())]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The manifest is not what the format says.
     #[error("{}:{line}: {}: {message}", path.display(), if key.is_empty() { "manifest" } else { key.as_str() })]
     Manifest {
@@ -118,6 +124,7 @@ impl TraceError {
         match self {
             TraceError::Io { .. } => "check that the path exists, that its disk has room and that you may use it",
             TraceError::NotARun { .. } => "name the folder that holds manifest.json or traces/, or a .jsonl file",
+            TraceError::NotOurs { .. } => "name another folder, or empty this one yourself",
             TraceError::RunExists { .. } => "name another folder, or ask for this one to be overwritten",
             TraceError::Manifest { .. } => {
                 "correct the manifest by docs/trace-format.md, or take it away: traces without one can be read"

@@ -55,6 +55,11 @@ pub enum Note {
         /// How many lines.
         count: u64,
     },
+    /// A file where traces lie that is not called `*.jsonl` or `*.jsonl.gz`, or traces beside `traces/`: not read.
+    IgnoredFile {
+        /// Its path in the run's folder.
+        name: String,
+    },
     /// A point that this version does not know; each of its events stands in [`Run::unmapped`](crate::Run::unmapped).
     UnknownPoint {
         /// Its name.
@@ -84,6 +89,7 @@ impl fmt::Display for Note {
             }
             Note::UnknownField { name, count } => write!(f, "{count} events have the unknown field `{name}`"),
             Note::UnknownEvent { kind, count } => write!(f, "{count} lines are events of the unknown kind `{kind}`"),
+            Note::IgnoredFile { name } => write!(f, "`{name}` was not read: traces are *.jsonl(.gz) files in traces/"),
             Note::UnknownPoint { point, count } => write!(f, "{count} events of the unknown point `{point}`"),
         }
     }

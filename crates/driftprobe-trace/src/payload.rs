@@ -36,6 +36,8 @@ struct TensorFile {
 #[derive(Clone, Default)]
 pub struct Payloads {
     files: Arc<Mutex<HashMap<Arc<str>, Arc<TensorFile>>>>,
+    /// The first name of each file that was opened.
+    names: Arc<Mutex<HashMap<Identity, Arc<str>>>>,
 }
 
 impl std::fmt::Debug for Payloads {
@@ -73,7 +75,13 @@ impl Payloads {
         if let Some(file) = files.get(&payload.file) {
             return Ok(file.clone());
         }
-        let file = Arc::new(open(dir, &payload.file)?);
+        let (file, identity) = open(dir, &payload.file)?;
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = names.entry(identity).or_insert_with(|| payload.file.clone());
+        if *first != payload.file {
+            return Err(format!("the same file as {first}, by another name or link: its rows are no second evidence"));
+        }
+        let file = Arc::new(file);
         files.insert(payload.file.clone(), file.clone());
         Ok(file)
     }
@@ -96,14 +104,41 @@ pub fn path_fault(file: &str) -> Option<&'static str> {
     if file.contains(['\\', '\0']) {
         return Some("a path with a backslash or NUL; paths are relative to the run's folder and `/`-separated");
     }
-    let mut components = Path::new(file).components();
-    if file.starts_with('/') || !components.all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+    if file.starts_with('/')
+        || Path::new(file).components().any(|c| matches!(c, Component::ParentDir | Component::Prefix(_)))
+    {
         return Some("a path that is absolute or has `..`; payloads lie in the run's folder");
+    }
+    // One file has one name: otherwise the two phases could point to the same bytes unnoticed.
+    if file.split('/').any(|part| part.is_empty() || part == ".") {
+        return Some("a path with `.` or an empty part; a payload's path is written in one way only");
     }
     None
 }
 
-fn open(dir: &Path, name: &str) -> Result<TensorFile, String> {
+/// What tells one file from another, whatever they are called.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Identity {
+    /// Device and inode.
+    #[cfg(unix)]
+    Inode(u64, u64),
+    /// Where links are followed to.
+    #[cfg(not(unix))]
+    Path(PathBuf),
+}
+
+#[cfg(unix)]
+fn identity(_: &Path, metadata: &std::fs::Metadata) -> Identity {
+    use std::os::unix::fs::MetadataExt;
+    Identity::Inode(metadata.dev(), metadata.ino())
+}
+
+#[cfg(not(unix))]
+fn identity(canonical: &Path, _: &std::fs::Metadata) -> Identity {
+    Identity::Path(canonical.to_owned())
+}
+
+fn open(dir: &Path, name: &str) -> Result<(TensorFile, Identity), String> {
     if let Some(fault) = path_fault(name) {
         return Err(fault.to_owned());
     }
@@ -114,16 +149,18 @@ fn open(dir: &Path, name: &str) -> Result<TensorFile, String> {
         return Err("the path leads out of the run's folder through a link".to_owned());
     }
     let file = File::open(&path).map_err(|e| format!("cannot open the file: {e}"))?;
-    if !file.metadata().is_ok_and(|m| m.is_file()) {
+    let metadata = file.metadata().map_err(|e| format!("cannot open the file: {e}"))?;
+    if !metadata.is_file() {
         return Err("not a regular file".to_owned());
     }
+    let identity = identity(&path, &metadata);
     // SAFETY: the map is only read. Another process could change or truncate the file meanwhile, which a reader of a
     // run's finished files accepts, as every program that maps safetensors does; the writer never changes a tensor file
     // in place, it renames a whole one into place.
     let map = unsafe { Mmap::map(&file) }.map_err(|e| format!("cannot map the file: {e}"))?;
     let (header_len, header) =
         SafeTensors::read_metadata(&map).map_err(|e| format!("the file is not valid safetensors: {e}"))?;
-    Ok(TensorFile { map, header, data_at: 8 + header_len })
+    Ok((TensorFile { map, header, data_at: 8 + header_len }, identity))
 }
 
 fn dtype_of(dtype: safetensors::Dtype) -> Option<Dtype> {

@@ -111,6 +111,7 @@ struct TraceFile {
 
 fn read_one(path: &Path) -> Result<Run, TraceError> {
     let kind = fs::metadata(path).map_err(io_error("open", path))?;
+    let mut ignored = Vec::new();
     let (dir, manifest, files) = if kind.is_dir() {
         let manifest_path = path.join(MANIFEST_FILE);
         let manifest = if manifest_path.exists() {
@@ -120,7 +121,14 @@ fn read_one(path: &Path) -> Result<Run, TraceError> {
             None
         };
         let traces = path.join(TRACES_DIR);
-        let files = if traces.is_dir() { list(&traces, "traces/")? } else { list(path, "")? };
+        let (files, others) = if traces.is_dir() {
+            let (files, mut others) = list(&traces, "traces/")?;
+            others.extend(list(path, "")?.0.iter().map(|beside| beside.name.to_string()));
+            (files, others)
+        } else {
+            (list(path, "")?.0, Vec::new())
+        };
+        ignored = others;
         if manifest.is_none() && files.is_empty() {
             return Err(TraceError::NotARun { path: path.to_owned() });
         }
@@ -134,7 +142,8 @@ fn read_one(path: &Path) -> Result<Run, TraceError> {
     for file in &files {
         reading.file(file)?;
     }
-    let notes = reading.notes.into_list(manifest.as_ref().map(|m| m.complete));
+    let mut notes = reading.notes.into_list(manifest.as_ref().map(|m| m.complete));
+    notes.extend(ignored.into_iter().map(|name| Note::IgnoredFile { name }));
     let (events, unmapped) = (reading.events, reading.unmapped);
     Ok(Run { dir, manifest, events, unmapped, notes, repeats: Vec::new(), payloads: Payloads::default() })
 }
@@ -145,17 +154,21 @@ fn folder_of(path: &Path) -> PathBuf {
     if parent.file_name().is_some_and(|n| n == TRACES_DIR) { parent.join("..") } else { parent.to_owned() }
 }
 
-fn list(dir: &Path, prefix: &str) -> Result<Vec<TraceFile>, TraceError> {
-    let mut files = Vec::new();
+/// The trace files of a folder, and the names of whatever else lies there.
+fn list(dir: &Path, prefix: &str) -> Result<(Vec<TraceFile>, Vec<String>), TraceError> {
+    let (mut files, mut others) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
         let path = entry.map_err(io_error("list", dir))?.path();
         let Some(name) = path.file_name().map(|n| n.to_string_lossy().into_owned()) else { continue };
         if is_trace_name(&name) && path.is_file() {
             files.push(TraceFile { path, name: Arc::from(format!("{prefix}{name}")) });
+        } else {
+            others.push(format!("{prefix}{name}"));
         }
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(files)
+    others.sort();
+    Ok((files, others))
 }
 
 fn repeat_dirs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, TraceError> {

@@ -86,9 +86,14 @@ impl RunWriter {
     /// self-repeats and reports (which would speak of another run), and nothing else.
     ///
     /// # Errors
-    /// What the system says.
+    /// [`TraceError::NotOurs`] if something lies there that no manifest says is a run; otherwise what the system says.
     pub fn overwrite(dir: &Path, manifest: Manifest) -> Result<RunWriter, TraceError> {
         if holds_run(dir) {
+            let path = dir.join(MANIFEST_FILE);
+            let is_run = fs::read_to_string(&path).is_ok_and(|text| Manifest::parse(&text, &path).is_ok());
+            if !is_run {
+                return Err(TraceError::NotOurs { path: dir.to_owned() });
+            }
             delete_run(dir)?;
         }
         RunWriter::start(dir, manifest)

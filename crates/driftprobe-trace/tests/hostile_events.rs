@@ -54,6 +54,13 @@ const REFUSED_FIELDS: &[(&str, &str, &str, &str)] = &[
     ("point and tensor that differ", r#","tensor":"mlp_out"}"#, "tensor", "attn_out"),
     ("an absolute payload", r#","payload":{"file":"/etc/passwd","key":"k"}}"#, "payload.file", "absolute"),
     ("a payload above the run", r#","payload":{"file":"tensors/../../x","key":"k"}}"#, "payload.file", "`..`"),
+    ("a payload spelled with a dot", r#","payload":{"file":"./tensors/x","key":"k"}}"#, "payload.file", "one way only"),
+    (
+        "a payload spelled with two slashes",
+        r#","payload":{"file":"tensors//x","key":"k"}}"#,
+        "payload.file",
+        "one way only",
+    ),
     ("a payload with backslashes", r#","payload":{"file":"..\\x","key":"k"}}"#, "payload.file", "backslash"),
     ("a payload without a name", r#","payload":{"file":"","key":"k"}}"#, "payload.file", "empty"),
     ("a payload without its key", r#","payload":{"file":"a"}}"#, "payload", "key"),

@@ -191,3 +191,24 @@ fn a_16_bit_row_has_gretas_hash_of_its_widened_values() -> Result<(), TraceError
     assert_eq!(run.verify(first(&run))?, HashCheck::Matches);
     Ok(())
 }
+
+#[test]
+#[cfg(unix)]
+fn one_file_under_two_names_is_no_second_evidence() {
+    type Link = fn(&Path, &Path) -> std::io::Result<()>;
+    let links: [Link; 2] = [|a, b| std::os::unix::fs::symlink(a, b), |a, b| std::fs::hard_link(a, b)];
+    for link in links {
+        let (dir, run) = run_with("", "tensors/a.safetensors", "k");
+        let path = dir.path().join("tensors/a.safetensors");
+        put_tensor(&path, "k", StDtype::F32, &[1], &[0; 4]);
+        link(&path, &dir.path().join("tensors/b.safetensors")).expect("a link");
+        assert!(run.row(first(&run)).is_ok());
+        let mut other = first(&run).clone();
+        if let Some(payload) = &mut other.payload {
+            payload.file = "tensors/b.safetensors".into();
+        }
+        let error = run.row(&other).expect_err("was read").to_string();
+        assert!(error.contains("tensors/a.safetensors, by another name or link"), "{error}");
+        assert!(run.row(first(&run)).is_ok(), "the first name stays good");
+    }
+}

@@ -217,6 +217,37 @@ fn a_run_is_not_overwritten_unless_asked() -> Result<(), TraceError> {
 }
 
 #[test]
+fn what_is_not_known_to_be_a_run_is_not_overwritten() {
+    for manifest in [None, Some(r#"{"name": "a web page", "icons": []}"#)] {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let mine = dir.path().join("traces/mine.jsonl");
+        std::fs::create_dir(dir.path().join("traces")).expect("folder");
+        std::fs::write(&mine, "hi").expect("file");
+        if let Some(text) = manifest {
+            std::fs::write(dir.path().join("manifest.json"), text).expect("file");
+        }
+        let refused = RunWriter::overwrite(dir.path(), Manifest::default()).err().expect("was overwritten");
+        assert!(matches!(refused, TraceError::NotOurs { .. }), "{refused}");
+        assert_eq!(std::fs::read_to_string(&mine).expect("still there"), "hi");
+    }
+}
+
+#[test]
+fn files_that_are_not_read_are_noted() -> Result<(), TraceError> {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    RunWriter::create(dir.path(), Manifest::default())?.finish(true)?;
+    assert_eq!(Run::open(dir.path())?.notes, []);
+    std::fs::write(dir.path().join("traces/late.JSONL"), "{}").expect("file");
+    std::fs::write(dir.path().join("beside.jsonl"), "").expect("file");
+    let notes: Vec<String> = Run::open(dir.path())?.notes.iter().map(ToString::to_string).collect();
+    assert!(
+        notes.len() == 2 && notes[0].contains("traces/late.JSONL") && notes[1].contains("beside.jsonl"),
+        "{notes:?}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_writer_that_is_dropped_leaves_a_readable_run_that_says_so() -> Result<(), TraceError> {
     let dir = tempfile::tempdir().expect("temporary folder");
     let mut writer = RunWriter::create(dir.path(), Manifest { complete: true, ..Manifest::default() })?;

@@ -281,6 +281,7 @@ fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, Stri
             | Note::UnknownHashAlgo { .. }
             | Note::UnknownDtype { .. }
             | Note::UnknownField { .. }
+            | Note::IgnoredFile { .. }
             | Note::UnknownEvent { .. } => reasons.add(ReasonCode::RecordingNotes, note.to_string()),
             // A torn line, and whatever later versions note, bears on the evidence until shown otherwise.
             other => reasons.add(ReasonCode::ReadingFindings, other.to_string()),
