@@ -50,8 +50,8 @@ pub fn table(engine: &EmbeddedEngine, args: &Args, exceeded: &mut Vec<String>) -
         let each = ratios.iter().map(|r| format!("{r:.3}")).collect::<Vec<_>>().join(" ");
         let (time, ratio, mb) = (median(times), median(&ratios), bytes as f64 / 1e6);
         writeln!(text, "| {} | {time:.2} | {each} | {ratio:.3} | {} | {mb:.1} |", setting.name, setting.bound)?;
-        // Written so that NaN fails.
-        if !(ratio <= setting.bound) {
+        let within = ratio <= setting.bound;
+        if !within {
             exceeded.push(format!("{}: {ratio:.3} over untraced, at most {}", setting.name, setting.bound));
         }
     }
