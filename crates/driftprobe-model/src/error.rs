@@ -54,7 +54,10 @@ impl ModelError {
             {
                 Some("a model is a folder with config.json and *.safetensors, a .gguf file, or DEMO".to_owned())
             }
-            ModelError::Io { .. } => None,
+            ModelError::Io { .. } => Some("check that the file exists and that you may read it".to_owned()),
+            ModelError::Malformed { path, .. } if path.extension().is_some_and(|e| e == "json") => {
+                Some("correct the file, or fetch it again".to_owned())
+            }
             ModelError::Malformed { .. } => {
                 Some("the file may be truncated or damaged: fetch or convert it again".into())
             }
