@@ -16,6 +16,7 @@ pub mod place;
 pub mod reason;
 pub mod repeat;
 pub mod report;
+pub mod statement;
 #[cfg(test)]
 #[path = "../tests/support/mod.rs"]
 mod testing;

@@ -60,9 +60,9 @@ reasons! {
         "run the prompt as one batch of tokens, and write seq_len accordingly";
     SomePrefillOneToken, "SOME_PREFILL_ONE_TOKEN", false, "some prefill events of longer prompts have seq_len 1: those rows were computed one token at a time",
         "choose the prefill chunk so that the last one holds more than one token";
-    PayloadDamaged, "PAYLOAD_DAMAGED", true, "payloads cannot be read, or their bytes do not have the hash that their event recorded",
-        "record the run again; do not change tensor files after the run";
-    Contradiction, "CONTRADICTION", true, "events contradict themselves: equal hashes beside different samples or statistics",
+    PayloadDamaged, "PAYLOAD_DAMAGED", true, "payloads cannot be read, or their bytes do not have the hash, the statistics or the values that their event recorded",
+        "take hash, statistics and payload from the same buffer; do not change tensor files after the run";
+    Contradiction, "CONTRADICTION", true, "events contradict themselves: equal hashes beside different samples, statistics or largest logits, or counts and extremes that no row has",
         "take hash, sample, statistics and payload of a row from the same buffer at the same time";
     PairingInDoubt, "PAIRING_IN_DOUBT", true, "embeddings of the same token differ, so that the pairing itself is in doubt",
         "check token ids and positions of both phases; an embedding row is a copy and cannot drift";

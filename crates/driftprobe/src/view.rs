@@ -5,6 +5,7 @@
 
 use crate::evidence::Side;
 use crate::metrics::{Numbers, Scope, Tally};
+use crate::statement;
 use driftprobe_trace::{Dtype, Event, Point, Row};
 
 /// Which values of two rows are compared.
@@ -154,10 +155,10 @@ impl View {
             (Some(row), false) => {
                 scan_stats(&Event { stats: row.stats(), sample: None, ..side.event.clone() }, Some(row.len() as u64))
             }
-            (None, attention) => {
+            (None, _) => {
                 let scan = scan_stats(side.event, side.value_count());
-                // Without values, infinities of masked columns cannot be told from others.
-                if attention { Scan { inf: scan.nan.map(|_| 0), ..scan } } else { scan }
+                // Without values, infinities of masked scores cannot be told from others.
+                if self.masks() { Scan { inf: scan.nan.map(|_| 0), ..scan } } else { scan }
             }
         }
     }
@@ -220,8 +221,9 @@ fn scan_stats(event: &Event, len: Option<u64>) -> Scan {
     let sample: &[f64] = event.sample.as_ref().map(|sample| sample.values.as_slice()).unwrap_or_default();
     let sample_is_all = len.is_some_and(|len| len > 0 && len == sample.len() as u64);
     let count = |recorded: Option<u64>, is: fn(f64) -> bool| {
-        let extremes = [stats.min, stats.max, stats.mean].into_iter().flatten().filter(|value| is(*value)).count();
-        let seen = (sample.iter().filter(|value| is(**value)).count().max(usize::from(extremes > 0))) as u64;
+        let told = [stats.min, stats.max, stats.mean, stats.abs_sum].into_iter().flatten();
+        let told = told.chain(statement::logits_values(event)).any(is);
+        let seen = (sample.iter().filter(|value| is(**value)).count().max(usize::from(told))) as u64;
         match recorded {
             Some(count) => Some(count.max(seen)),
             None if seen > 0 || sample_is_all => Some(seen),
