@@ -6,6 +6,7 @@
 use crate::advice::{self, Advice};
 use crate::coverage::{Expectation, MissingRow, expect};
 use crate::evidence::{Bits, HashRelation, Side};
+use crate::exercise;
 use crate::judge::{JudgedPair, PairVerdict, judge};
 use crate::pair::{Pairing, WhyLoose, pair};
 use crate::place::{Place, Places, describe, describe_row};
@@ -185,6 +186,7 @@ pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut
     run_reasons(run, &expectation, &unexpected, &mut reasons);
     duplicate_reasons(&pairing, &prefill, &decode, &mut reasons);
     pair_reasons(&pairs, &mut reasons);
+    exercise::reasons(manifest, &pairs, &mut reasons);
     unpaired_reasons(&unpaired, &mut reasons);
     repeat_reasons(&repeats, &mut reasons);
     let loose: Vec<&Event> = unpaired.iter().map(|one| &one.event).collect();
@@ -316,8 +318,6 @@ fn pair_reasons(pairs: &[JudgedPair], reasons: &mut Reasons) {
     if pairs.is_empty() {
         reasons.add(ReasonCode::NothingCompared, "");
     }
-    let mut one_token = vec![];
-    let mut batches = 0u64;
     let mut vacuous: BTreeMap<Point, [u64; 2]> = BTreeMap::new();
     for pair in pairs {
         let place = describe(&pair.prefill);
@@ -328,22 +328,9 @@ fn pair_reasons(pairs: &[JudgedPair], reasons: &mut Reasons) {
             let fields: Vec<&str> = pair.absent.iter().map(|field| field.name()).collect();
             reasons.add(ReasonCode::WeaklyKeyed, format!("{place}: no {}", fields.join(", ")));
         }
-        let later = pair.position().is_none_or(|position| position > 0);
-        if pair.decode.seq_len.is_none() || (later && pair.prefill.seq_len.is_none()) {
-            reasons.add(ReasonCode::SeqLenUnknown, place.clone());
-        }
-        match pair.prefill.seq_len {
-            Some(0 | 1) if pair.position().is_some_and(|position| position > 0) => one_token.push(place),
-            Some(2..) => batches += 1,
-            _ => {}
-        }
         let [all, empty] = vacuous.entry(pair.prefill.point).or_default();
         *all += 1;
         *empty += u64::from(pair.vacuous.is_some());
-    }
-    let code = if batches == 0 { ReasonCode::PrefillOneToken } else { ReasonCode::SomePrefillOneToken };
-    for place in one_token {
-        reasons.add(code, place);
     }
     for (point, [all, empty]) in vacuous {
         if all == empty {

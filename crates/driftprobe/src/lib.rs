@@ -9,6 +9,7 @@ pub mod advice;
 pub mod analysis;
 pub mod coverage;
 pub mod evidence;
+pub mod exercise;
 pub mod judge;
 pub mod metrics;
 pub mod pair;

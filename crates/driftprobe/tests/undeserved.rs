@@ -5,7 +5,7 @@ mod support;
 
 use driftprobe::reason::ReasonCode;
 use driftprobe::{Analysis, Options, Verdict, analyze};
-use driftprobe_trace::{Event, LogitsTop, Phase, Point, PointSet, Row, Sample};
+use driftprobe_trace::{Dtype, EngineInfo, Event, HashAlgo, LogitsTop, Phase, Point, PointSet, Row, RowHash, Sample};
 use support::{Memory, clean, event, shaped};
 
 fn judge(memory: &Memory) -> Analysis {
@@ -142,12 +142,12 @@ fn infinities_among_probabilities() {
         memory.run.manifest.as_mut().unwrap().points =
             Some(PointSet::Both([support::POINTS.as_slice(), &[Point::AttnProbs]].concat()));
         for (prompt, tokens) in [("p0", vec![3, 1, 4]), ("p1", vec![1, 5, 9, 2])] {
-            for position in tokens.len() - 2..tokens.len() {
+            for (position, &token) in tokens.iter().enumerate().skip(tokens.len() - 2) {
                 for layer in 0..2 {
                     for (phase, inf) in [Phase::Prefill, Phase::Decode].into_iter().zip(inf) {
                         let values: Vec<f32> = (0..=position).map(|i| 0.1 + (i + position) as f32 * 0.01).collect();
                         let row = shaped(&[1, values.len() as u64], &values);
-                        let event = event(prompt, phase, Point::AttnProbs, layer, position as u64, tokens[position]);
+                        let event = event(prompt, phase, Point::AttnProbs, layer, position as u64, token);
                         memory.describe_only(event, &row);
                         memory.run.events.last_mut().unwrap().stats.inf = Some(inf);
                     }
@@ -160,4 +160,163 @@ fn infinities_among_probabilities() {
     let got = with_probs([0, 3]);
     assert_eq!((got.verdict.verdict, got.verdict.root_cause), (Verdict::Fail, Some("ATTN_PROBS_DRIFT")));
     assert!(with_probs([2, 2]).verdict.notes.iter().any(|note| note.code == ReasonCode::InfiniteBoth));
+}
+
+/// The clean run, with these hashes instead of its own, and without payloads.
+fn hashed(hash: impl Fn(&Event) -> Option<RowHash>) -> Memory {
+    let mut memory = clean();
+    for event in &mut memory.run.events {
+        event.payload = None;
+        if let Some(hash) = hash(event) {
+            event.hash = Some(hash);
+        }
+    }
+    memory
+}
+
+fn xxh3(value: u64) -> Option<RowHash> {
+    Some(RowHash { algo: HashAlgo::Xxh3_64, value })
+}
+
+#[test]
+fn hashes_of_nothing() {
+    passes(&hashed(|_| None));
+    let of = |point: Point, hash: Option<RowHash>| hashed(move |event| hash.filter(|_| event.point == point));
+    inconclusive(&of(Point::AttnOut, xxh3(0)), ReasonCode::VacuousHash);
+    let basis = RowHash { algo: HashAlgo::GretaFnv1a256, value: 1_469_598_103_934_665_603 };
+    inconclusive(&of(Point::AttnOut, Some(basis)), ReasonCode::VacuousHash);
+    // Eight zeros, by either algorithm, beside statistics that do not say so.
+    for algo in [HashAlgo::Xxh3_64, HashAlgo::GretaFnv1a256] {
+        inconclusive(&of(Point::AttnOut, Some(Row::from_f32(&[0.0; 8]).hash(algo))), ReasonCode::Vacuous);
+    }
+}
+
+#[test]
+fn one_hash_for_rows_that_are_no_copies() {
+    inconclusive(&hashed(|_| xxh3(5)), ReasonCode::VacuousHash);
+    // Two points of one position.
+    let two = hashed(|event| xxh3(5 + event.logical_tok_idx? * 9).filter(|_| event.point >= Point::AttnOut));
+    inconclusive(&two, ReasonCode::VacuousHash);
+    // One point, other tokens.
+    let one = hashed(|event| xxh3(5 + event.layer.max(0) as u64).filter(|_| event.point == Point::MlpOut));
+    inconclusive(&one, ReasonCode::VacuousHash);
+    // What enters layer 0 is the embedding.
+    let copy = hashed(|event| {
+        let copied = event.point == Point::EmbedOut || (event.point, event.layer) == (Point::ResidualPreAttn, 0);
+        xxh3(1000 + event.token_id.map(u64::from)?).filter(|_| copied)
+    });
+    passes(&copy);
+}
+
+#[test]
+fn a_prefill_longer_than_its_prompt() {
+    let seq_len = |seq_len: u64| {
+        let mut memory = clean();
+        for event in memory.run.events.iter_mut().filter(|event| event.phase == Phase::Prefill) {
+            event.seq_len = Some(seq_len);
+        }
+        memory
+    };
+    passes(&seq_len(3));
+    inconclusive(&seq_len(99), ReasonCode::SeqLenWrong);
+}
+
+#[test]
+fn a_cache_of_another_length_or_type() {
+    let kv_len = |by_phase: fn(u64) -> [u64; 2]| {
+        let mut memory = clean();
+        for event in &mut memory.run.events {
+            let [prefill, decode] = by_phase(event.logical_tok_idx.unwrap() + 1);
+            event.kv_len = Some(if event.phase == Phase::Prefill { prefill } else { decode });
+        }
+        memory
+    };
+    passes(&kv_len(|all| [all, all]));
+    inconclusive(&kv_len(|all| [all, 1]), ReasonCode::CacheInDoubt);
+    inconclusive(&kv_len(|_| [1, 1]), ReasonCode::CacheInDoubt);
+    inconclusive(&kv_len(|all| [all + 1, all + 1]), ReasonCode::CacheInDoubt);
+    // Smaller where a window says so, and only as small.
+    let mut windowed = kv_len(|_| [2, 2]);
+    inconclusive(&windowed, ReasonCode::CacheInDoubt);
+    let config = serde_json::json!({ "sliding_windows": [2, 2] });
+    windowed.run.manifest.as_mut().unwrap().config = config.as_object().cloned();
+    passes(&windowed);
+    let stored = with_phases(Point::MlpOut, true, |event| {
+        event.stored_dtype = Some(if event.phase == Phase::Prefill { Dtype::F16 } else { Dtype::F32 });
+    });
+    inconclusive(&stored, ReasonCode::CacheInDoubt);
+    passes(&with(Point::MlpOut, true, |event| event.stored_dtype = Some(Dtype::F16)));
+}
+
+#[test]
+fn one_token_by_either_index() {
+    let mut memory = clean();
+    for event in &mut memory.run.events {
+        (event.seq_len, event.pos_id) = (Some(1), Some(0));
+    }
+    inconclusive(&memory, ReasonCode::PrefillOneToken);
+}
+
+/// The clean run, of these rows alone.
+fn only(points: &[Point], layers: &[i32], keep: impl Fn(&Event) -> bool) -> Memory {
+    let mut memory = clean();
+    let manifest = memory.run.manifest.as_mut().unwrap();
+    (manifest.points, manifest.layers) = (Some(PointSet::Both(points.to_vec())), Some(layers.to_vec()));
+    memory
+        .run
+        .events
+        .retain(|event| points.contains(&event.point) && (event.layer < 0 || layers.contains(&event.layer)));
+    memory.run.events.retain(keep);
+    memory
+}
+
+#[test]
+fn nothing_but_copies() {
+    inconclusive(&only(&[Point::EmbedOut], &[0, 1], |_| true), ReasonCode::OnlyCopies);
+    inconclusive(&only(&[Point::EmbedOut, Point::ResidualPreAttn], &[0], |_| true), ReasonCode::OnlyCopies);
+    passes(&only(&[Point::EmbedOut, Point::ResidualPreAttn], &[0, 1], |_| true));
+    passes(&only(&[Point::AttnOut], &[0], |_| true));
+}
+
+#[test]
+fn prompts_of_one_token_read_no_cache() {
+    let shortened = |short: &[&str]| {
+        let mut memory = clean();
+        let manifest = memory.run.manifest.as_mut().unwrap();
+        manifest.steps = Some(1);
+        for prompt in manifest.prompts.as_mut().unwrap() {
+            let kept = if short.contains(&prompt.id.as_str()) { 1 } else { prompt.tokens.len() };
+            let (id, last) = (prompt.id.clone(), prompt.tokens.len() as u64 - 1);
+            prompt.tokens.drain(..prompt.tokens.len() - kept);
+            memory.run.events.retain(|event| *event.prompt_id != *id || event.logical_tok_idx == Some(last));
+            for event in memory.run.events.iter_mut().filter(|event| kept == 1 && *event.prompt_id == *id) {
+                (event.logical_tok_idx, event.pos_id, event.seq_len) = (Some(0), Some(0), Some(1));
+            }
+        }
+        memory
+    };
+    assert_eq!(passes(&shortened(&[])).verdict.notes, []);
+    assert_eq!(passes(&shortened(&["p1"])).verdict.notes[0].code, ReasonCode::SomeNoCacheRead);
+    inconclusive(&shortened(&["p0", "p1"]), ReasonCode::NoCacheRead);
+}
+
+#[test]
+fn a_manifest_without_layers_beside_points_of_layers() {
+    let mut memory = only(&[Point::EmbedOut, Point::Logits], &[], |_| true);
+    passes(&memory);
+    memory.run.manifest.as_mut().unwrap().points = Some(PointSet::Both(support::POINTS.to_vec()));
+    let got = inconclusive(&memory, ReasonCode::ExpectedUnknown);
+    assert_eq!(got.coverage.expected, None);
+}
+
+#[test]
+fn integer_kernels_that_both_phases_share_are_noted() {
+    let mut memory = clean();
+    let manifest = memory.run.manifest.as_mut().unwrap();
+    manifest.contract = Some(Default::default());
+    let engine = EngineInfo { name: Some("driftprobe-embedded".to_owned()), ..EngineInfo::default() };
+    manifest.engine = Some(engine);
+    assert_eq!(passes(&memory).verdict.notes, []);
+    memory.run.manifest.as_mut().unwrap().contract.as_mut().unwrap().flat.activation_quant = Some("q8_0".to_owned());
+    assert_eq!(passes(&memory).verdict.notes[0].code, ReasonCode::SharedKernels);
 }
