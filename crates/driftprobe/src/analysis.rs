@@ -12,6 +12,7 @@ use crate::pair::{Pairing, WhyLoose, pair};
 use crate::place::{Place, Places, describe, describe_row};
 use crate::reason::{ReasonCode, Reasons};
 use crate::repeat::{RepeatOutcome, compare_repeats};
+use crate::spelling;
 use crate::verdict::{RunVerdict, reach};
 use crate::view::View;
 use driftprobe_trace::{Event, Manifest, Note, Phase, Point, Rows, Run};
@@ -65,6 +66,11 @@ impl Analysis {
     /// Exit status of a program that reports this run.
     pub fn exit_code(&self) -> u8 {
         self.verdict.verdict.exit_code()
+    }
+
+    /// Events of points that only their phase can give: without a partner, and with none to be expected.
+    pub fn one_phase_rows(&self) -> u64 {
+        self.unpaired.iter().filter(|one| one.one_phase).count() as u64
     }
 }
 
@@ -134,6 +140,8 @@ pub fn analyze(run: &Run, rows: &dyn Rows, options: Options) -> Analysis {
 
 /// As [`analyze`], telling `progress` how many pairs of how many are judged.
 pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut dyn FnMut(u64, u64)) -> Analysis {
+    let merged = spelling::merge(run);
+    let run = merged.as_ref().map_or(run, |merged| &merged.run);
     let manifest = run.manifest.as_ref();
     let named = manifest.iter().flat_map(|manifest| manifest.prompts.iter().flatten()).map(|prompt| prompt.id.as_str());
     let places = Places::new(named, &run.events);
@@ -184,6 +192,9 @@ pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut
 
     let mut reasons = Reasons::default();
     run_reasons(run, &expectation, &unexpected, &mut reasons);
+    for (event, kept) in merged.iter().flat_map(|merged| &merged.merged) {
+        reasons.add(ReasonCode::TwoSpellings, format!("{} {}: with {kept}", event.phase, describe(event)));
+    }
     duplicate_reasons(&pairing, &prefill, &decode, &mut reasons);
     pair_reasons(&pairs, &mut reasons);
     exercise::reasons(manifest, &pairs, &mut reasons);

@@ -17,6 +17,7 @@ pub mod place;
 pub mod reason;
 pub mod repeat;
 pub mod report;
+pub mod spelling;
 pub mod statement;
 #[cfg(test)]
 #[path = "../tests/support/mod.rs"]

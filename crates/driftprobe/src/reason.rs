@@ -104,6 +104,8 @@ reasons! {
         "trace the engine in question itself";
     OnePhasePoint, "ONE_PHASE_POINT", false, "points that only one phase can give were expected of neither, and were not compared",
         "use an attention that has them in both phases, if they matter";
+    TwoSpellings, "TWO_SPELLINGS", false, "rows stand under two spellings of their point, alike as far as both say; each was read as one row",
+        "write each row once, under the point's id";
     RecordingNotes, "RECORDING_NOTES", false, "reading the run left notes that do not bear on the evidence",
         "see the notes";
 }

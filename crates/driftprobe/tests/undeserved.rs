@@ -320,3 +320,42 @@ fn integer_kernels_that_both_phases_share_are_noted() {
     memory.run.manifest.as_mut().unwrap().contract.as_mut().unwrap().flat.activation_quant = Some("q8_0".to_owned());
     assert_eq!(passes(&memory).verdict.notes[0].code, ReasonCode::SharedKernels);
 }
+
+/// The clean run with a second event, of another spelling, beside each logits event.
+fn spelled_twice(change: impl Fn(&mut Event)) -> Memory {
+    let mut memory = clean();
+    let again: Vec<Event> = memory.run.events.clone();
+    for mut event in again.into_iter().filter(|event| event.point == Point::Logits) {
+        event.point_spelling = "logits_top1".into();
+        event.source.line += 1000;
+        change(&mut event);
+        memory.run.events.push(event);
+    }
+    memory
+}
+
+#[test]
+fn one_row_under_two_spellings() {
+    let got = passes(&spelled_twice(|_| {}));
+    assert_eq!((got.counts.identical, got.coverage.duplicates, got.unpaired.len()), (32, 0, 0));
+    assert_eq!((got.verdict.notes[0].code, got.verdict.notes[0].count), (ReasonCode::TwoSpellings, 8));
+    // One has the row, the other the largest logits.
+    let mut memory = spelled_twice(|event| {
+        (event.hash, event.payload, event.stats) = (None, None, Default::default());
+        (event.dtype, event.shape) = (None, None);
+    });
+    for event in memory.run.events.iter_mut().filter(|event| &*event.point_spelling == "logits") {
+        event.logits = None;
+    }
+    let got = passes(&memory);
+    assert_eq!((got.counts.identical, got.verdict.notes[0].code), (32, ReasonCode::TwoSpellings));
+    assert!(got.pairs.iter().filter_map(|pair| pair.logits.as_ref()).all(|logits| logits.top1[0].is_some()));
+}
+
+#[test]
+fn two_spellings_that_contradict_each_other_or_none_but_one() {
+    let other_hash = spelled_twice(|event| event.hash.as_mut().unwrap().value ^= 1);
+    assert_eq!(inconclusive(&other_hash, ReasonCode::DuplicateKeys).coverage.duplicates, 8);
+    inconclusive(&spelled_twice(|event| top(event).top1_id = Some(77)), ReasonCode::DuplicateKeys);
+    inconclusive(&spelled_twice(|event| event.point_spelling = "logits".into()), ReasonCode::DuplicateKeys);
+}
