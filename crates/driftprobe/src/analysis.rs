@@ -6,11 +6,13 @@
 use crate::advice::{self, Advice};
 use crate::coverage::{Expectation, MissingRow, expect};
 use crate::evidence::{Bits, HashRelation, Side};
+use crate::exercise;
 use crate::judge::{JudgedPair, PairVerdict, judge};
 use crate::pair::{Pairing, WhyLoose, pair};
 use crate::place::{Place, Places, describe, describe_row};
 use crate::reason::{ReasonCode, Reasons};
 use crate::repeat::{RepeatOutcome, compare_repeats};
+use crate::spelling;
 use crate::verdict::{RunVerdict, reach};
 use crate::view::View;
 use driftprobe_trace::{Event, Manifest, Note, Phase, Point, Rows, Run};
@@ -64,6 +66,11 @@ impl Analysis {
     /// Exit status of a program that reports this run.
     pub fn exit_code(&self) -> u8 {
         self.verdict.verdict.exit_code()
+    }
+
+    /// Events of points that only their phase can give: without a partner, and with none to be expected.
+    pub fn one_phase_rows(&self) -> u64 {
+        self.unpaired.iter().filter(|one| one.one_phase).count() as u64
     }
 }
 
@@ -133,6 +140,8 @@ pub fn analyze(run: &Run, rows: &dyn Rows, options: Options) -> Analysis {
 
 /// As [`analyze`], telling `progress` how many pairs of how many are judged.
 pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut dyn FnMut(u64, u64)) -> Analysis {
+    let merged = spelling::merge(run);
+    let run = merged.as_ref().map_or(run, |merged| &merged.run);
     let manifest = run.manifest.as_ref();
     let named = manifest.iter().flat_map(|manifest| manifest.prompts.iter().flatten()).map(|prompt| prompt.id.as_str());
     let places = Places::new(named, &run.events);
@@ -183,8 +192,12 @@ pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut
 
     let mut reasons = Reasons::default();
     run_reasons(run, &expectation, &unexpected, &mut reasons);
+    for (event, kept) in merged.iter().flat_map(|merged| &merged.merged) {
+        reasons.add(ReasonCode::TwoSpellings, format!("{} {}: with {kept}", event.phase, describe(event)));
+    }
     duplicate_reasons(&pairing, &prefill, &decode, &mut reasons);
     pair_reasons(&pairs, &mut reasons);
+    exercise::reasons(manifest, &pairs, &mut reasons);
     unpaired_reasons(&unpaired, &mut reasons);
     repeat_reasons(&repeats, &mut reasons);
     let loose: Vec<&Event> = unpaired.iter().map(|one| &one.event).collect();
@@ -317,8 +330,6 @@ fn pair_reasons(pairs: &[JudgedPair], reasons: &mut Reasons) {
     if pairs.is_empty() {
         reasons.add(ReasonCode::NothingCompared, "");
     }
-    let mut one_token = vec![];
-    let mut batches = 0u64;
     let mut vacuous: BTreeMap<Point, [u64; 2]> = BTreeMap::new();
     for pair in pairs {
         let place = describe(&pair.prefill);
@@ -329,22 +340,9 @@ fn pair_reasons(pairs: &[JudgedPair], reasons: &mut Reasons) {
             let fields: Vec<&str> = pair.absent.iter().map(|field| field.name()).collect();
             reasons.add(ReasonCode::WeaklyKeyed, format!("{place}: no {}", fields.join(", ")));
         }
-        let later = pair.position().is_none_or(|position| position > 0);
-        if pair.decode.seq_len.is_none() || (later && pair.prefill.seq_len.is_none()) {
-            reasons.add(ReasonCode::SeqLenUnknown, place.clone());
-        }
-        match pair.prefill.seq_len {
-            Some(0 | 1) if pair.position().is_some_and(|position| position > 0) => one_token.push(place),
-            Some(2..) => batches += 1,
-            _ => {}
-        }
         let [all, empty] = vacuous.entry(pair.prefill.point).or_default();
         *all += 1;
         *empty += u64::from(pair.vacuous.is_some());
-    }
-    let code = if batches == 0 { ReasonCode::PrefillOneToken } else { ReasonCode::SomePrefillOneToken };
-    for place in one_token {
-        reasons.add(code, place);
     }
     for (point, [all, empty]) in vacuous {
         if all == empty {

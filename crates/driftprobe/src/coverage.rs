@@ -119,6 +119,9 @@ impl<'a> Promise<'a> {
         let steps = u64::from(steps);
         let mut by_id = BTreeMap::new();
         let mut unknown = vec![];
+        if let Some(point) = prefill.union(&decode).find(|point| point.layered() && layers.is_empty()) {
+            unknown.push(format!("the manifest's `layers` is empty, its `points` name `{point}`, which layers have"));
+        }
         for prompt in prompts {
             match (prompt.tokens.len() as u64).checked_sub(steps) {
                 Some(first) => drop(by_id.insert(prompt.id.as_str(), (prompt.tokens.as_slice(), first))),

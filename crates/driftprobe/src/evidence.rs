@@ -5,6 +5,7 @@
 //! recorded one), then samples. Statistics alone prove no equality; they can prove a difference behind a sampled hash.
 
 use crate::metrics::{LogitsNumbers, Numbers};
+use crate::statement;
 use crate::view::{self, Scan, View};
 use driftprobe_trace::{Event, GRETA_HASHED_VALUES, HashAlgo, Point, Row, RowHash, Rows, TraceError};
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ pub struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    /// Reads the event's payload and checks it against the event's own hash.
+    /// Reads the event's payload and checks it against what the event itself says of it.
     pub fn load(event: &'a Event, rows: &dyn Rows) -> Side<'a> {
         let row = match rows.row(event) {
             Ok(row) => row,
@@ -38,6 +39,7 @@ impl<'a> Side<'a> {
             (found != recorded)
                 .then(|| format!("the payload's hash is {}, the event recorded {}", found.value, recorded.value))
         });
+        let damage = damage.or_else(|| statement::contradicted_by_row(event, row.as_ref()?));
         Side { event, row, damage }
     }
 
@@ -152,11 +154,12 @@ pub fn compare(reference: &Side<'_>, candidate: &Side<'_>) -> Comparison {
     let view = View::of(reference, candidate);
     let scans = [view.scan(reference), view.scan(candidate)];
     let (statistics, order_free) = differing_statistics(reference.event, candidate.event);
+    let order_free = order_free || statement::logits_differ(reference.event, candidate.event);
     let samples = sampled(reference.event, candidate.event);
     let sample_differs = samples.iter().any(|(_, p, d)| !same_value(*p, *d));
 
     let mut bits = bits_of(reference, candidate, &view, &samples);
-    let mut contradiction = None;
+    let mut contradiction = statement::impossible(reference.event).or_else(|| statement::impossible(candidate.event));
     let sample_within = |bits: &Bits| match bits {
         Bits::EqualAsSampled { by: Means::Hash, over, .. } => {
             samples.iter().any(|(at, p, d)| at < over && !same_value(*p, *d))

@@ -9,6 +9,7 @@ pub mod advice;
 pub mod analysis;
 pub mod coverage;
 pub mod evidence;
+pub mod exercise;
 pub mod judge;
 pub mod metrics;
 pub mod pair;
@@ -16,6 +17,8 @@ pub mod place;
 pub mod reason;
 pub mod repeat;
 pub mod report;
+pub mod spelling;
+pub mod statement;
 #[cfg(test)]
 #[path = "../tests/support/mod.rs"]
 mod testing;

@@ -60,9 +60,19 @@ reasons! {
         "run the prompt as one batch of tokens, and write seq_len accordingly";
     SomePrefillOneToken, "SOME_PREFILL_ONE_TOKEN", false, "some prefill events of longer prompts have seq_len 1: those rows were computed one token at a time",
         "choose the prefill chunk so that the last one holds more than one token";
-    PayloadDamaged, "PAYLOAD_DAMAGED", true, "payloads cannot be read, or their bytes do not have the hash that their event recorded",
-        "record the run again; do not change tensor files after the run";
-    Contradiction, "CONTRADICTION", true, "events contradict themselves: equal hashes beside different samples or statistics",
+    SeqLenWrong, "SEQ_LEN_WRONG", true, "prefill events have a seq_len that is larger than their prompt",
+        "write the number of tokens in this forward pass as seq_len, and the prompt's tokens in manifest.json";
+    CacheInDoubt, "CACHE_IN_DOUBT", true, "kv_len or stored_dtype are not those of one cache: another number of keys than the position has, or another in each phase",
+        "write the keys that the row attends over as kv_len (position + 1, less only by a window in manifest.config.sliding_windows)";
+    OnlyCopies, "ONLY_COPIES", true, "every compared row is a copy of the embedding table: nothing computed was compared",
+        "record points that are computed, such as attn_out, mlp_out and logits";
+    NoCacheRead, "NO_CACHE_READ", true, "no compared row depends on a cache row of an earlier position: decode was not tested",
+        "record attention, what follows it, or later layers, for prompts of more than one token";
+    SomeNoCacheRead, "SOME_NO_CACHE_READ", false, "of some prompts no compared row depends on a cache row of an earlier position",
+        "use prompts of more than one token";
+    PayloadDamaged, "PAYLOAD_DAMAGED", true, "payloads cannot be read, or their bytes do not have the hash, the statistics or the values that their event recorded",
+        "take hash, statistics and payload from the same buffer; do not change tensor files after the run";
+    Contradiction, "CONTRADICTION", true, "events contradict themselves: equal hashes beside different samples, statistics or largest logits, or counts and extremes that no row has",
         "take hash, sample, statistics and payload of a row from the same buffer at the same time";
     PairingInDoubt, "PAIRING_IN_DOUBT", true, "embeddings of the same token differ, so that the pairing itself is in doubt",
         "check token ids and positions of both phases; an embedding row is a copy and cannot drift";
@@ -80,6 +90,8 @@ reasons! {
         "check that the point's buffer is written before it is traced, and trace weights that are not zero";
     SomeVacuous, "SOME_VACUOUS", false, "rows are all zero or constant on both sides: their being equal carries no evidence",
         "check that the point's buffer is written before it is traced";
+    VacuousHash, "VACUOUS_HASH", true, "hashes are not those of rows: empty ones, or one and the same for rows that are no copies of each other",
+        "hash the row that the event is of, after it was computed";
     NonFinite, "NON_FINITE", true, "rows hold NaN, or an infinity on one side only",
         "look at the first row named: the phase and the stage that made it";
     InfiniteBoth, "INFINITE_BOTH", false, "rows hold the same infinities in both phases",
@@ -88,8 +100,12 @@ reasons! {
         "set the engine's determinism variables and record the repeats again";
     RepeatIncomplete, "REPEAT_INCOMPLETE", false, "rows of a self-repeat have no partner in the run it repeats, or could not be compared",
         "record the repeats with the same prompts, layers and points";
+    SharedKernels, "SHARED_KERNELS", false, "both phases of the embedded engine quantise activations and share integer kernels: that they are bit-equal there says little",
+        "trace the engine in question itself";
     OnePhasePoint, "ONE_PHASE_POINT", false, "points that only one phase can give were expected of neither, and were not compared",
         "use an attention that has them in both phases, if they matter";
+    TwoSpellings, "TWO_SPELLINGS", false, "rows stand under two spellings of their point, alike as far as both say; each was read as one row",
+        "write each row once, under the point's id";
     RecordingNotes, "RECORDING_NOTES", false, "reading the run left notes that do not bear on the evidence",
         "see the notes";
 }

@@ -5,7 +5,11 @@
 
 use crate::evidence::Side;
 use crate::metrics::{Numbers, Scope, Tally};
+use crate::statement;
 use driftprobe_trace::{Dtype, Event, Point, Row};
+
+/// Values of a row up to which its hash is held against that of zeros.
+const ZEROS_HASHED_MAX: u64 = 1 << 20;
 
 /// Which values of two rows are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,10 +158,13 @@ impl View {
             (Some(row), false) => {
                 scan_stats(&Event { stats: row.stats(), sample: None, ..side.event.clone() }, Some(row.len() as u64))
             }
-            (None, attention) => {
-                let scan = scan_stats(side.event, side.value_count());
-                // Without values, infinities of masked columns cannot be told from others.
-                if attention { Scan { inf: scan.nan.map(|_| 0), ..scan } } else { scan }
+            (None, _) => {
+                let mut scan = scan_stats(side.event, side.value_count());
+                if hash_of_zeros(side.event) {
+                    scan.zero = Some(true);
+                }
+                // Without values, infinities of masked scores cannot be told from others.
+                if self.masks() { Scan { inf: scan.nan.map(|_| 0), ..scan } } else { scan }
             }
         }
     }
@@ -220,8 +227,9 @@ fn scan_stats(event: &Event, len: Option<u64>) -> Scan {
     let sample: &[f64] = event.sample.as_ref().map(|sample| sample.values.as_slice()).unwrap_or_default();
     let sample_is_all = len.is_some_and(|len| len > 0 && len == sample.len() as u64);
     let count = |recorded: Option<u64>, is: fn(f64) -> bool| {
-        let extremes = [stats.min, stats.max, stats.mean].into_iter().flatten().filter(|value| is(*value)).count();
-        let seen = (sample.iter().filter(|value| is(**value)).count().max(usize::from(extremes > 0))) as u64;
+        let told = [stats.min, stats.max, stats.mean, stats.abs_sum].into_iter().flatten();
+        let told = told.chain(statement::logits_values(event)).any(is);
+        let seen = (sample.iter().filter(|value| is(**value)).count().max(usize::from(told))) as u64;
         match recorded {
             Some(count) => Some(count.max(seen)),
             None if seen > 0 || sample_is_all => Some(seen),
@@ -241,6 +249,20 @@ fn scan_stats(event: &Event, len: Option<u64>) -> Scan {
         _ => equal_extremes,
     };
     Scan { nan: count(stats.nan, f64::is_nan), inf: count(stats.inf, f64::is_infinite), zero, constant, open: 0 }
+}
+
+/// Whether the event's hash is that of a row of zeros of its length.
+fn hash_of_zeros(event: &Event) -> bool {
+    let (Some(hash), Some(len)) = (event.hash, event.elements()) else { return false };
+    // Longer rows are not worth the hashing.
+    if len == 0 || len > ZEROS_HASHED_MAX || hash.algo.covers(len) < len {
+        return false;
+    }
+    let dtypes = event.dtype.map_or_else(|| vec![Dtype::F32, Dtype::F16, Dtype::F64], |dtype| vec![dtype]);
+    dtypes.into_iter().any(|dtype| {
+        let bytes = vec![0; len as usize * dtype.size_bytes()];
+        Row::new(dtype, vec![len], bytes).is_ok_and(|row| row.hash(hash.algo) == hash)
+    })
 }
 
 /// Numbers over the values that both events sampled, where no payload gives better ones.

@@ -162,6 +162,9 @@ fn a_point_of_one_phase_is_said_and_does_not_block() {
     let got = judge(&memory);
     assert_eq!(got.verdict.verdict, Verdict::Pass, "{:?}", got.verdict.reasons);
     assert_eq!((got.unpaired.len(), got.verdict.notes[0].code), (1, ReasonCode::OnePhasePoint));
+    let terminal = driftprobe::report::to_terminal(&got).plain().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(terminal.contains(", 1 row of points that only one phase gives."), "{terminal}");
+    assert!(!terminal.contains("unpaired"), "{terminal}");
 }
 
 #[test]

@@ -118,6 +118,7 @@ fn summary(out: &mut Document, analysis: &Analysis) {
     let counts = &analysis.counts;
     let of = |count| share(count, counts.total);
     out.section("Summary");
+    let one_phase = analysis.one_phase_rows();
     let mut rows = vec![
         ["Total pairs".to_owned(), counts.total.to_string()],
         ["Identical (bit-equal over the whole row)".to_owned(), of(counts.identical)],
@@ -127,8 +128,11 @@ fn summary(out: &mut Document, analysis: &Analysis) {
         ["Missing comparison".to_owned(), of(counts.missing)],
         ["Recorded hashes match".to_owned(), of(counts.hash_match)],
         ["Recorded hashes differ".to_owned(), of(counts.hash_differ)],
-        ["Events without a partner".to_owned(), analysis.coverage.unpaired.to_string()],
+        ["Events without a partner".to_owned(), analysis.coverage.unpaired.saturating_sub(one_phase).to_string()],
     ];
+    if one_phase > 0 {
+        rows.push(["Rows of points that only one phase gives".to_owned(), one_phase.to_string()]);
+    }
     if let Some(agree) = next_token(analysis) {
         rows.push(["Next token (top-1) agrees".to_owned(), agree]);
     }

@@ -211,13 +211,16 @@ fn pairs_sentence(analysis: &Analysis) -> String {
         None => "What was promised is not known".to_owned(),
     };
     let mut out = format!("{}: {}. {expected}", rows_of(counts.total, "pair"), parts.join(", "));
-    for (count, what) in [
-        (coverage.unpaired, "events unpaired"),
-        (coverage.weakly_keyed, "pairs weakly keyed"),
-        (coverage.duplicates, "duplicate keys"),
+    // What only one phase can give lacks no partner, and does not stand in the way of PASS.
+    let one_phase = analysis.one_phase_rows();
+    for (count, noun, what) in [
+        (coverage.unpaired.saturating_sub(one_phase), "event", "unpaired"),
+        (coverage.weakly_keyed, "pair", "weakly keyed"),
+        (coverage.duplicates, "duplicate key", ""),
+        (one_phase, "row", "of points that only one phase gives"),
     ] {
         if count > 0 {
-            out.push_str(&format!(", {count} {what}"));
+            out.push_str(format!(", {} {what}", rows_of(count, noun)).trim_end());
         }
     }
     out + "."

@@ -63,6 +63,7 @@ pub fn coverage(out: &mut Document, analysis: &Analysis) {
             row("Paired", coverage.paired.to_string()),
             row("… of them weakly keyed", coverage.weakly_keyed.to_string()),
             row("Without a partner", coverage.unpaired.to_string()),
+            row("… of them of points that only one phase gives", analysis.one_phase_rows().to_string()),
             row("Not promised", coverage.unexpected.to_string()),
             row("Duplicate keys", coverage.duplicates.to_string()),
             row("Of unknown points", coverage.unmapped.to_string()),
