@@ -11,6 +11,7 @@ pub mod coverage;
 pub mod evidence;
 pub mod judge;
 pub mod metrics;
+pub mod oracle;
 pub mod pair;
 pub mod place;
 pub mod reason;
