@@ -1,6 +1,6 @@
 //! x·Wᵀ with W where it is mapped, dequantised a tile of rows at a time.
 //!
-//! The same pass gives Σ xᵢ²wᵢⱼ², which the noise model of a linear layer needs.
+//! The same pass gives Σ xᵢ²wᵢⱼ² and the squares of the partial sums, which the noise model of a linear layer needs.
 
 use super::{ShapeError, expect};
 use crate::Weight;
@@ -15,13 +15,26 @@ const SERIAL_PRODUCTS_MAX: usize = 1 << 16;
 /// Running sums of a dot product: enough for the compiler to vectorise, and to hide the latency of an addition.
 const LANES: usize = 8;
 
-/// What a linear layer gives without its bias, both `[tokens, outputs]`.
+/// Products between two looks at the partial sum.
+const BLOCK: usize = 32;
+
+/// What a linear layer gives without its bias, all `[tokens, outputs]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Projection {
     /// Σᵢ xᵢwᵢⱼ.
     pub sums: Vec<f64>,
     /// Σᵢ (xᵢwᵢⱼ)².
     pub squares: Vec<f64>,
+    /// Σₖ sₖ², sₖ being the sum of the first k products in the order of the inputs (looked at every 32 products).
+    pub partials: Vec<f64>,
+}
+
+/// One output.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    sum: f64,
+    squares: f64,
+    partials: f64,
 }
 
 /// The outputs `outputs` of x·Wᵀ, for x `[tokens, inputs]` and W `[all outputs, inputs]`.
@@ -37,26 +50,25 @@ pub fn linear(weight: &Weight, outputs: Range<usize>, x: &[f64]) -> Result<Proje
     let tokens = x.len() / width;
     let starts: Vec<usize> = outputs.clone().step_by(TILE_ROWS).collect();
     let tile = |start: &usize| one_tile(weight, *start..(*start + TILE_ROWS).min(outputs.end), x);
-    let tiles: Vec<Vec<(f64, f64)>> = if outputs.len() * x.len() <= SERIAL_PRODUCTS_MAX {
+    let tiles: Vec<Vec<Sums>> = if outputs.len() * x.len() <= SERIAL_PRODUCTS_MAX {
         starts.iter().map(tile).collect()
     } else {
         starts.par_iter().map(tile).collect()
     };
-    let mut out = Projection {
-        sums: Vec::with_capacity(outputs.len() * tokens),
-        squares: Vec::with_capacity(outputs.len() * tokens),
-    };
+    let empty = Vec::with_capacity(outputs.len() * tokens);
+    let mut out = Projection { sums: empty.clone(), squares: empty.clone(), partials: empty };
     for token in 0..tokens {
-        for (sum, square) in tiles.iter().flat_map(|t| t.iter().skip(token).step_by(tokens)) {
-            out.sums.push(*sum);
-            out.squares.push(*square);
+        for one in tiles.iter().flat_map(|t| t.iter().skip(token).step_by(tokens)) {
+            out.sums.push(one.sum);
+            out.squares.push(one.squares);
+            out.partials.push(one.partials);
         }
     }
     Ok(out)
 }
 
-/// Sums and squares of some outputs, `[outputs, tokens]`.
-fn one_tile(weight: &Weight, outputs: Range<usize>, x: &[f64]) -> Vec<(f64, f64)> {
+/// Some outputs, `[outputs, tokens]`.
+fn one_tile(weight: &Weight, outputs: Range<usize>, x: &[f64]) -> Vec<Sums> {
     let width = weight.cols().max(1);
     let products = |rows: &[f32]| {
         let row = |w| x.chunks_exact(width).map(move |x| dot(w, x));
@@ -72,8 +84,19 @@ fn one_tile(weight: &Weight, outputs: Range<usize>, x: &[f64]) -> Vec<(f64, f64)
     }
 }
 
+fn dot(w: &[f32], x: &[f64]) -> Sums {
+    let mut all = Sums::default();
+    for (w, x) in w.chunks(BLOCK).zip(x.chunks(BLOCK)) {
+        let (sum, squares) = block(w, x);
+        all.sum += sum;
+        all.squares += squares;
+        all.partials += w.len() as f64 * all.sum * all.sum;
+    }
+    all
+}
+
 /// Σ wx and Σ (wx)².
-fn dot(w: &[f32], x: &[f64]) -> (f64, f64) {
+fn block(w: &[f32], x: &[f64]) -> (f64, f64) {
     let (w_lanes, w_rest) = w.as_chunks::<LANES>();
     let (x_lanes, x_rest) = x.as_chunks::<LANES>();
     let (mut sums, mut squares) = ([0f64; LANES], [0f64; LANES]);
@@ -111,6 +134,10 @@ mod tests {
                 let (sum, square) = products.fold((0.0, 0.0), |(s, q), p| (s + p, q + p * p));
                 assert!((all.sums[token * rows + out] - sum).abs() <= 1e-13 * square.sqrt() * 8.0);
                 assert!((all.squares[token * rows + out] - square).abs() <= 1e-13 * square);
+                // 64 inputs: partial sums after 32 and after all, each counted for 32 products.
+                let half: f64 = (0..32).map(|i| f64::from(dense[out * width + i]) * x[token * width + i]).sum();
+                let partials = 32.0 * (half * half + sum * sum);
+                assert!(width == 64 && (all.partials[token * rows + out] - partials).abs() <= 1e-11 * partials + 1e-12);
             }
         }
         let some = linear(&weight, 30..71, &x[width..2 * width]).unwrap();

@@ -35,3 +35,10 @@ pub fn relative_rms(arithmetic: Float) -> f64 {
 pub fn sum_variance(terms: f64, squares: f64, y: f64, cu: f64) -> f64 {
     cu * cu * ((terms / 2.0 + 1.0) * squares + terms / 3.0 * y * y)
 }
+
+/// As [`sum_variance`], where the squares of the partial sums in the order of the inputs are known to sum to `partials`:
+/// what counts is the larger of the two. Trained weights are no random signs; sums that first rise and then fall back
+/// have far larger partial sums than a random order has.
+pub fn ordered_sum_variance(terms: f64, squares: f64, (y, partials): (f64, f64), cu: f64) -> f64 {
+    sum_variance(terms, squares, y, cu).max(cu * cu * (partials + squares))
+}

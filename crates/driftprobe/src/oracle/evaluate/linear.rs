@@ -1,12 +1,13 @@
 //! Linear layers, many rows in one pass over the weight.
 
-use super::{Expectation, Task, noisy, sized};
+use super::{Expectation, Task, noisy};
 use crate::oracle::judgement::Unjudged;
-use crate::oracle::noise::{relative_rms, softcap_variance, sum_variance};
+use crate::oracle::noise::{ordered_sum_variance, relative_rms, softcap_variance};
 use crate::oracle::quantise::Quantiser;
 use crate::oracle::stats::{CELL_CHANNELS, Limits};
-use driftprobe_model::reference::{self, softcap};
+use driftprobe_model::reference::{self, Projection, softcap};
 use driftprobe_model::{Model, Weight, WeightId};
+use std::ops::Range;
 
 /// Rows that share a pass; bounds the memory.
 const ROWS_A_PASS: usize = 32;
@@ -35,6 +36,8 @@ struct Layer {
 struct Prepared {
     x: Vec<f64>,
     terms: f64,
+    /// Roundings a product: 1, or less where blocks of products are summed exactly.
+    shrink: f64,
     shifts: Vec<f64>,
 }
 
@@ -56,11 +59,11 @@ impl Layer {
             Ok(products) => products,
             Err(e) => return tasks.iter().map(|_| Err(e.clone().into())).collect(),
         };
-        let mut rows = products.sums.chunks(outputs.max(1)).zip(products.squares.chunks(outputs.max(1)));
+        let mut row = 0..prepared.iter().flatten().count();
         let finish = |(task, prepared): (&Task, Result<Prepared, Unjudged>)| {
             let prepared = prepared?;
-            let (sums, squares) = rows.next().unwrap_or_default();
-            self.finish(task, &prepared, sums, squares)
+            let at = row.next().unwrap_or_default() * outputs;
+            self.finish(task, &prepared, &products, at..at + outputs)
         };
         tasks.iter().zip(prepared).map(finish).collect()
     }
@@ -70,7 +73,7 @@ impl Layer {
         let terms = x.len() as f64;
         let names = task.arithmetic.activation_quant();
         let Some(quantiser) = Quantiser::of(self.weight.dtype()).filter(|_| !names.is_empty()) else {
-            return Ok(Prepared { x: x.to_vec(), terms, shifts: Vec::new() });
+            return Ok(Prepared { x: x.to_vec(), terms, shrink: 1.0, shifts: Vec::new() });
         };
         if !names.contains(&quantiser.id()) {
             let value = names.join(",");
@@ -78,16 +81,28 @@ impl Layer {
         }
         let quantised = quantiser.apply(x);
         let shifts = quantised.shifts(&self.weight);
-        Ok(Prepared { x: quantised.values, terms: (terms / INTEGER_BLOCK).max(1.0), shifts })
+        Ok(Prepared {
+            x: quantised.values,
+            terms: (terms / INTEGER_BLOCK).max(1.0),
+            shrink: 1.0 / INTEGER_BLOCK,
+            shifts,
+        })
     }
 
-    fn finish(&self, task: &Task, row: &Prepared, sums: &[f64], squares: &[f64]) -> Result<Expectation, Unjudged> {
-        sized(format!("the bias of {}", self.weight.name()), self.bias.len(), self.bias.len().min(sums.len()))?;
+    fn finish(
+        &self,
+        task: &Task,
+        row: &Prepared,
+        products: &Projection,
+        range: Range<usize>,
+    ) -> Result<Expectation, Unjudged> {
+        let of = |all: &[f64]| all.get(range.clone()).unwrap_or_default().to_vec();
+        let (sums, squares, partials) = (of(&products.sums), of(&products.squares), of(&products.partials));
         let cu = relative_rms(task.arithmetic.accumulate()?);
         let cu_after = relative_rms(task.arithmetic.elementwise()?);
-        let one = |(out, (sum, squares)): (usize, (&f64, &f64))| {
+        let one = |(out, ((sum, squares), partials)): (usize, ((&f64, &f64), &f64))| {
             let sum = sum + row.shifts.get(out).copied().unwrap_or(0.0);
-            let mut variance = sum_variance(row.terms, *squares, sum, cu);
+            let mut variance = ordered_sum_variance(row.terms, *squares, (sum, partials * row.shrink), cu);
             let mut y = sum;
             if let Some(bias) = self.bias.get(out) {
                 y += bias;
@@ -99,7 +114,7 @@ impl Layer {
             }
             (y, variance)
         };
-        let (y, variance) = sums.iter().zip(squares).enumerate().map(one).unzip();
+        let (y, variance) = sums.iter().zip(&squares).zip(&partials).enumerate().map(one).unzip();
         noisy(task, y, variance, (CELL_CHANNELS, Limits::PLAIN))
     }
 }
