@@ -56,7 +56,7 @@ pub struct Cached<'a> {
 
 impl<'a> Cached<'a> {
     /// The rows of one head.
-    fn head(&self, kv_head: usize, head_dim: usize) -> impl Iterator<Item = &'a [f64]> + use<'a> {
+    fn head(&self, kv_head: usize, head_dim: usize) -> impl Iterator<Item = &'a [f64]> + Clone + use<'a> {
         let head = self.values.chunks_exact((self.rows * head_dim).max(1)).nth(kv_head).unwrap_or_default();
         head.chunks_exact(head_dim.max(1))
     }
@@ -109,7 +109,7 @@ pub fn weigh(shape: &AttentionShape, probs: &[f64], v: &Cached<'_>, head: usize)
 
 impl<'a> Cached<'a> {
     /// The rows that a query head reads.
-    pub fn rows_of(&self, shape: &AttentionShape, head: usize) -> impl Iterator<Item = &'a [f64]> + use<'a> {
+    pub fn rows_of(&self, shape: &AttentionShape, head: usize) -> impl Iterator<Item = &'a [f64]> + Clone + use<'a> {
         self.head(shape.kv_head(head), shape.head_dim)
     }
 }
