@@ -18,6 +18,6 @@ pub mod stats;
 
 pub use arithmetic::Arithmetic;
 pub use float::Float;
-pub use judgement::{Outcome, StageJudgement, Unjudged};
+pub use judgement::{Outcome, PhaseJudgement, StageJudgement, SystematicJudgement, Unjudged};
 pub use replay::Replay;
 pub use stage::{Input, Op, Stage, Way};

@@ -102,7 +102,7 @@ fn one_element_off_flags_its_stage_and_at_most_what_reads_it() {
             let candidates: Vec<usize> = (0..row.len()).filter(|i| own(*i) && row.value(*i).abs() >= median).collect();
             let at = candidates[dice.below(candidates.len())];
             let corrupted = Corrupted { run, event, values: moved(&row, at, 1e-5) };
-            let judged = replay.phase(&run.events, &corrupted, Phase::Decode).unwrap();
+            let judged = replay.phase(&run.events, &corrupted, Phase::Decode).unwrap().stages;
             let flagged: BTreeSet<(Point, i32)> =
                 judged.iter().filter(|j| j.outcome.is_fault()).map(|j| (j.point, j.layer)).collect();
             tried += 1;
@@ -136,7 +136,7 @@ fn expect_only(what: &str, change: impl Fn(&mut Model), settings: Settings, expe
     let mut faulty = Model::demo().unwrap();
     change(&mut faulty);
     let recording = recording(&faulty, settings, &[200], 2);
-    let judged = judge(&Model::demo().unwrap(), &recording.run);
+    let judged = judge(&Model::demo().unwrap(), &recording.run).stages;
     assert!(judged.iter().all(|j| !matches!(j.outcome, Outcome::Unjudged(_))));
     let flagged = flagged_points(&judged);
     println!("{what}: {flagged:?}");
@@ -180,7 +180,7 @@ fn a_wrong_epsilon_is_found_in_the_norms_alone() {
         let mut faulty = Model::demo().unwrap();
         change(&mut faulty);
         let recording = recording(&faulty, settings(storage), &[200], 2);
-        let flagged = flagged_points(&judge(&Model::demo().unwrap(), &recording.run));
+        let flagged = flagged_points(&judge(&Model::demo().unwrap(), &recording.run).stages);
         println!("eps ×{size} {storage}: {flagged:?}");
         assert!(!flagged.is_empty() && flagged.keys().all(|p| norms.contains(p)), "{flagged:?}");
     }
@@ -190,4 +190,40 @@ fn a_wrong_epsilon_is_found_in_the_norms_alone() {
 fn a_window_that_hides_a_key_is_found_in_the_scores_alone() {
     let change = |m: &mut Model| m.config.sliding_windows.iter_mut().for_each(|w| *w = Some(100));
     expect_only("window", change, settings(Storage::Bf16), &[Point::AttnScores]);
+}
+
+/// Multiplies a whole recorded row.
+fn with_gain(row: &Row, gain: f64) -> Vec<f64> {
+    let format = Float::of(row.dtype);
+    row.to_f64().into_iter().map(|v| if v.is_finite() { format.round(v * gain) } else { v }).collect()
+}
+
+/// The smallest gain of one row that is flagged in at least nine of ten rows, by point. Residuals of a row that was rounded
+/// already are those of a gain before the rounding, but for a second rounding's noise.
+#[test]
+fn the_smallest_gain_of_one_row_that_is_found() {
+    let model = Model::demo().unwrap();
+    let points =
+        [Point::AttnNormOut, Point::QPreRope, Point::AttnScores, Point::AttnProjOut, Point::MlpAct, Point::MlpOut];
+    for (storage, largest) in [(Storage::F32, 3e-6), (Storage::F16, 2e-3), (Storage::Bf16, 2e-2)] {
+        let recording = recording(&model, settings(storage), &[60], 1);
+        let run = &recording.run;
+        let replay = Replay::new(&model, run.manifest.as_ref());
+        for point in points {
+            let is_found = |gain: f64| {
+                let events: Vec<&Event> =
+                    run.events.iter().filter(|e| e.phase == Phase::Decode && e.point == point).collect();
+                let found = events.iter().filter(|event| {
+                    let values = with_gain(&run.row(event).unwrap().unwrap(), 1.0 + gain);
+                    let judged = replay.phase(&run.events, &Corrupted { run, event, values }, Phase::Decode).unwrap();
+                    judged.stages.iter().any(|j| (j.point, j.layer) == (point, event.layer) && j.outcome.is_fault())
+                });
+                found.count() * 10 >= events.len() * 9
+            };
+            let sizes = (0..40).map(|i| 1e-7 * 1.6f64.powi(i));
+            let smallest = sizes.into_iter().find(|gain| is_found(*gain)).unwrap();
+            println!("gain of one row, {storage}, {point}: {smallest:.1e}");
+            assert!(smallest <= if point == Point::AttnScores { 3e-6f64.max(largest / 100.0) } else { largest });
+        }
+    }
 }

@@ -11,9 +11,9 @@ use super::float::Float;
 use super::judgement::Unjudged;
 use super::noise::{self, RotaryNoise, relative_rms};
 use super::stage::Op;
-use super::stats::{CELL_CHANNELS, Expected, Limits};
+use super::stats::{CELL_CHANNELS, Derivatives, Direction, Expected, Limits};
 use driftprobe_model::reference::{self, RopePrecision, RopeTable, norm_weight, pair, rotate_heads};
-use driftprobe_model::{Activation, Model, WeightId};
+use driftprobe_model::{Activation, Config, Model, WeightId};
 
 /// One row to be judged.
 #[derive(Clone, Debug)]
@@ -119,7 +119,12 @@ fn norm(model: &Model, task: &Task, id: WeightId, per_head: bool) -> Result<Expe
         }
     }
     let cell = if per_head { weight.len() } else { CELL_CHANNELS };
-    noisy(task, y, variance, (cell, Limits::NORM))
+    let mut expectation = noisy(task, y, variance, (cell, Limits::NORM))?;
+    if let Expectation::Noisy(expected) = &mut expectation {
+        // The row (or head) shares one factor.
+        expected.derivatives.cell = weight.len();
+    }
+    Ok(expectation)
 }
 
 fn rope(model: &Model, task: &Task) -> Result<Expectation, Unjudged> {
@@ -150,7 +155,34 @@ fn rope(model: &Model, task: &Task) -> Result<Expectation, Unjudged> {
         noise::rope_variance(x, &y, &angles)
     };
     add_doubts(&mut variance, x, &doubts, c.rope.layout);
-    noisy(task, y, variance, (c.head_dim, Limits::ROPE))
+    let directions = vec![
+        (
+            Direction::Theta,
+            along_angles(&y, c, |i, frequency| -2.0 * i as f64 / c.head_dim as f64 * task.pos_id as f64 * frequency),
+        ),
+        (Direction::Position, along_angles(&y, c, |_, frequency| frequency)),
+    ];
+    let mut expectation = noisy(task, y, variance, (c.head_dim, Limits::ROPE))?;
+    if let Expectation::Noisy(expected) = &mut expectation {
+        expected.derivatives.directions = directions;
+        expected.derivatives.shared_by_all = true;
+    }
+    Ok(expectation)
+}
+
+/// ∂y/∂parameter where the angle of pair i moves by `slope(i, θᵢ)`: ∓y′·slope.
+fn along_angles(y: &[f64], config: &Config, slope: impl Fn(usize, f64) -> f64) -> Vec<f64> {
+    let head_dim = config.head_dim;
+    let frequencies = config.rope.frequencies(head_dim);
+    let mut out = vec![0.0; y.len()];
+    for (y, out) in y.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
+        for (i, frequency) in frequencies.iter().enumerate() {
+            let (first, second) = pair(config.rope.layout, head_dim, i);
+            let slope = slope(i, *frequency);
+            (out[first], out[second]) = (-y[second] * slope, y[first] * slope);
+        }
+    }
+    out
 }
 
 /// Rounds a table; gives for each pair by how much cos and sin may be off because f32 angles straddle a tie.
@@ -200,7 +232,8 @@ fn gated(activation: Activation, task: &Task) -> Result<Expectation, Unjudged> {
     let up = task.sized(1, gate.len())?;
     let cu = relative_rms(task.arithmetic.elementwise()?);
     let inner = task.arithmetic.inner()?.filter(|f| *f < Float::F32);
-    let (act, variance): (fn(f64) -> f64, fn(f64, f64, f64, f64) -> f64) = match activation {
+    type Variance = fn(f64, f64, f64, f64) -> f64;
+    let (act, variance): (fn(f64) -> f64, Variance) = match activation {
         Activation::Silu => (reference::silu, noise::silu_variance),
         Activation::GeluTanh => (reference::gelu_tanh, noise::gelu_variance),
     };
@@ -212,7 +245,15 @@ fn gated(activation: Activation, task: &Task) -> Result<Expectation, Unjudged> {
         (rounded * u, (doubt * u).powi(2) + (cu * rounded * u).powi(2))
     };
     let (y, variance) = gate.iter().zip(up).map(one).unzip();
-    noisy(task, y, variance, (CELL_CHANNELS, Limits::PLAIN))
+    independent(noisy(task, y, variance, (CELL_CHANNELS, Limits::PLAIN))?)
+}
+
+/// Marks a stage whose elements' errors have no cause in common.
+fn independent(mut expectation: Expectation) -> Result<Expectation, Unjudged> {
+    if let Expectation::Noisy(expected) = &mut expectation {
+        expected.derivatives.cell = 1;
+    }
+    Ok(expectation)
 }
 
 fn noisy(
@@ -223,5 +264,10 @@ fn noisy(
 ) -> Result<Expectation, Unjudged> {
     sized("the row", task.recorded_len, y.len())?;
     let output = task.arithmetic.output()?;
-    Ok(Expectation::Noisy(Expected { y, variance, hidden: Vec::new(), cell, output, limits }))
+    let derivatives = Derivatives {
+        directions: vec![(Direction::Gain, y.clone())],
+        relative: 2.0 * task.arithmetic.elementwise()?.unit_roundoff(),
+        ..Derivatives::default()
+    };
+    Ok(Expectation::Noisy(Expected { y, variance, hidden: Vec::new(), cell, output, limits, derivatives }))
 }

@@ -2,7 +2,7 @@
 
 use super::arithmetic::Unsupported;
 use super::stage::Input;
-use super::stats::{Flag, RowStatistics};
+use super::stats::{Direction, Flag, RowStatistics, ScoreTest};
 use driftprobe_trace::{Phase, Point};
 use std::sync::Arc;
 
@@ -23,6 +23,30 @@ pub struct StageJudgement {
     pub outcome: Outcome,
     /// Fields of the contract that were not declared and had to be assumed.
     pub assumed: Vec<&'static str>,
+}
+
+/// A score test over many rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SystematicJudgement {
+    /// The phase.
+    pub phase: Phase,
+    /// The point.
+    pub point: Point,
+    /// The layer; none: all layers together.
+    pub layer: Option<i32>,
+    /// The parameter.
+    pub direction: Direction,
+    /// The test; [`ScoreTest::is_flagged`] says whether it found something.
+    pub test: ScoreTest,
+}
+
+/// All that is said of one phase.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PhaseJudgement {
+    /// Row by row: prompts in the order of the events, then stages in the order of the computation, then positions.
+    pub stages: Vec<StageJudgement>,
+    /// Over all rows: by point and layer, then by point alone.
+    pub systematic: Vec<SystematicJudgement>,
 }
 
 /// What was found.

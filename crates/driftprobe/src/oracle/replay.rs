@@ -4,11 +4,11 @@ mod recorded;
 
 use super::arithmetic::Arithmetic;
 use super::evaluate::{self, Expectation, Task};
-use super::judgement::{Outcome, StageJudgement, Unjudged};
+use super::judgement::{Outcome, PhaseJudgement, StageJudgement, SystematicJudgement, Unjudged};
 use super::stage::{Input, Op, Stage, Way, graph};
-use super::stats::measure;
+use super::stats::{Direction, Flag, ScoreTest, add_row, measure};
 use driftprobe_model::Model;
-use driftprobe_trace::{Contract, Event, Manifest, Mode, Phase, Row, Rows, TraceError};
+use driftprobe_trace::{Contract, Event, Manifest, Mode, Phase, Point, Row, Rows, TraceError};
 use recorded::{Found, Recorded};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl<'a> Replay<'a> {
     ///
     /// # Errors
     /// If a payload is damaged or missing.
-    pub fn phase(&self, events: &[Event], rows: &dyn Rows, phase: Phase) -> Result<Vec<StageJudgement>, TraceError> {
+    pub fn phase(&self, events: &[Event], rows: &dyn Rows, phase: Phase) -> Result<PhaseJudgement, TraceError> {
         let mut prompts: Vec<(&Arc<str>, Recorded<'_>)> = Vec::new();
         let mut numbers: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
         for event in events.iter().filter(|e| e.phase == phase) {
@@ -52,18 +52,24 @@ impl<'a> Replay<'a> {
                 recorded.add(event);
             }
         }
-        let mut all = Vec::new();
+        let mut stages = Vec::new();
+        let mut tests = Tests::new();
         for (prompt_id, recorded) in &prompts {
             for stage in &self.stages {
                 let place = Place { prompt_id, phase, stage };
-                all.extend(self.stage(&place, recorded)?);
+                stages.extend(self.stage(&place, recorded, &mut tests)?);
             }
         }
-        Ok(all)
+        Ok(PhaseJudgement { stages, systematic: systematic(phase, &tests) })
     }
 
     /// All positions of one stage.
-    fn stage(&self, place: &Place<'_>, recorded: &Recorded<'_>) -> Result<Vec<StageJudgement>, TraceError> {
+    fn stage(
+        &self,
+        place: &Place<'_>,
+        recorded: &Recorded<'_>,
+        tests: &mut Tests,
+    ) -> Result<Vec<StageJudgement>, TraceError> {
         let own = Input { point: place.stage.point, layer: place.stage.layer };
         let mut judgements = Vec::new();
         // Rows by the way in which they are computed, so that linear ones share a pass over their weight.
@@ -84,8 +90,12 @@ impl<'a> Replay<'a> {
             let Some(way) = place.stage.ways.get(way) else { continue };
             let expectations = self.expectations(way, place.stage.layer, &group.tasks);
             for (((at, row), task), expectation) in group.rows.into_iter().zip(&group.tasks).zip(expectations) {
+                let scores = |direction, test: &ScoreTest| {
+                    tests.entry((own.point, own.layer, direction)).or_default().merge(test);
+                };
                 if let Some(judgement) = judgements.get_mut(at) {
-                    judgement.outcome = expectation.map_or_else(Outcome::Unjudged, |e| compare(&row.to_f64(), &e));
+                    judgement.outcome =
+                        expectation.map_or_else(Outcome::Unjudged, |e| compare(&row.to_f64(), &e, scores));
                     judgement.assumed = task.arithmetic.assumed();
                 }
             }
@@ -149,6 +159,32 @@ impl<'a> Replay<'a> {
     }
 }
 
+/// Score tests by point, layer and parameter.
+type Tests = BTreeMap<(Point, i32, Direction), ScoreTest>;
+
+/// Each test, and each point's tests of all layers together.
+fn systematic(phase: Phase, tests: &Tests) -> Vec<SystematicJudgement> {
+    let mut by_point: BTreeMap<(Point, Direction), ScoreTest> = BTreeMap::new();
+    for ((point, _, direction), test) in tests {
+        by_point.entry((*point, *direction)).or_default().merge(test);
+    }
+    let one = |((point, layer, direction), test): (&(Point, i32, Direction), &ScoreTest)| SystematicJudgement {
+        phase,
+        point: *point,
+        layer: Some(*layer),
+        direction: *direction,
+        test: *test,
+    };
+    let whole = by_point.into_iter().map(|((point, direction), test)| SystematicJudgement {
+        phase,
+        point,
+        layer: None,
+        direction,
+        test,
+    });
+    tests.iter().map(one).chain(whole).collect()
+}
+
 /// Rows of one stage that are computed in the same way.
 #[derive(Default)]
 struct Group {
@@ -171,10 +207,20 @@ impl Place<'_> {
     }
 }
 
-fn compare(recorded: &[f64], expectation: &Expectation) -> Outcome {
+/// Holds a row against its expectation; hands the row's score tests to `scores`.
+fn compare(recorded: &[f64], expectation: &Expectation, mut scores: impl FnMut(Direction, &ScoreTest)) -> Outcome {
     match expectation {
         Expectation::Noisy(expected) => {
-            let (statistics, flags) = measure(recorded, expected);
+            let (mut statistics, mut flags) = measure(recorded, expected);
+            for (direction, derivative) in &expected.derivatives.directions {
+                let mut test = ScoreTest::default();
+                add_row(&mut test, recorded, expected, derivative);
+                scores(*direction, &test);
+                statistics.score = statistics.score.max(test.score());
+                if test.is_flagged() {
+                    flags.push(Flag::Score { direction: *direction, score: test.score() });
+                }
+            }
             if flags.is_empty() { Outcome::Clean(statistics) } else { Outcome::Flagged { flags, statistics } }
         }
         Expectation::Exact { candidates, judged } => {

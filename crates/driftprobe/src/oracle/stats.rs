@@ -9,7 +9,7 @@
 
 mod score;
 
-pub use score::ScoreTest;
+pub use score::{Derivatives, Direction, Element, ScoreTest, add_row};
 
 use super::float::Float;
 
@@ -56,6 +56,8 @@ pub struct Expected {
     pub output: Float,
     /// Thresholds.
     pub limits: Limits,
+    /// How it would move with a wrong parameter.
+    pub derivatives: Derivatives,
 }
 
 /// A test that found a residual too large.
@@ -92,6 +94,13 @@ pub enum Flag {
         /// Residual beyond half an ulp, in units of the arithmetic before.
         size: f64,
     },
+    /// E2, over the row alone.
+    Score {
+        /// The parameter.
+        direction: Direction,
+        /// The score.
+        score: f64,
+    },
 }
 
 /// A row's residuals in units of noise.
@@ -107,6 +116,8 @@ pub struct RowStatistics {
     pub element: (usize, f64),
     /// Largest E3, and where.
     pub unrounded: (usize, f64),
+    /// Largest E2 of the row alone.
+    pub score: f64,
 }
 
 /// Holds a recorded row against what it should be. No flag: clean.

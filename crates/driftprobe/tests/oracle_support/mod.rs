@@ -1,7 +1,7 @@
 //! Runs of the embedded engine, and tables of what the oracle says of them.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use driftprobe::oracle::{Outcome, Replay, StageJudgement};
+use driftprobe::oracle::{Outcome, PhaseJudgement, Replay};
 use driftprobe_engine::record::{Plan, Unwatched, record};
 use driftprobe_engine::{
     DecodeAttention, EmbeddedEngine, Engine, PrefillAttention, QuantisedMatmul, Settings, Storage,
@@ -91,16 +91,23 @@ pub fn recording(model: &Model, settings: Settings, lengths: &[usize], steps: us
     Recording { dir, run }
 }
 
-pub fn judge(model: &Model, run: &Run) -> Vec<StageJudgement> {
+/// Both phases.
+pub fn judge(model: &Model, run: &Run) -> PhaseJudgement {
     let replay = Replay::new(model, run.manifest.as_ref());
-    let phases = [Phase::Prefill, Phase::Decode].into_iter();
-    phases.flat_map(|phase| replay.phase(&run.events, run, phase).unwrap()).collect()
+    let mut all = PhaseJudgement::default();
+    for phase in [Phase::Prefill, Phase::Decode] {
+        let judged = replay.phase(&run.events, run, phase).unwrap();
+        all.stages.extend(judged.stages);
+        all.systematic.extend(judged.systematic);
+    }
+    all
 }
 
 /// Counts and z of many judgements, by point.
 #[derive(Default)]
 pub struct Table {
     rows: BTreeMap<(Point, String), Cell>,
+    scores: BTreeMap<(Point, String), f64>,
     pub judged: usize,
     pub unjudged: usize,
     pub faults: Vec<String>,
@@ -117,8 +124,16 @@ struct Cell {
 }
 
 impl Table {
-    pub fn add(&mut self, name: &str, what: &str, judgements: &[StageJudgement]) {
-        for j in judgements {
+    pub fn add(&mut self, name: &str, what: &str, judged: &PhaseJudgement) {
+        for s in &judged.systematic {
+            let key = (s.point, format!("{:?}", s.direction));
+            let largest = self.scores.entry(key).or_default();
+            *largest = largest.max(s.test.score());
+            if s.test.is_flagged() {
+                self.faults.push(format!("{what}: {s:?}"));
+            }
+        }
+        for j in &judged.stages {
             let place = format!("{what}: {} {:?} {} layer {} pos {}", j.prompt_id, j.phase, j.point, j.layer, j.pos);
             self.judged += 1;
             let cell = self.rows.entry((j.point, name.to_owned())).or_default();
@@ -153,6 +168,9 @@ impl Table {
                 "| {point} | {name} | {} | {} | {rms:.2} | {:.2} | {:.2} | {:.2} |",
                 c.rows, c.values, c.cell, c.element, c.unrounded
             );
+        }
+        for ((point, direction), score) in &self.scores {
+            println!("largest score of {point} along {direction}: {score:.2}");
         }
         println!("{} judged, {} not, {} faults", self.judged, self.unjudged, self.faults.len());
     }

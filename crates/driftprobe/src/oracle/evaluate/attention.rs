@@ -7,7 +7,7 @@ use crate::oracle::judgement::Unjudged;
 use crate::oracle::noise::{
     AttentionNoise, HeadInputs, attention_head, relative_rms, scores_variance, softmax_variance, weigh_variance,
 };
-use crate::oracle::stats::{Expected, Limits};
+use crate::oracle::stats::{Derivatives, Direction, Expected, Limits};
 use driftprobe_model::Config;
 use driftprobe_model::reference::{self, AttentionShape, Cached, HeadScores, head_scores};
 
@@ -65,7 +65,10 @@ impl Columns {
         let output = task.arithmetic.output()?;
         let empty = Vec::with_capacity(task.recorded_len);
         let (y, variance) = (empty.clone(), empty);
-        let expected = Expected { y, variance, hidden: Vec::new(), cell: columns.max(1), output, limits };
+        let derivatives =
+            Derivatives { relative: 2.0 * task.arithmetic.elementwise()?.unit_roundoff(), ..Derivatives::default() };
+        let cell = columns.max(1);
+        let expected = Expected { y, variance, hidden: Vec::new(), cell, output, limits, derivatives };
         Ok(Columns { expected, columns })
     }
 
@@ -95,6 +98,11 @@ pub fn scores(config: &Config, layer: usize, task: &Task) -> Result<Expectation,
         let visible: Vec<bool> = head.scores.iter().map(|s| s.is_finite()).collect();
         all.push(&head.scores, &variance, (&visible, f64::NEG_INFINITY));
     }
+    // ∂s/∂ln scale of what is seen; under a soft cap times its slope.
+    let slope =
+        |s: &f64| if s.is_finite() { s * shape.softcap.map_or(1.0, |cap| 1.0 - (s / cap).powi(2)) } else { 0.0 };
+    let along = all.expected.y.iter().map(slope).collect();
+    all.expected.derivatives.directions.push((Direction::Temperature, along));
     Ok(Expectation::Noisy(all.expected))
 }
 
@@ -167,13 +175,34 @@ pub fn attention(config: &Config, layer: usize, task: &Task) -> Result<Expectati
     let noise = noise(&shape, &task.arithmetic)?;
     let v = cached(&shape, task.input(2), task.pos)?;
     sized("the values", task.input(2).len(), task.input(1).len())?;
-    let (mut y, mut variance) = (Vec::new(), Vec::new());
+    let (mut y, mut variance, mut along) = (Vec::new(), Vec::new(), Vec::new());
     for (head, scores) in all_scores(&shape, task)?.into_iter().enumerate() {
         let probs = reference::softmax(&scores.scores);
         let out = reference::weigh(&shape, &probs, &v, head);
         let inputs = HeadInputs { scores: &scores.scores, squares: &scores.squares, probs: &probs, out: &out };
         variance.extend(attention_head(&inputs, v.rows_of(&shape, head), &noise));
+        along.extend(along_temperature(&inputs, v.rows_of(&shape, head), shape.softcap));
         y.extend(out);
     }
-    heads(task, &shape, (y, variance))
+    let mut expectation = heads(task, &shape, (y, variance))?;
+    if let Expectation::Noisy(expected) = &mut expectation {
+        expected.derivatives.directions.push((Direction::Temperature, along));
+    }
+    Ok(expectation)
+}
+
+/// ∂o/∂ln scale = Σⱼ pⱼs′ⱼ(Vⱼ − o), s′ being the score, under a soft cap times its slope.
+fn along_temperature<'v>(
+    inputs: &HeadInputs<'_>,
+    v: impl Iterator<Item = &'v [f64]>,
+    softcap: Option<f64>,
+) -> Vec<f64> {
+    let mut along = vec![0.0; inputs.out.len()];
+    for ((s, p), row) in inputs.scores.iter().zip(inputs.probs).zip(v).filter(|((s, _), _)| s.is_finite()) {
+        let moved = s * softcap.map_or(1.0, |cap| 1.0 - (s / cap).powi(2));
+        for ((along, o), v) in along.iter_mut().zip(inputs.out).zip(row) {
+            *along += p * moved * (v - o);
+        }
+    }
+    along
 }

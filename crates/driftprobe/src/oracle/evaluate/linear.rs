@@ -1,6 +1,6 @@
 //! Linear layers, many rows in one pass over the weight.
 
-use super::{Expectation, Task, noisy};
+use super::{Expectation, Task, independent, noisy};
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::noise::{ordered_sum_variance, relative_rms, softcap_variance};
 use crate::oracle::quantise::Quantiser;
@@ -115,6 +115,6 @@ impl Layer {
             (y, variance)
         };
         let (y, variance) = sums.iter().zip(&squares).zip(&partials).enumerate().map(one).unzip();
-        noisy(task, y, variance, (CELL_CHANNELS, Limits::PLAIN))
+        independent(noisy(task, y, variance, (CELL_CHANNELS, Limits::PLAIN))?)
     }
 }
