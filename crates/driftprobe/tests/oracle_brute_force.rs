@@ -342,8 +342,9 @@ fn attention_has_the_variance_of_its_scores_and_sums() {
             }
             for (z, way) in z.iter().zip(["sequential", "lanes", "split in 4", "split in 7, fused"]) {
                 let what = format!("attention {keys}×{width}, sharpness {sharpness}, sink {sink}, P in {probs}, {way}");
-                // Behind a sink of e²⁵ nothing is left to round: additions change no bit.
-                z.expect(&what, (0.05, RMS_MAX, 10.0));
+                // Behind a sink of e²⁵ nothing is left to round: its own weight is 1, and additions change no bit.
+                let rms_min = if sink < 15.0 && way == "sequential" { 0.25 } else { 0.0 };
+                z.expect(&what, (rms_min, RMS_MAX, 10.0));
             }
         }
     }

@@ -3,6 +3,8 @@
 mod attention;
 mod exact;
 mod linear;
+#[cfg(test)]
+mod tests;
 
 pub use linear::linear;
 
@@ -266,7 +268,7 @@ fn noisy(
     let output = task.arithmetic.output()?;
     let derivatives = Derivatives {
         directions: vec![(Direction::Gain, y.clone())],
-        relative: 2.0 * task.arithmetic.elementwise()?.unit_roundoff(),
+        relative: task.arithmetic.elementwise()?.unit_roundoff(),
         ..Derivatives::default()
     };
     Ok(Expectation::Noisy(Expected { y, variance, hidden: Vec::new(), cell, output, limits, derivatives }))

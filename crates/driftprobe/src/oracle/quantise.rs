@@ -11,7 +11,7 @@
 //! differs where x/d lies exactly between two integers.)
 
 use super::float::Float;
-use driftprobe_model::{Weight, WeightDtype};
+use driftprobe_model::WeightDtype;
 use half::f16;
 
 /// A quantiser of activations.
@@ -42,6 +42,15 @@ impl Quantiser {
             Quantiser::Q8_0 => "q8_0",
             Quantiser::Q8_1 => "q8_1",
             Quantiser::Q8K => "q8_k",
+        }
+    }
+
+    /// Products that an integer kernel sums exactly before it rounds, for weights of this type: a block of 32 at least, of
+    /// 16 in effect where the minima are summed apart, since both parts are larger than their difference.
+    pub const fn products_a_rounding(weights: WeightDtype) -> f64 {
+        match weights {
+            WeightDtype::Q2_K | WeightDtype::Q4_K | WeightDtype::Q5_K => 16.0,
+            _ => 32.0,
         }
     }
 
@@ -85,13 +94,10 @@ pub struct Quantised {
 }
 
 impl Quantised {
-    /// What the sums' errors add to each of the weight's outputs: Σ_b m_b·error_b. Empty if nothing.
-    pub fn shifts(&self, weight: &Weight) -> Vec<f64> {
+    /// What the sums' errors add to each output of a weight of these blocks, `row_size_bytes` an output: Σ_b m_b·error_b.
+    /// Empty if nothing.
+    pub fn shifts(&self, dtype: WeightDtype, weight: &[u8], row_size_bytes: usize) -> Vec<f64> {
         if self.sum_errors.iter().all(|e| *e == 0.0) {
-            return Vec::new();
-        }
-        let (values, bytes) = weight.dtype().block();
-        if weight.cols() != values * self.sum_errors.len() {
             return Vec::new();
         }
         // Q4_1 and Q5_1 blocks begin with d and m, both f16.
@@ -99,8 +105,9 @@ impl Quantised {
             [_, _, low, high, ..] => f16::from_le_bytes([*low, *high]).to_f64(),
             _ => f64::NAN,
         };
-        let shift = |row: &[u8]| row.chunks(bytes).zip(&self.sum_errors).map(|(block, e)| minimum(block) * e).sum();
-        weight.bytes().chunks(weight.row_size_bytes().max(1)).map(shift).collect()
+        let blocks = |row: &[u8]| row.chunks(dtype.block().1).map(minimum).collect::<Vec<f64>>();
+        let shift = |row: &[u8]| blocks(row).iter().zip(&self.sum_errors).map(|(m, e)| m * e).sum();
+        weight.chunks(row_size_bytes.max(1)).map(shift).collect()
     }
 }
 

@@ -66,7 +66,7 @@ impl Columns {
         let empty = Vec::with_capacity(task.recorded_len);
         let (y, variance) = (empty.clone(), empty);
         let derivatives =
-            Derivatives { relative: 2.0 * task.arithmetic.elementwise()?.unit_roundoff(), ..Derivatives::default() };
+            Derivatives { relative: task.arithmetic.elementwise()?.unit_roundoff(), ..Derivatives::default() };
         let cell = columns.max(1);
         let expected = Expected { y, variance, hidden: Vec::new(), cell, output, limits, derivatives };
         Ok(Columns { expected, columns })

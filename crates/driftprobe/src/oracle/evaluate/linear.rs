@@ -11,8 +11,6 @@ use std::ops::Range;
 
 /// Rows that share a pass; bounds the memory.
 const ROWS_A_PASS: usize = 32;
-/// An integer kernel rounds once a block, at least of this many products.
-const INTEGER_BLOCK: f64 = 32.0;
 
 /// W, bias and soft cap of a linear stage.
 type Parameters = (WeightId, Option<WeightId>, Option<f64>);
@@ -80,13 +78,9 @@ impl Layer {
             return Err(crate::oracle::arithmetic::Unsupported { field: "activation_quant", value }.into());
         }
         let quantised = quantiser.apply(x);
-        let shifts = quantised.shifts(&self.weight);
-        Ok(Prepared {
-            x: quantised.values,
-            terms: (terms / INTEGER_BLOCK).max(1.0),
-            shrink: 1.0 / INTEGER_BLOCK,
-            shifts,
-        })
+        let shifts = quantised.shifts(self.weight.dtype(), self.weight.bytes(), self.weight.row_size_bytes());
+        let shrink = 1.0 / Quantiser::products_a_rounding(self.weight.dtype());
+        Ok(Prepared { x: quantised.values, terms: (terms * shrink).max(1.0), shrink, shifts })
     }
 
     fn finish(
