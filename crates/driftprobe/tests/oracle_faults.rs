@@ -5,7 +5,7 @@ mod oracle_support;
 use driftprobe::oracle::{Float, Outcome, Replay, StageJudgement};
 use driftprobe_engine::{DecodeAttention, PrefillAttention, Settings, Storage};
 use driftprobe_model::Model;
-use driftprobe_trace::{Dtype, Event, Phase, Point, Row, Rows, Run, TraceError};
+use driftprobe_trace::{Contract, Dtype, Event, Phase, Point, Row, Rows, Run, TraceError};
 use oracle_support::{Dice, judge, recording};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -250,4 +250,51 @@ fn what_is_not_recorded_is_said_and_not_guessed() {
         assert!(why.to_string().starts_with("attn_probs of layer"), "{why}");
     }
     assert!(judged.iter().filter(|j| j.point != Point::AttnOut).all(|j| j.outcome.is_clean()));
+}
+
+/// Cached rows of earlier positions are held against the rows that the same phase wrote there.
+#[test]
+fn a_stale_slot_is_found_where_its_source_was_recorded() {
+    let model = Model::demo().unwrap();
+    let recording = recording(&model, settings(Storage::F16), &[20], 4);
+    let run = &recording.run;
+    // Positions 19 to 22 are recorded; the last row's cache has them as its rows 19 to 22 of 23.
+    let wanted =
+        |e: &&Event| (e.phase, e.point, e.layer, e.logical_tok_idx) == (Phase::Decode, Point::VCache, 2, Some(22));
+    let event = run.events.iter().find(wanted).unwrap();
+    let mut values = run.row(event).unwrap().unwrap().to_f64();
+    let width = model.config.head_dim;
+    values.copy_within(20 * width..21 * width, 21 * width);
+    let replay = Replay::new(&model, run.manifest.as_ref());
+    let judged = replay.phase(&run.events, &Corrupted { run, event, values }, Phase::Decode).unwrap().stages;
+    let flagged: Vec<_> = judged.iter().filter(|j| j.outcome.is_fault()).map(|j| (j.point, j.layer, j.pos)).collect();
+    assert_eq!(flagged[0], (Point::VCache, 2, 22));
+    // The recorded attention did not read what the record now shows.
+    assert!(flagged[1..].iter().all(|f| *f == (Point::AttnOut, 2, 22)), "{flagged:?}");
+    let Outcome::Mismatch { first, differing, .. } = &judged.iter().find(|j| j.outcome.is_fault()).unwrap().outcome
+    else {
+        panic!("no mismatch");
+    };
+    assert!(*first >= 21 * width && *first < 22 * width && *differing <= width);
+}
+
+/// A contract is a claim that the record can refute.
+#[test]
+fn a_contract_that_claims_too_much_is_found_out() {
+    let model = Model::demo().unwrap();
+    let recording = recording(&model, settings(Storage::F32), &[20], 1);
+    let run = &recording.run;
+    let mut contract = run.manifest.as_ref().unwrap().contract.clone().unwrap();
+    contract.flat.activations = Some("bf16".to_owned());
+    let judge = |contract: Contract| {
+        let replay = Replay::new(&model, run.manifest.as_ref()).with_contract(&contract);
+        flagged_points(&replay.phase(&run.events, run, Phase::Prefill).unwrap().stages)
+    };
+    // Claimed coarser than it is: nothing to flag, and little that could be.
+    assert!(judge(contract.clone()).is_empty());
+    contract.flat.accumulate = Some("f64".to_owned());
+    contract.flat.activations = Some("f32".to_owned());
+    // Claimed finer: a rounding of f32 is no fault in f32 storage, but sums of n of them are.
+    let flagged = judge(contract);
+    assert!(flagged.contains_key(&Point::MlpOut) && flagged.contains_key(&Point::AttnScores), "{flagged:?}");
 }
