@@ -3,7 +3,7 @@
 //! - **E1**: RMS z over a cell (a head of a row, or 32 channels), and the largest |z|.
 //! - **E3**: the largest residual that the storage rounding cannot explain, in units of the arithmetic before it. In 16-bit
 //!   formats it is far sharper than E1 where the whole row is off by less than an ulp.
-//! - **E2**, the score test along a derivative, is in [`score`].
+//! - **E2**: the score test along a derivative, [`ScoreTest`].
 //!
 //! Every comparison is written so that NaN flags.
 
