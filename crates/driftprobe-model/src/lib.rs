@@ -12,6 +12,7 @@ mod gguf;
 mod hf;
 mod layout;
 mod model;
+pub mod reference;
 mod rope;
 mod tokenizer;
 mod weights;

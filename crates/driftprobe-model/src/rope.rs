@@ -1,7 +1,7 @@
 //! The rotary embedding's frequencies, with the scalings that stretch them for long contexts.
 //!
 //! Sources: RoPE arXiv 2104.09864; YaRN arXiv 2309.00071; the `llama3` rule from Llama 3.1's release. The frequencies are
-//! computed in f64 and rounded once to f32, the type in which engines hold them.
+//! computed in f64; engines hold them rounded once to f32.
 
 use std::f64::consts::PI;
 
@@ -78,6 +78,11 @@ pub struct Rope {
 impl Rope {
     /// The head_dim/2 frequencies in radians a position, rounded to f32.
     pub fn inv_freq(&self, head_dim: usize) -> Vec<f32> {
+        self.frequencies(head_dim).iter().map(|f| *f as f32).collect()
+    }
+
+    /// The head_dim/2 frequencies in radians a position, in f64.
+    pub fn frequencies(&self, head_dim: usize) -> Vec<f64> {
         let half = head_dim / 2;
         let plain = |i: usize| self.theta.powf(-2.0 * i as f64 / head_dim as f64);
         let scaled = |i: usize| match &self.scaling {
@@ -103,7 +108,7 @@ impl Rope {
                 plain(i) / factor * divided + plain(i) * (1.0 - divided)
             }
         };
-        (0..half).map(|i| scaled(i) as f32).collect()
+        (0..half).map(scaled).collect()
     }
 
     /// Factor on cos and sin (1 except for YaRN).

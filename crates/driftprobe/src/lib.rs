@@ -12,6 +12,7 @@ pub mod evidence;
 pub mod exercise;
 pub mod judge;
 pub mod metrics;
+pub mod oracle;
 pub mod pair;
 pub mod place;
 pub mod reason;

@@ -1,0 +1,155 @@
+//! x·Wᵀ with W where it is mapped, dequantised a tile of rows at a time.
+//!
+//! The same pass gives Σ xᵢ²wᵢⱼ² and the squares of the partial sums, which the noise model of a linear layer needs.
+
+use super::{ShapeError, expect};
+use crate::Weight;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Weight rows that one task dequantises and multiplies. Fixed; results do not depend on it nor on the threads anyway,
+/// since each output is one sum of its own.
+const TILE_ROWS: usize = 32;
+/// Multiplications below which splitting the work costs more than it saves.
+const SERIAL_PRODUCTS_MAX: usize = 1 << 16;
+/// Running sums of a dot product: enough for the compiler to vectorise, and to hide the latency of an addition.
+const LANES: usize = 8;
+
+/// Products between two looks at the partial sum.
+const BLOCK: usize = 32;
+
+/// What a linear layer gives without its bias, all `[tokens, outputs]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Projection {
+    /// Σᵢ xᵢwᵢⱼ.
+    pub sums: Vec<f64>,
+    /// Σᵢ (xᵢwᵢⱼ)².
+    pub squares: Vec<f64>,
+    /// Σₖ sₖ², sₖ being the sum of the first k products in the order of the inputs (looked at every 32 products).
+    pub partials: Vec<f64>,
+}
+
+/// One output.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    sum: f64,
+    squares: f64,
+    partials: f64,
+}
+
+/// The outputs `outputs` of x·Wᵀ, for x `[tokens, inputs]` and W `[all outputs, inputs]`.
+///
+/// Products of f32 weights and f32 (or narrower) activations are exact in f64; the sums have eight running parts.
+///
+/// # Errors
+/// When x is not a whole number of rows of W's width, or W has not these outputs.
+pub fn linear(weight: &Weight, outputs: Range<usize>, x: &[f64]) -> Result<Projection, ShapeError> {
+    let (width, all) = (weight.cols().max(1), weight.rows());
+    expect(format!("the input of {}", weight.name()), x.len(), x.len() / width * width)?;
+    expect(format!("the outputs of {}", weight.name()), outputs.end, outputs.end.min(all).max(outputs.start))?;
+    let tokens = x.len() / width;
+    let starts: Vec<usize> = outputs.clone().step_by(TILE_ROWS).collect();
+    let tile = |start: &usize| one_tile(weight, *start..(*start + TILE_ROWS).min(outputs.end), x);
+    let tiles: Vec<Vec<Sums>> = if outputs.len() * x.len() <= SERIAL_PRODUCTS_MAX {
+        starts.iter().map(tile).collect()
+    } else {
+        starts.par_iter().map(tile).collect()
+    };
+    let empty = Vec::with_capacity(outputs.len() * tokens);
+    let mut out = Projection { sums: empty.clone(), squares: empty.clone(), partials: empty };
+    for token in 0..tokens {
+        for one in tiles.iter().flat_map(|t| t.iter().skip(token).step_by(tokens)) {
+            out.sums.push(one.sum);
+            out.squares.push(one.squares);
+            out.partials.push(one.partials);
+        }
+    }
+    Ok(out)
+}
+
+/// Some outputs, `[outputs, tokens]`.
+fn one_tile(weight: &Weight, outputs: Range<usize>, x: &[f64]) -> Vec<Sums> {
+    let width = weight.cols().max(1);
+    let products = |rows: &[f32]| {
+        let row = |w| x.chunks_exact(width).map(move |x| dot(w, x));
+        rows.chunks_exact(width).flat_map(row).collect()
+    };
+    match weight.as_f32().and_then(|all| all.get(outputs.start * width..outputs.end * width)) {
+        Some(rows) => products(rows),
+        None => {
+            let mut rows = vec![0.0; outputs.len() * width];
+            weight.dequantise_rows(outputs, &mut rows);
+            products(&rows)
+        }
+    }
+}
+
+fn dot(w: &[f32], x: &[f64]) -> Sums {
+    let mut all = Sums::default();
+    for (w, x) in w.chunks(BLOCK).zip(x.chunks(BLOCK)) {
+        let (sum, squares) = block(w, x);
+        all.sum += sum;
+        all.squares += squares;
+        all.partials += w.len() as f64 * all.sum * all.sum;
+    }
+    all
+}
+
+/// Σ wx and Σ (wx)².
+fn block(w: &[f32], x: &[f64]) -> (f64, f64) {
+    let (w_lanes, w_rest) = w.as_chunks::<LANES>();
+    let (x_lanes, x_rest) = x.as_chunks::<LANES>();
+    let (mut sums, mut squares) = ([0f64; LANES], [0f64; LANES]);
+    for (w, x) in w_lanes.iter().zip(x_lanes) {
+        for i in 0..LANES {
+            let product = f64::from(w[i]) * x[i];
+            sums[i] += product;
+            squares[i] += product * product;
+        }
+    }
+    for ((w, x), (sum, square)) in w_rest.iter().zip(x_rest).zip(sums.iter_mut().zip(&mut squares)) {
+        let product = f64::from(*w) * x;
+        *sum += product;
+        *square += product * product;
+    }
+    (sums.iter().sum(), squares.iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Model;
+
+    #[test]
+    fn a_projection_is_the_sum_of_products_whatever_the_tile_and_the_rows_asked_for() {
+        let model = Model::demo().unwrap();
+        let weight = model.weights.get("model.layers.0.mlp.gate_proj.weight").unwrap();
+        let (rows, width) = (weight.rows(), weight.cols());
+        let dense = weight.to_f32();
+        let x: Vec<f64> = (0..3 * width).map(|i| ((i * 37 % 101) as f64 - 50.0) / 7.0).collect();
+        let all = linear(&weight, 0..rows, &x).unwrap();
+        for token in 0..3 {
+            for out in 0..rows {
+                let products = (0..width).map(|i| f64::from(dense[out * width + i]) * x[token * width + i]);
+                let (sum, square) = products.fold((0.0, 0.0), |(s, q), p| (s + p, q + p * p));
+                assert!((all.sums[token * rows + out] - sum).abs() <= 1e-13 * square.sqrt() * 8.0);
+                assert!((all.squares[token * rows + out] - square).abs() <= 1e-13 * square);
+                // 64 inputs: partial sums after 32 and after all, each counted for 32 products.
+                let half: f64 = (0..32).map(|i| f64::from(dense[out * width + i]) * x[token * width + i]).sum();
+                let partials = 32.0 * (half * half + sum * sum);
+                assert!(width == 64 && (all.partials[token * rows + out] - partials).abs() <= 1e-11 * partials + 1e-12);
+            }
+        }
+        let some = linear(&weight, 30..71, &x[width..2 * width]).unwrap();
+        assert_eq!(some.sums, all.sums[rows + 30..rows + 71]);
+        assert_eq!(some.squares, all.squares[rows + 30..rows + 71]);
+    }
+
+    #[test]
+    fn an_input_of_another_width_is_refused() {
+        let model = Model::demo().unwrap();
+        let weight = model.weights.get("model.layers.0.mlp.gate_proj.weight").unwrap();
+        assert!(linear(&weight, 0..4, &vec![0.0; weight.cols() + 1]).is_err());
+        assert!(linear(&weight, 0..weight.rows() + 1, &vec![0.0; weight.cols()]).is_err());
+    }
+}

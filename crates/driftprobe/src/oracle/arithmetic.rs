@@ -1,0 +1,249 @@
+//! What an engine's contract says of one stage's arithmetic.
+//!
+//! The most special word counts: what the contract says of the point, else of the phase, else of all. What it does not
+//! say is not guessed silently: it is assumed, and the assumption is on record in [`Arithmetic::assumed`].
+
+use super::float::Float;
+use driftprobe_trace::{Contract, ContractFields, Dtype, Phase, Point};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+/// A contract's field has a value that the oracle has no arithmetic for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the contract says {field} is {value:?}, which the oracle cannot compute")]
+pub struct Unsupported {
+    /// The field.
+    pub field: &'static str,
+    /// Its value.
+    pub value: String,
+}
+
+/// The roundings of one stage.
+#[derive(Clone, Debug)]
+pub struct Arithmetic {
+    point: Point,
+    fields: ContractFields,
+    /// Accumulator that the contract names for this very point.
+    own_accumulator: bool,
+    dtype: Dtype,
+    assumed: RefCell<BTreeSet<&'static str>>,
+}
+
+impl Arithmetic {
+    /// The arithmetic of `point` in `phase`, whose rows are recorded in `dtype`.
+    pub fn resolve(contract: Option<&Contract>, phase: Phase, point: Point, dtype: Dtype) -> Arithmetic {
+        let mut fields = ContractFields::default();
+        let mut own_accumulator = false;
+        if let Some(contract) = contract {
+            let own = std::iter::once(point.id()).chain(point.aliases().iter().copied());
+            let own = own.filter_map(|name| contract.by_point.get(name)).next();
+            own_accumulator = own.is_some_and(|f| f.accumulate.is_some());
+            for layer in [own, contract.by_phase.get(&phase), Some(&contract.flat)].into_iter().flatten() {
+                fill(&mut fields, layer);
+            }
+        }
+        Arithmetic { point, fields, own_accumulator, dtype, assumed: RefCell::default() }
+    }
+
+    /// The same with this format of the cache: what the event says of its own row is more special than any contract.
+    #[must_use]
+    pub fn with_kv_cache(mut self, format: &str) -> Arithmetic {
+        self.fields.kv_cache = Some(format.to_owned());
+        self
+    }
+
+    /// What was not declared and had to be assumed, of what has been asked so far.
+    pub fn assumed(&self) -> Vec<&'static str> {
+        self.assumed.borrow().iter().copied().collect()
+    }
+
+    fn float(&self, field: &'static str, value: &Option<String>) -> Result<Option<Float>, Unsupported> {
+        match value {
+            None => Ok(None),
+            Some(name) => match Float::parse(name) {
+                Some(float) => Ok(Some(float)),
+                None => Err(Unsupported { field, value: name.clone() }),
+            },
+        }
+    }
+
+    fn or(&self, field: &'static str, value: &Option<String>, otherwise: Float) -> Result<Float, Unsupported> {
+        Ok(self.float(field, value)?.unwrap_or_else(|| {
+            self.assumed.borrow_mut().insert(field);
+            otherwise
+        }))
+    }
+
+    /// Format of the accumulator of sums; f32 if not declared.
+    ///
+    /// # Errors
+    /// If the contract names one that is not known. So too below.
+    pub fn accumulate(&self) -> Result<Float, Unsupported> {
+        self.or("accumulate", &self.fields.accumulate, Float::F32)
+    }
+
+    /// Format in which norms, rotations and activations are computed: f32, or finer if sums are. A coarse accumulator
+    /// counts here only if the contract names it for this very point, since engines widen these stages to f32.
+    pub fn elementwise(&self) -> Result<Float, Unsupported> {
+        let accumulate = self.accumulate()?;
+        Ok(if self.own_accumulator { accumulate } else { accumulate.max(Float::F32) })
+    }
+
+    /// Format of the softmax; f32 if not declared.
+    pub fn softmax(&self) -> Result<Float, Unsupported> {
+        self.or("softmax", &self.fields.softmax, Float::F32)
+    }
+
+    /// Format in which the stage's result is stored: what the contract says of the residual stream, the scores, the
+    /// probabilities or the activations; never finer than the recorded dtype, which is all that can be seen.
+    pub fn output(&self) -> Result<Float, Unsupported> {
+        use Point::*;
+        let recorded = Float::of(self.dtype);
+        let declared = match self.point {
+            EmbedOut | ResidualPreAttn | ResidualPostAttn | ResidualPostMlp | FinalNormIn => {
+                match &self.fields.residual {
+                    None => self.or("activations", &self.fields.activations, recorded)?,
+                    residual => self.or("residual", residual, recorded)?,
+                }
+            }
+            AttnScores => self.or("scores", &self.fields.scores, recorded)?,
+            AttnProbs => self.or("probs", &self.fields.probs, recorded)?,
+            KCache | VCache => recorded,
+            _ => self.or("activations", &self.fields.activations, recorded)?,
+        };
+        Ok(declared.min(recorded))
+    }
+
+    /// The recorded dtype.
+    pub fn recorded(&self) -> Float {
+        Float::of(self.dtype)
+    }
+
+    /// Format that the cache holds, if declared.
+    pub fn kv_cache(&self) -> Result<Option<Float>, Unsupported> {
+        self.float("kv_cache", &self.fields.kv_cache)
+    }
+
+    /// Format in which scores are stored on the way; f32 if not declared.
+    pub fn scores(&self) -> Result<Float, Unsupported> {
+        self.or("scores", &self.fields.scores, Float::F32)
+    }
+
+    /// Format in which probabilities are stored on the way; f32 if not declared.
+    pub fn probs(&self) -> Result<Float, Unsupported> {
+        self.or("probs", &self.fields.probs, Float::F32)
+    }
+
+    /// Format of the table of cos and sin; f32 if not declared.
+    pub fn rope_table(&self) -> Result<Float, Unsupported> {
+        self.or("rope_table", &self.fields.rope_table, Float::F32)
+    }
+
+    /// The rounding before the last, where the contract's `rounding` of this point has two: of x·rsqrt before the weight
+    /// (norm), of the two products (rotary embedding), of the activation before the product with up (MLP).
+    pub fn inner(&self) -> Result<Option<Float>, Unsupported> {
+        match self.fields.rounding.as_deref() {
+            Some([inner, .., _]) => self.float("rounding", &Some(inner.clone())),
+            _ => Ok(None),
+        }
+    }
+
+    /// Names of the quantisers of activations, if any.
+    pub fn activation_quant(&self) -> Vec<&str> {
+        let names = self.fields.activation_quant.as_deref().unwrap_or_default();
+        names.split(',').map(str::trim).filter(|n| !n.is_empty() && *n != "none").collect()
+    }
+}
+
+/// Takes from `from` what `into` does not have.
+fn fill(into: &mut ContractFields, from: &ContractFields) {
+    let pairs = [
+        (&mut into.weights, &from.weights),
+        (&mut into.activations, &from.activations),
+        (&mut into.accumulate, &from.accumulate),
+        (&mut into.residual, &from.residual),
+        (&mut into.kv_cache, &from.kv_cache),
+        (&mut into.softmax, &from.softmax),
+        (&mut into.activation_quant, &from.activation_quant),
+        (&mut into.scores, &from.scores),
+        (&mut into.probs, &from.probs),
+        (&mut into.rope_table, &from.rope_table),
+    ];
+    for (into, from) in pairs {
+        if into.is_none() {
+            into.clone_from(from);
+        }
+    }
+    if into.rounding.is_none() {
+        into.rounding.clone_from(&from.rounding);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some(name: &str) -> Option<String> {
+        Some(name.to_owned())
+    }
+
+    fn contract() -> Contract {
+        let mut contract = Contract {
+            flat: ContractFields {
+                activations: some("bf16"),
+                residual: some("f32"),
+                accumulate: some("f16"),
+                kv_cache: some("fp8_e4m3"),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let decode = ContractFields { accumulate: some("f32"), activations: some("f16"), ..Default::default() };
+        contract.by_phase.insert(Phase::Decode, decode);
+        let logits = ContractFields { activations: some("f32"), ..Default::default() };
+        contract.by_point.insert("logits".to_owned(), logits);
+        let norm = ContractFields { rounding: Some(vec!["bf16".into(), "bf16".into()]), ..Default::default() };
+        contract.by_point.insert("ffn_norm".to_owned(), norm);
+        contract
+    }
+
+    fn of(phase: Phase, point: Point, dtype: Dtype) -> Arithmetic {
+        Arithmetic::resolve(Some(&contract()), phase, point, dtype)
+    }
+
+    #[test]
+    fn the_point_counts_before_the_phase_and_the_phase_before_the_rest() {
+        let accumulate = |phase, point| of(phase, point, Dtype::F32).accumulate().unwrap();
+        let output = |phase, point| of(phase, point, Dtype::F32).output().unwrap();
+        assert_eq!(accumulate(Phase::Prefill, Point::MlpOut), Float::F16);
+        assert_eq!(accumulate(Phase::Decode, Point::MlpOut), Float::F32);
+        assert_eq!(output(Phase::Prefill, Point::MlpOut), Float::Bf16);
+        assert_eq!(output(Phase::Decode, Point::MlpOut), Float::F16);
+        assert_eq!(output(Phase::Decode, Point::Logits), Float::F32);
+        assert_eq!(output(Phase::Decode, Point::ResidualPostMlp), Float::F32);
+        assert_eq!(of(Phase::Decode, Point::FfnNormOut, Dtype::F32).inner(), Ok(Some(Float::Bf16)), "by an alias");
+        assert_eq!(of(Phase::Decode, Point::AttnNormOut, Dtype::F32).inner(), Ok(None));
+    }
+
+    #[test]
+    fn nothing_finer_than_the_recorded_dtype_is_claimed() {
+        assert_eq!(of(Phase::Prefill, Point::ResidualPostMlp, Dtype::F16).output(), Ok(Float::F16));
+    }
+
+    #[test]
+    fn elementwise_stages_are_computed_in_f32_at_least() {
+        assert_eq!(of(Phase::Prefill, Point::AttnNormOut, Dtype::F32).elementwise(), Ok(Float::F32));
+    }
+
+    #[test]
+    fn what_is_not_declared_is_assumed_and_said_and_what_is_not_known_is_refused() {
+        let arithmetic = of(Phase::Prefill, Point::AttnOut, Dtype::Bf16);
+        assert_eq!((arithmetic.scores(), arithmetic.accumulate()), (Ok(Float::F32), Ok(Float::F16)));
+        assert_eq!(arithmetic.assumed(), ["scores"]);
+        let refused = Unsupported { field: "kv_cache", value: "fp8_e4m3".to_owned() };
+        assert_eq!(arithmetic.kv_cache(), Err(refused));
+        let nothing = Arithmetic::resolve(None, Phase::Prefill, Point::MlpOut, Dtype::Bf16);
+        assert_eq!((nothing.output(), nothing.accumulate()), (Ok(Float::Bf16), Ok(Float::F32)));
+        assert_eq!(nothing.assumed(), ["accumulate", "activations"]);
+    }
+}

@@ -1,0 +1,114 @@
+//! Linear layers, many rows in one pass over the weight.
+
+use super::{Expectation, Task, independent, noisy};
+use crate::oracle::judgement::Unjudged;
+use crate::oracle::noise::{ordered_sum_variance, relative_rms, softcap_variance};
+use crate::oracle::quantise::Quantiser;
+use crate::oracle::stats::{CELL_CHANNELS, Limits};
+use driftprobe_model::reference::{self, Projection, softcap};
+use driftprobe_model::{Model, Weight, WeightId};
+use std::ops::Range;
+
+/// Rows that share a pass; bounds the memory.
+const ROWS_A_PASS: usize = 32;
+
+/// W, bias and soft cap of a linear stage.
+type Parameters = (WeightId, Option<WeightId>, Option<f64>);
+
+/// Evaluates a linear stage for some rows, in order.
+pub fn linear(model: &Model, parameters: Parameters, tasks: &[Task]) -> Vec<Result<Expectation, Unjudged>> {
+    let layer = match Layer::new(model, parameters) {
+        Ok(layer) => layer,
+        Err(e) => return tasks.iter().map(|_| Err(e.clone())).collect(),
+    };
+    tasks.chunks(ROWS_A_PASS).flat_map(|tasks| layer.pass(tasks)).collect()
+}
+
+struct Layer {
+    weight: Weight,
+    bias: Vec<f64>,
+    softcap: Option<f64>,
+}
+
+/// A row as the kernel multiplies it.
+struct Prepared {
+    x: Vec<f64>,
+    terms: f64,
+    /// Roundings a product: 1, or less where blocks of products are summed exactly.
+    shrink: f64,
+    shifts: Vec<f64>,
+}
+
+impl Layer {
+    fn new(model: &Model, (weight, bias, softcap): Parameters) -> Result<Layer, Unjudged> {
+        let weight = model.weights.get(&weight.name())?;
+        let bias = match bias {
+            None => Vec::new(),
+            Some(id) => model.weights.get(&id.name())?.to_f32().iter().map(|b| f64::from(*b)).collect(),
+        };
+        Ok(Layer { weight, bias, softcap })
+    }
+
+    fn pass(&self, tasks: &[Task]) -> Vec<Result<Expectation, Unjudged>> {
+        let prepared: Vec<Result<Prepared, Unjudged>> = tasks.iter().map(|t| self.prepare(t)).collect();
+        let x: Vec<f64> = prepared.iter().flatten().flat_map(|p| p.x.iter().copied()).collect();
+        let outputs = self.weight.rows();
+        let products = match reference::linear(&self.weight, 0..outputs, &x) {
+            Ok(products) => products,
+            Err(e) => return tasks.iter().map(|_| Err(e.clone().into())).collect(),
+        };
+        let mut row = 0..prepared.iter().flatten().count();
+        let finish = |(task, prepared): (&Task, Result<Prepared, Unjudged>)| {
+            let prepared = prepared?;
+            let at = row.next().unwrap_or_default() * outputs;
+            self.finish(task, &prepared, &products, at..at + outputs)
+        };
+        tasks.iter().zip(prepared).map(finish).collect()
+    }
+
+    fn prepare(&self, task: &Task) -> Result<Prepared, Unjudged> {
+        let x = task.sized(0, self.weight.cols())?;
+        let terms = x.len() as f64;
+        let names = task.arithmetic.activation_quant();
+        let Some(quantiser) = Quantiser::of(self.weight.dtype()).filter(|_| !names.is_empty()) else {
+            return Ok(Prepared { x: x.to_vec(), terms, shrink: 1.0, shifts: Vec::new() });
+        };
+        if !names.contains(&quantiser.id()) {
+            let value = names.join(",");
+            return Err(crate::oracle::arithmetic::Unsupported { field: "activation_quant", value }.into());
+        }
+        let quantised = quantiser.apply(x);
+        let shifts = quantised.shifts(self.weight.dtype(), self.weight.bytes(), self.weight.row_size_bytes());
+        let shrink = 1.0 / Quantiser::products_a_rounding(self.weight.dtype());
+        Ok(Prepared { x: quantised.values, terms: (terms * shrink).max(1.0), shrink, shifts })
+    }
+
+    fn finish(
+        &self,
+        task: &Task,
+        row: &Prepared,
+        products: &Projection,
+        range: Range<usize>,
+    ) -> Result<Expectation, Unjudged> {
+        let of = |all: &[f64]| all.get(range.clone()).unwrap_or_default().to_vec();
+        let (sums, squares, partials) = (of(&products.sums), of(&products.squares), of(&products.partials));
+        let cu = relative_rms(task.arithmetic.accumulate()?);
+        let cu_after = relative_rms(task.arithmetic.elementwise()?);
+        let one = |(out, ((sum, squares), partials)): (usize, ((&f64, &f64), &f64))| {
+            let sum = sum + row.shifts.get(out).copied().unwrap_or(0.0);
+            let mut variance = ordered_sum_variance(row.terms, *squares, (sum, partials * row.shrink), cu);
+            let mut y = sum;
+            if let Some(bias) = self.bias.get(out) {
+                y += bias;
+                variance += (cu * y).powi(2);
+            }
+            if let Some(cap) = self.softcap {
+                y = softcap(y, cap);
+                variance = softcap_variance(y, cap, variance, cu_after);
+            }
+            (y, variance)
+        };
+        let (y, variance) = sums.iter().zip(&squares).zip(&partials).enumerate().map(one).unzip();
+        independent(noisy(task, y, variance, (CELL_CHANNELS, Limits::PLAIN))?)
+    }
+}

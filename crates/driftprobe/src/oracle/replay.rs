@@ -1,0 +1,252 @@
+//! One phase of a run, stage by stage.
+
+mod recorded;
+
+use super::arithmetic::Arithmetic;
+use super::evaluate::{self, Expectation, Task};
+use super::judgement::{Outcome, PhaseJudgement, StageJudgement, SystematicJudgement, Unjudged};
+use super::stage::{Input, Op, Stage, Way, graph};
+use super::stats::{Direction, Flag, ScoreTest, add_row, measure};
+use driftprobe_model::Model;
+use driftprobe_trace::{Contract, Event, Manifest, Mode, Phase, Point, Row, Rows, TraceError};
+use recorded::{Found, Recorded};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Replays recorded stages against a model.
+pub struct Replay<'a> {
+    model: &'a Model,
+    contract: Option<&'a Contract>,
+    /// Whether rows of earlier positions in the cache are those that this phase computed.
+    own_cache: bool,
+    stages: Vec<Stage>,
+}
+
+impl<'a> Replay<'a> {
+    /// With the contract and mode of this manifest.
+    pub fn new(model: &'a Model, manifest: Option<&'a Manifest>) -> Replay<'a> {
+        let contract = manifest.and_then(|m| m.contract.as_ref());
+        let mode = manifest.and_then(|m| m.mode);
+        Replay { model, contract, own_cache: mode == Some(Mode::AsDesigned), stages: graph(&model.config) }
+    }
+
+    /// With another contract than the manifest's.
+    pub fn with_contract(self, contract: &'a Contract) -> Replay<'a> {
+        Replay { contract: Some(contract), ..self }
+    }
+
+    /// Judges every recorded row of one phase: prompts in the order of the events, then stages in the order of the
+    /// computation, then positions. Rows whose event names no position are left out; they cannot be paired either.
+    ///
+    /// # Errors
+    /// If a payload is damaged or missing.
+    pub fn phase(&self, events: &[Event], rows: &dyn Rows, phase: Phase) -> Result<PhaseJudgement, TraceError> {
+        let mut prompts: Vec<(&Arc<str>, Recorded<'_>)> = Vec::new();
+        let mut numbers: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
+        for event in events.iter().filter(|e| e.phase == phase) {
+            let number = *numbers.entry(&event.prompt_id).or_insert(prompts.len());
+            if number == prompts.len() {
+                prompts.push((&event.prompt_id, Recorded::new(rows)));
+            }
+            if let Some((_, recorded)) = prompts.get_mut(number) {
+                recorded.add(event);
+            }
+        }
+        let mut stages = Vec::new();
+        let mut tests = Tests::new();
+        for (prompt_id, recorded) in &prompts {
+            for stage in &self.stages {
+                let place = Place { prompt_id, phase, stage };
+                stages.extend(self.stage(&place, recorded, &mut tests)?);
+            }
+        }
+        Ok(PhaseJudgement { stages, systematic: systematic(phase, &tests) })
+    }
+
+    /// All positions of one stage.
+    fn stage(
+        &self,
+        place: &Place<'_>,
+        recorded: &Recorded<'_>,
+        tests: &mut Tests,
+    ) -> Result<Vec<StageJudgement>, TraceError> {
+        let own = Input { point: place.stage.point, layer: place.stage.layer };
+        let mut judgements = Vec::new();
+        // Rows by the way in which they are computed, so that linear ones share a pass over their weight.
+        let mut ready: BTreeMap<usize, Group> = BTreeMap::new();
+        for pos in recorded.positions(own) {
+            let at = judgements.len();
+            judgements.push(place.judgement(pos, Outcome::Unjudged(Unjudged::NoPayload)));
+            match self.prepare(place, recorded, (own, pos))? {
+                Err(why) => judgements[at].outcome = Outcome::Unjudged(why),
+                Ok((way, row, task)) => {
+                    let group = ready.entry(way).or_default();
+                    group.rows.push((at, row));
+                    group.tasks.push(task);
+                }
+            }
+        }
+        for (way, group) in ready {
+            let Some(way) = place.stage.ways.get(way) else { continue };
+            let expectations = self.expectations(way, place.stage.layer, &group.tasks);
+            for (((at, row), task), expectation) in group.rows.into_iter().zip(&group.tasks).zip(expectations) {
+                let scores = |direction, test: &ScoreTest| {
+                    tests.entry((own.point, own.layer, direction)).or_default().merge(test);
+                };
+                if let Some(judgement) = judgements.get_mut(at) {
+                    judgement.outcome =
+                        expectation.map_or_else(Outcome::Unjudged, |e| compare(&row.to_f64(), &e, scores));
+                    judgement.assumed = task.arithmetic.assumed();
+                }
+            }
+        }
+        Ok(judgements)
+    }
+
+    fn expectations(&self, way: &Way, layer: i32, tasks: &[Task]) -> Vec<Result<Expectation, Unjudged>> {
+        let layer = usize::try_from(layer).unwrap_or(0);
+        match way.op {
+            Op::Linear { weight, bias, softcap } => evaluate::linear(self.model, (weight, bias, softcap), tasks),
+            op => tasks.iter().map(|task| evaluate::evaluate(self.model, op, task, layer)).collect(),
+        }
+    }
+
+    /// The first way whose inputs are recorded, with the row and the inputs.
+    fn prepare(
+        &self,
+        place: &Place<'_>,
+        recorded: &Recorded<'_>,
+        (own, pos): (Input, u64),
+    ) -> Result<Result<(usize, Row, Task), Unjudged>, TraceError> {
+        let (event, row) = match recorded.row(own, pos)? {
+            Found::Row(event, row) => (event, row),
+            Found::Nothing => return Ok(Err(Unjudged::NoPayload)),
+            Found::Twice => return Ok(Err(Unjudged::RecordedTwice(own))),
+        };
+        let mut missing: Option<Vec<Input>> = None;
+        for (number, way) in place.stage.ways.iter().enumerate() {
+            let inputs = match recorded.inputs(&way.inputs, pos)? {
+                Err(why) => return Ok(Err(why)),
+                Ok(found) => found,
+            };
+            if !inputs.absent.is_empty() {
+                missing = Some(missing.unwrap_or(inputs.absent));
+                continue;
+            }
+            let mut task = self.task(place, event, (&row, pos), inputs.rows);
+            if way.op == Op::KvWrite && self.own_cache {
+                task.others = recorded.others(&way.inputs, pos)?;
+            }
+            return Ok(Ok((number, row, task)));
+        }
+        Ok(Err(Unjudged::InputsMissing(missing.unwrap_or_default())))
+    }
+
+    fn task(&self, place: &Place<'_>, event: &Event, (row, pos): (&Row, u64), inputs: Vec<Vec<f64>>) -> Task {
+        let mut arithmetic = Arithmetic::resolve(self.contract, place.phase, place.stage.point, row.dtype);
+        if let Some(stored) = event.stored_dtype {
+            arithmetic = arithmetic.with_kv_cache(stored.id());
+        }
+        Task {
+            inputs,
+            others: Vec::new(),
+            pos: usize::try_from(pos).unwrap_or(usize::MAX - 1),
+            pos_id: event.pos_id.unwrap_or(pos),
+            token: event.token_id,
+            recorded_len: row.len(),
+            arithmetic,
+        }
+    }
+}
+
+/// Score tests by point, layer and parameter.
+type Tests = BTreeMap<(Point, i32, Direction), ScoreTest>;
+
+/// Each test, and each point's tests of all layers together.
+fn systematic(phase: Phase, tests: &Tests) -> Vec<SystematicJudgement> {
+    let mut by_point: BTreeMap<(Point, Direction), ScoreTest> = BTreeMap::new();
+    for ((point, _, direction), test) in tests {
+        by_point.entry((*point, *direction)).or_default().merge(test);
+    }
+    let one = |((point, layer, direction), test): (&(Point, i32, Direction), &ScoreTest)| SystematicJudgement {
+        phase,
+        point: *point,
+        layer: Some(*layer),
+        direction: *direction,
+        test: *test,
+    };
+    let whole = by_point.into_iter().map(|((point, direction), test)| SystematicJudgement {
+        phase,
+        point,
+        layer: None,
+        direction,
+        test,
+    });
+    tests.iter().map(one).chain(whole).collect()
+}
+
+/// Rows of one stage that are computed in the same way.
+#[derive(Default)]
+struct Group {
+    /// Number of the judgement, and the recorded row.
+    rows: Vec<(usize, Row)>,
+    tasks: Vec<Task>,
+}
+
+struct Place<'a> {
+    prompt_id: &'a Arc<str>,
+    phase: Phase,
+    stage: &'a Stage,
+}
+
+impl Place<'_> {
+    fn judgement(&self, pos: u64, outcome: Outcome) -> StageJudgement {
+        let (point, layer) = (self.stage.point, self.stage.layer);
+        let prompt_id = self.prompt_id.clone();
+        StageJudgement { prompt_id, phase: self.phase, point, layer, pos, outcome, assumed: Vec::new() }
+    }
+}
+
+/// Holds a row against its expectation; hands the row's score tests to `scores`.
+fn compare(recorded: &[f64], expectation: &Expectation, mut scores: impl FnMut(Direction, &ScoreTest)) -> Outcome {
+    match expectation {
+        Expectation::Noisy(expected) => {
+            let (mut statistics, mut flags) = measure(recorded, expected);
+            for (direction, derivative) in &expected.derivatives.directions {
+                let mut test = ScoreTest::default();
+                add_row(&mut test, recorded, expected, derivative);
+                scores(*direction, &test);
+                statistics.score = statistics.score.max(test.score());
+                if test.is_flagged() {
+                    flags.push(Flag::Score { direction: *direction, score: test.score() });
+                }
+            }
+            if flags.is_empty() { Outcome::Clean(statistics) } else { Outcome::Flagged { flags, statistics } }
+        }
+        Expectation::Exact { candidates, judged } => {
+            let outcomes = candidates.iter().map(|candidate| compare_exactly(recorded, candidate, judged));
+            let best = outcomes.reduce(|best, other| if best.is_clean() || !other.is_clean() { best } else { other });
+            best.unwrap_or(Outcome::Unjudged(Unjudged::NoPayload))
+        }
+    }
+}
+
+fn compare_exactly(recorded: &[f64], expected: &[f64], judged: &[bool]) -> Outcome {
+    let (mut compared, mut differing, mut first, mut largest) = (0, 0, None, 0f64);
+    for (at, (recorded, expected)) in recorded.iter().zip(expected).enumerate() {
+        if !judged.is_empty() && !judged.get(at).copied().unwrap_or(false) {
+            continue;
+        }
+        compared += 1;
+        if recorded != expected {
+            differing += 1;
+            first.get_or_insert(at);
+            let difference = (recorded - expected).abs();
+            largest = if difference.is_nan() || largest.is_nan() { f64::NAN } else { largest.max(difference) };
+        }
+    }
+    match first {
+        None => Outcome::Exact { compared },
+        Some(first) => Outcome::Mismatch { compared, differing, first, largest },
+    }
+}
