@@ -5,6 +5,7 @@
 //! f32; what a contract stores in f16 or bf16 is rounded to it once, where it is stored.
 
 mod attention;
+mod bytes;
 mod cache;
 mod kernels;
 mod layer;

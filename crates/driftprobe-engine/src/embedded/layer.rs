@@ -1,6 +1,7 @@
 //! One decoder layer, stage after stage, each shown to the tap as it is stored.
 
 use super::attention::{self, Inputs, Shape};
+use super::bytes::bytes_of;
 use super::cache::LayerCache;
 use super::linear::Linear;
 use super::ops::{RopeTable, gated, rms_norm, store};
@@ -8,10 +9,9 @@ use super::weights::LayerWeights;
 use crate::error::EngineError;
 use crate::settings::{Settings, Storage};
 use crate::tap::{Tap, TappedRow};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use driftprobe_model::Config;
-use driftprobe_trace::{Dtype, Phase, Point};
-use half::{bf16, f16};
+use driftprobe_trace::{Phase, Point};
 use std::ops::Range;
 
 /// One forward pass over consecutive tokens.
@@ -220,24 +220,5 @@ impl Forward<'_, '_> {
             shape: x.dims().iter().map(|d| *d as u64).collect(),
             bytes: bytes_of(x, storage.dtype())?,
         })
-    }
-}
-
-/// Little-endian bytes of a tensor whose values are in the storage type's grid already.
-fn bytes_of(x: &Tensor, dtype: Dtype) -> Result<Vec<u8>, EngineError> {
-    let x = x.flatten_all()?.to_device(&Device::Cpu)?;
-    Ok(match dtype {
-        Dtype::F16 => x.to_dtype(DType::F16)?.to_vec1::<f16>()?.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Dtype::Bf16 => x.to_dtype(DType::BF16)?.to_vec1::<bf16>()?.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Dtype::F32 => little_endian(x.to_vec1::<f32>()?),
-        Dtype::F64 => x.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().flat_map(|v| v.to_le_bytes()).collect(),
-    })
-}
-
-fn little_endian(values: Vec<f32>) -> Vec<u8> {
-    if cfg!(target_endian = "little") {
-        bytemuck::cast_slice(&values).to_vec()
-    } else {
-        values.iter().flat_map(|v| v.to_le_bytes()).collect()
     }
 }

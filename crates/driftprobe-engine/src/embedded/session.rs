@@ -1,13 +1,14 @@
 //! One sequence: its caches, and the two ways of feeding it tokens.
 
+use super::bytes::{bytes_of, tensor_of};
 use super::cache::LayerCache;
 use super::layer::{Forward, Pass};
 use super::ops::{RopeFrequencies, rms_norm, store};
 use super::weights::EngineWeights;
-use crate::Session;
 use crate::error::EngineError;
 use crate::settings::{Settings, Storage};
 use crate::tap::Tap;
+use crate::{KvRows, Session};
 use candle_core::Tensor;
 use driftprobe_model::Config;
 use driftprobe_trace::{Phase, Point};
@@ -119,4 +120,25 @@ impl Session for EmbeddedSession<'_> {
         let pos = self.len();
         self.feed(&[token], Phase::Decode, pos..pos + 1, tap)
     }
+
+    fn kv(&self, layer: usize, rows: Range<usize>) -> Result<KvRows, EngineError> {
+        let cache = self.caches.get(layer).filter(|c| rows.start <= rows.end && rows.end <= c.len());
+        let cache = cache.ok_or_else(|| no_such_rows(layer, &rows))?;
+        let part = |all: Tensor| -> Result<Tensor, EngineError> { Ok(all.narrow(1, rows.start, rows.len())?) };
+        let (k, v) = (part(cache.k(rows.end)?)?, part(cache.v(rows.end)?)?);
+        let dtype = self.settings.kv_cache.dtype();
+        Ok(KvRows { dtype, shape: k.dims3()?, k: bytes_of(&k, dtype)?, v: bytes_of(&v, dtype)? })
+    }
+
+    fn set_kv(&mut self, layer: usize, first: usize, rows: &KvRows) -> Result<(), EngineError> {
+        let device = &self.settings.device;
+        let k = tensor_of(&rows.k, rows.dtype, rows.shape)?.to_device(device)?;
+        let v = tensor_of(&rows.v, rows.dtype, rows.shape)?.to_device(device)?;
+        let cache = self.caches.get_mut(layer).ok_or_else(|| no_such_rows(layer, &(first..first + rows.shape.1)))?;
+        cache.overwrite(first, &k, &v)
+    }
+}
+
+fn no_such_rows(layer: usize, rows: &Range<usize>) -> EngineError {
+    EngineError::request(format!("layer {layer} has no cache rows {rows:?}"), "ask for rows that have been fed")
 }
