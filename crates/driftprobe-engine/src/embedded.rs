@@ -33,8 +33,9 @@ impl EmbeddedEngine {
     /// Readies a model. On the CPU the matrices stay mapped; only vectors (norms, biases) are copied.
     ///
     /// # Errors
-    /// When a tensor cannot be had or the device fails.
+    /// When a setting counts to zero, a tensor cannot be had or the device fails.
     pub fn new(model: &Model, settings: Settings) -> Result<EmbeddedEngine, EngineError> {
+        settings.check()?;
         let weights = EngineWeights::new(model, &settings)?;
         Ok(EmbeddedEngine { config: model.config.clone(), settings, weights })
     }

@@ -89,9 +89,17 @@ pub fn record(
     let mut recorder = Recorder { engine, plan, watcher, hashes: HashMap::new(), done: 0, total: 0 };
     recorder.total = recorder.work();
     let mut manifest = recorder.manifest(base);
-    manifest.prompts = Some(recorder.extended_prompts()?);
     let start = if plan.overwrite { RunWriter::overwrite } else { RunWriter::create };
-    let mut writer = start(dir, manifest.clone())?;
+    // The folder is taken before the tokens of further steps are chosen: that is work already, and may be interrupted.
+    let writer = start(dir, manifest.clone())?;
+    manifest.prompts = match recorder.extended_prompts() {
+        Ok(prompts) => Some(prompts),
+        Err(e) => {
+            writer.finish(false)?;
+            return Err(e);
+        }
+    };
+    let mut writer = RunWriter::overwrite(dir, manifest.clone())?;
     // `complete` is written last, when the repeats have ended too.
     match recorder.run_all(&mut writer, dir, &manifest) {
         Ok(()) => Ok(writer.finish(true)?),
@@ -110,6 +118,10 @@ pub fn check(engine: &dyn Engine, plan: &Plan) -> Result<(), EngineError> {
     let refuse = |what: String, hint: &str| Err(EngineError::request(what, hint));
     if plan.prompts.is_empty() {
         return refuse("there is no prompt".to_owned(), "give a text, a file or a folder with --prompts");
+    }
+    let mut ids = BTreeSet::new();
+    if let Some(prompt) = plan.prompts.iter().find(|p| !ids.insert(&p.id)) {
+        return refuse(format!("prompt {} is there twice", prompt.id), "give every prompt an id of its own");
     }
     if let Some(prompt) = plan.prompts.iter().find(|p| p.tokens.is_empty()) {
         return refuse(format!("prompt {} has no tokens", prompt.id), "give a prompt of at least one token");
@@ -181,14 +193,14 @@ impl Recorder<'_> {
             let session = &mut *self.engine.session()?;
             let n = prompt.tokens.len();
             let mut logits = {
-                let mut rows = self.rows(None, &prompt.id, (Phase::Prefill, 0, n));
+                let mut rows = self.rows(None, &prompt.id, (Phase::Prefill, 0));
                 session.prefill(&prompt.tokens, n - 1..n, &mut Tap::watched(&mut rows))?
             };
             for step in 1..self.plan.steps {
                 let token = greedy(&logits);
                 prompt.tokens.push(token);
                 if step + 1 < self.plan.steps {
-                    let mut rows = self.rows(None, &prompt.id, (Phase::Decode, 0, 1));
+                    let mut rows = self.rows(None, &prompt.id, (Phase::Decode, 0));
                     logits = session.decode(token, &mut Tap::watched(&mut rows))?;
                 }
             }
@@ -196,12 +208,7 @@ impl Recorder<'_> {
         Ok(prompts)
     }
 
-    fn rows<'r>(
-        &'r mut self,
-        writer: Option<&'r mut RunWriter>,
-        prompt_id: &'r str,
-        (phase, repeat, tokens): (Phase, u32, usize),
-    ) -> Rows<'r> {
+    fn rows<'r>(&'r mut self, writer: Option<&'r mut RunWriter>, prompt_id: &'r str, pass: (Phase, u32)) -> Rows<'r> {
         Rows {
             writer,
             watcher: &mut *self.watcher,
@@ -209,7 +216,7 @@ impl Recorder<'_> {
             done: &mut self.done,
             total: self.total,
             prompt: (0, prompt_id, &[]),
-            pass: (phase, repeat, tokens),
+            pass,
             step: 0,
             payloads: self.plan.payloads,
         }
@@ -254,7 +261,7 @@ impl Recorder<'_> {
     ) -> Result<(), EngineError> {
         let selection = self.selection(Phase::Prefill);
         let positions = first..prompt.tokens.len();
-        let mut rows = self.rows(Some(writer), &prompt.id, (Phase::Prefill, repeat, prompt.tokens.len()));
+        let mut rows = self.rows(Some(writer), &prompt.id, (Phase::Prefill, repeat));
         rows.prompt = (index, &prompt.id, &prompt.tokens);
         let mut tap = Tap::open(&selection, positions.clone(), &mut rows);
         session.prefill(&prompt.tokens, positions, &mut tap)?;
@@ -272,7 +279,7 @@ impl Recorder<'_> {
         let engine = self.engine;
         let session = &mut *engine.session()?;
         if first > 0 {
-            let mut rows = self.rows(None, &prompt.id, (Phase::Decode, repeat, first));
+            let mut rows = self.rows(None, &prompt.id, (Phase::Decode, repeat));
             session.prefill(&prompt.tokens[..first], 0..0, &mut Tap::watched(&mut rows))?;
         }
         let mut own = 0;
@@ -281,7 +288,7 @@ impl Recorder<'_> {
                 align(session, prefilled, own..pos, engine.layers())?;
                 own = pos;
             }
-            let mut rows = self.rows(Some(writer), &prompt.id, (Phase::Decode, repeat, 1));
+            let mut rows = self.rows(Some(writer), &prompt.id, (Phase::Decode, repeat));
             rows.prompt = (index, &prompt.id, &prompt.tokens);
             rows.step = (pos - first) as u64 + 1;
             session.decode(*token, &mut Tap::open(&selection, pos..pos + 1, &mut rows))?;
@@ -321,8 +328,8 @@ struct Rows<'r> {
     done: &'r mut u64,
     total: u64,
     prompt: (usize, &'r str, &'r [u32]),
-    /// Phase, repeat, tokens of the pass.
-    pass: (Phase, u32, usize),
+    /// Phase and repeat.
+    pass: (Phase, u32),
     step: u64,
     payloads: bool,
 }
@@ -330,7 +337,7 @@ struct Rows<'r> {
 impl Rows<'_> {
     /// Whether a row's bytes are kept: a repeat keeps only what differs from the run itself.
     fn keeps(&mut self, row: &TappedRow) -> Result<bool, EngineError> {
-        let (phase, repeat, _) = self.pass;
+        let (phase, repeat) = self.pass;
         let key = (self.prompt.0, phase, row.point, row.layer, row.pos);
         let hash = hash_of(row);
         if repeat == 0 {
@@ -369,8 +376,8 @@ impl Receiver for Rows<'_> {
         Ok(())
     }
 
-    fn layer(&mut self, layer: usize) -> Result<(), EngineError> {
-        let (phase, repeat, tokens) = self.pass;
+    fn layer(&mut self, layer: usize, tokens: usize) -> Result<(), EngineError> {
+        let (phase, repeat) = self.pass;
         let progress = Progress { prompt_id: self.prompt.1, phase, repeat, layer, done: *self.done, total: self.total };
         *self.done += tokens as u64;
         if self.watcher.go_on(&progress) { Ok(()) } else { Err(EngineError::Interrupted) }

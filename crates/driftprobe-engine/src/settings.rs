@@ -1,5 +1,6 @@
 //! How the embedded engine computes: the knobs whose every setting is legitimate arithmetic.
 
+use crate::error::EngineError;
 use candle_core::{DType, Device};
 use driftprobe_trace::Dtype;
 use std::fmt;
@@ -172,5 +173,22 @@ impl Default for Settings {
             quantised_matmul: QuantisedMatmul::Integer,
             device: Device::Cpu,
         }
+    }
+}
+
+impl Settings {
+    /// Refuses blocks, parts and chunks of nothing.
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        let refuse = |what: String| Err(EngineError::request(what, "give a count from 1"));
+        if self.prefill_attention == (PrefillAttention::Blocked { keys: 0 }) {
+            return refuse(format!("prefill attention {}", self.prefill_attention));
+        }
+        if self.decode_attention == (DecodeAttention::SplitK { parts: 0 }) {
+            return refuse(format!("decode attention {}", self.decode_attention));
+        }
+        if self.prefill_chunk_tokens == Some(0) {
+            return refuse("prefill in chunks of 0 tokens".to_owned());
+        }
+        Ok(())
     }
 }

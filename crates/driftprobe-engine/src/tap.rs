@@ -41,12 +41,12 @@ pub trait Receiver {
     /// Anything that should end the forward pass.
     fn row(&mut self, row: TappedRow) -> Result<(), EngineError>;
 
-    /// Hears that a layer begins.
+    /// Hears that a layer begins, and how many tokens this forward pass takes through it.
     ///
     /// # Errors
     /// [`EngineError::Interrupted`] to end the forward pass.
-    fn layer(&mut self, layer: usize) -> Result<(), EngineError> {
-        let _ = layer;
+    fn layer(&mut self, layer: usize, tokens: usize) -> Result<(), EngineError> {
+        let _ = (layer, tokens);
         Ok(())
     }
 }
@@ -91,13 +91,13 @@ impl<'a> Tap<'a> {
         }
     }
 
-    /// Tells that a layer begins.
+    /// Tells that a layer begins, and how many tokens this forward pass takes through it.
     ///
     /// # Errors
     /// Whatever the receiver says.
-    pub fn enter(&mut self, layer: usize) -> Result<(), EngineError> {
+    pub fn enter(&mut self, layer: usize, tokens: usize) -> Result<(), EngineError> {
         match &mut self.receiver {
-            Some(receiver) => receiver.layer(layer),
+            Some(receiver) => receiver.layer(layer, tokens),
             None => Ok(()),
         }
     }

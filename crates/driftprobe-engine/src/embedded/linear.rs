@@ -53,8 +53,12 @@ impl Linear {
 }
 
 /// Whether this weight is multiplied as integers.
-pub fn is_integer(dtype: WeightDtype, quantised: QuantisedMatmul) -> bool {
-    dtype.is_quantised() && quantised == QuantisedMatmul::Integer
+pub fn is_integer(weight: &Weight, quantised: QuantisedMatmul) -> bool {
+    // candle's kernels of these formats take the blocks of a row in pairs.
+    let in_pairs = matches!(weight.dtype(), WeightDtype::Q4_1 | WeightDtype::Q5_0 | WeightDtype::Q5_1);
+    let blocks = weight.cols() / weight.dtype().block().0;
+    let fits = !in_pairs || blocks.is_multiple_of(2);
+    weight.dtype().is_quantised() && quantised == QuantisedMatmul::Integer && fits
 }
 
 fn mapped(weight: &Weight, quantised: QuantisedMatmul, x: &Tensor, phase: Phase) -> Result<Tensor, EngineError> {
@@ -65,7 +69,7 @@ fn mapped(weight: &Weight, quantised: QuantisedMatmul, x: &Tensor, phase: Phase)
         return Err(EngineError::request(what, "this is a mistake of driftprobe's own; please report it"));
     }
     let x = x.flatten_all()?.to_vec1::<f32>()?;
-    let y = if is_integer(weight.dtype(), quantised) {
+    let y = if is_integer(weight, quantised) {
         integer(weight, (tokens, inputs, outputs), &x)?
     } else {
         match phase {

@@ -47,20 +47,27 @@ impl<'m> EmbeddedSession<'m> {
         let mut x = self.embed(tokens)?;
         forward.show(Point::EmbedOut, 0, &x)?;
         for (l, (weights, cache)) in self.weights.layers.iter().zip(&mut self.caches).enumerate() {
-            forward.tap.enter(l)?;
+            forward.tap.enter(l, tokens.len())?;
             x = forward.layer(l, weights, cache, x)?;
         }
         forward.show(Point::FinalNormIn, 0, &x)?;
         let rows = pass.overlap(&logits);
-        // Only rows whose logits are wanted go further; the norm is row by row.
-        let shown = forward.tap.positions(Point::FinalNormOut, 0).map_or(rows.clone(), |p| pass.overlap(&p));
-        let kept = rows.start.min(shown.start)..rows.end.max(shown.end);
-        if kept.is_empty() || rows.is_empty() {
+        // Only rows whose logits or last norm are wanted go further; the norm is row by row.
+        let shown = forward.tap.positions(Point::FinalNormOut, 0).map_or(0..0, |p| pass.overlap(&p));
+        let kept = match (rows.is_empty(), shown.is_empty()) {
+            (true, _) => shown,
+            (false, true) => rows.clone(),
+            (false, false) => rows.start.min(shown.start)..rows.end.max(shown.end),
+        };
+        if kept.is_empty() {
             return Ok(Vec::new());
         }
         let normed = rms_norm(&x.narrow(0, kept.start, kept.len())?, &self.weights.norm, self.config.rms_norm_eps)?;
         let normed = store(normed, self.settings.storage)?;
         forward.show_from(Point::FinalNormOut, kept.start, &normed)?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
         let wanted = normed.narrow(0, rows.start - kept.start, rows.len())?;
         let mut out = self.weights.lm_head.forward(&wanted.contiguous()?, phase)?;
         out = super::ops::softcap(out, self.config.final_softcap)?;

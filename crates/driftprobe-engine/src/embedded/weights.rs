@@ -2,7 +2,7 @@
 
 use super::linear::{Linear, is_integer};
 use crate::error::EngineError;
-use crate::settings::{QuantisedMatmul, Settings};
+use crate::settings::Settings;
 use candle_core::Tensor;
 use driftprobe_model::{Config, Model, Weight, WeightDtype, WeightId, expected_weights};
 use std::collections::BTreeSet;
@@ -29,8 +29,10 @@ pub struct EngineWeights {
     pub layers: Vec<LayerWeights>,
     pub norm: Tensor,
     pub lm_head: Linear,
+    /// Storage types of the matrices.
     dtypes: BTreeSet<WeightDtype>,
-    quantised: QuantisedMatmul,
+    /// Of those that are multiplied as integers.
+    integer: BTreeSet<WeightDtype>,
 }
 
 struct Loader<'a> {
@@ -93,14 +95,15 @@ impl EngineWeights {
         let config = &model.config;
         let head = if config.tie_word_embeddings { WeightId::Embed } else { WeightId::LmHead };
         let matrices = expected_weights(config).into_iter().filter(|(_, shape)| shape.len() == 2);
-        let dtypes = matrices.map(|(id, _)| Ok(loader.weight(id)?.dtype())).collect::<Result<_, EngineError>>()?;
+        let matrices = matrices.map(|(id, _)| loader.weight(id)).collect::<Result<Vec<_>, _>>()?;
+        let integer = matrices.iter().filter(|w| is_integer(w, settings.quantised_matmul));
         Ok(EngineWeights {
             embed: loader.weight(WeightId::Embed)?,
             layers: (0..config.num_hidden_layers).map(|l| loader.layer(l, config)).collect::<Result<_, _>>()?,
             norm: loader.norm(WeightId::Norm)?,
             lm_head: loader.linear(head, None)?,
-            dtypes,
-            quantised: settings.quantised_matmul,
+            dtypes: matrices.iter().map(Weight::dtype).collect(),
+            integer: integer.map(Weight::dtype).collect(),
         })
     }
 
@@ -111,8 +114,9 @@ impl EngineWeights {
 
     /// How activations are quantised before they meet integer weights.
     pub fn activation_quant(&self) -> Option<String> {
-        let integer = self.dtypes.iter().filter(|d| is_integer(**d, self.quantised));
-        let kinds: BTreeSet<&str> = integer
+        let kinds: BTreeSet<&str> = self
+            .integer
+            .iter()
             .map(|d| match d {
                 WeightDtype::Q4_1 | WeightDtype::Q5_1 => "q8_1",
                 d if d.block().0 == 256 => "q8_k",
