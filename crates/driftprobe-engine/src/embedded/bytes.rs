@@ -16,7 +16,8 @@ pub fn bytes_of(x: &Tensor, dtype: Dtype) -> Result<Vec<u8>, EngineError> {
     })
 }
 
-fn little_endian(values: Vec<f32>) -> Vec<u8> {
+/// Little-endian bytes of values.
+pub fn little_endian(values: Vec<f32>) -> Vec<u8> {
     if cfg!(target_endian = "little") {
         bytemuck::cast_slice(&values).to_vec()
     } else {
