@@ -5,7 +5,7 @@
 //! f32; what a contract stores in f16 or bf16 is rounded to it once, where it is stored.
 
 pub(crate) mod attention;
-mod bytes;
+pub(crate) mod bytes;
 mod cache;
 pub(crate) mod interference;
 pub(crate) mod kernels;
@@ -13,7 +13,7 @@ mod layer;
 pub(crate) mod linear;
 pub(crate) mod ops;
 pub(crate) mod session;
-mod values;
+pub(crate) mod values;
 mod weights;
 
 use crate::error::EngineError;

@@ -5,12 +5,14 @@
 
 mod embedded;
 mod error;
+pub mod faulty;
 pub mod record;
 mod settings;
 mod tap;
 
 pub use embedded::EmbeddedEngine;
 pub use error::EngineError;
+pub use faulty::{Fault, FaultKind, FaultyEngine};
 pub use settings::{DecodeAttention, PrefillAttention, QuantisedMatmul, Settings, Storage};
 pub use tap::{Receiver, Selection, Tap, TappedRow};
 

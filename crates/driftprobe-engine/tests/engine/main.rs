@@ -5,6 +5,7 @@ mod aligned;
 mod contracts;
 mod demo;
 mod determinism;
+mod faulty;
 mod integer;
 mod interrupted;
 mod paths;
