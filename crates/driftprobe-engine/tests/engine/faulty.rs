@@ -1,6 +1,7 @@
 //! The faulty engine: every fault acts exactly where it should, goes on from there, and leaves all else as it was.
 
 mod acting;
+mod meaning;
 mod text;
 mod traces;
 mod voids;
