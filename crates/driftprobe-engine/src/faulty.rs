@@ -3,6 +3,10 @@
 //! A fault replaces one stage of the forward pass in one phase (or both) and one layer (or all); everything else is the
 //! clean engine's own code, and the tap shows honestly what was computed. It knows nothing of how faults are looked for.
 //!
+//! A fault of the decode phase is not in the prefill that fills decode's cache, and a fault of the prefill phase alone is
+//! not in it either, so that the other phase is always the clean engine's, bit for bit. A fault of both phases is there too.
+//! Faults of reading the cache leave the cache itself alone: [`Session::kv`] gives what was written.
+//!
 //! | group | what it replaces |
 //! |---|---|
 //! | [`RopeFault`] | the rotary embedding of Q and K |

@@ -228,7 +228,8 @@ impl Fault {
     }
 
     /// The first point that the fault changes in this phase: the truth that a search for it should find. Of a fault in
-    /// all layers it is the first layer's, or that of the first layer in which there is such a stage.
+    /// all layers it is the point of the first layer that the fault changes. Of a phase in which the fault does not act it
+    /// says nothing.
     pub fn point(&self, subject: &Subject<'_>, phase: Phase) -> Point {
         each!(&self.kind, fault => fault.point(subject, phase))
     }

@@ -2,6 +2,7 @@
 
 mod acting;
 mod meaning;
+mod recorded;
 mod text;
 mod traces;
 mod voids;
