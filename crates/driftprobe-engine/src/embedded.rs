@@ -4,13 +4,16 @@
 //! order of summation) and attends naively or over split keys. Weights are used where they are mapped. All arithmetic is in
 //! f32; what a contract stores in f16 or bf16 is rounded to it once, where it is stored.
 
-mod attention;
+pub(crate) mod attention;
+pub(crate) mod bytes;
 mod cache;
-mod kernels;
+pub(crate) mod interference;
+pub(crate) mod kernels;
 mod layer;
-mod linear;
-mod ops;
-mod session;
+pub(crate) mod linear;
+pub(crate) mod ops;
+pub(crate) mod session;
+pub(crate) mod values;
 mod weights;
 
 use crate::error::EngineError;
@@ -18,6 +21,7 @@ use crate::settings::{DecodeAttention, PrefillAttention, QuantisedMatmul, Settin
 use crate::{Engine, Session};
 use driftprobe_model::{Config, Model};
 use driftprobe_trace::{AttentionInfo, Contract, ContractFields, EngineInfo, Phase, Point};
+use interference::{Interference, NoInterference};
 use session::EmbeddedSession;
 use weights::EngineWeights;
 
@@ -114,11 +118,19 @@ impl Engine for EmbeddedEngine {
     }
 
     fn session(&self) -> Result<Box<dyn Session + '_>, EngineError> {
-        Ok(Box::new(EmbeddedSession::new(&self.config, &self.settings, &self.weights)?))
+        Ok(Box::new(self.session_with(&NoInterference)?))
     }
 }
 
 impl EmbeddedEngine {
+    /// A new sequence whose stages are those of `interference`.
+    pub(crate) fn session_with<'m>(
+        &'m self,
+        interference: &'m dyn Interference,
+    ) -> Result<EmbeddedSession<'m>, EngineError> {
+        EmbeddedSession::new((&self.config, &self.settings), &self.weights, interference)
+    }
+
     fn activation_quant(&self) -> Option<String> {
         let integer = self.settings.quantised_matmul == QuantisedMatmul::Integer && self.settings.device.is_cpu();
         if integer { self.weights.activation_quant() } else { None }

@@ -5,16 +5,18 @@
 
 mod embedded;
 mod error;
+pub mod faulty;
 pub mod record;
 mod settings;
 mod tap;
 
 pub use embedded::EmbeddedEngine;
 pub use error::EngineError;
+pub use faulty::{Fault, FaultKind, FaultyEngine};
 pub use settings::{DecodeAttention, PrefillAttention, QuantisedMatmul, Settings, Storage};
 pub use tap::{Receiver, Selection, Tap, TappedRow};
 
-use driftprobe_trace::{Contract, EngineInfo, Phase, Point};
+use driftprobe_trace::{Contract, Dtype, EngineInfo, Phase, Point};
 use std::ops::Range;
 
 /// Something that computes the same tokens by prefill and by decode.
@@ -63,4 +65,29 @@ pub trait Session {
     /// # Errors
     /// As [`Session::prefill`].
     fn decode(&mut self, token: u32, tap: &mut Tap<'_>) -> Result<Vec<f32>, EngineError>;
+
+    /// Some rows of one layer's cache, as the cache holds them.
+    ///
+    /// # Errors
+    /// When the layer or the rows are not there.
+    fn kv(&self, layer: usize, rows: Range<usize>) -> Result<KvRows, EngineError>;
+
+    /// Overwrites rows of one layer's cache, from row `first`.
+    ///
+    /// # Errors
+    /// When the layer or the rows are not there, or the rows are of another shape.
+    fn set_kv(&mut self, layer: usize, first: usize, rows: &KvRows) -> Result<(), EngineError>;
+}
+
+/// Rows of one layer's KV cache: K after the rotary embedding, and V.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvRows {
+    /// Type of the values.
+    pub dtype: Dtype,
+    /// Key heads, rows, width of a head.
+    pub shape: (usize, usize, usize),
+    /// Little-endian bytes of K.
+    pub k: Vec<u8>,
+    /// Little-endian bytes of V.
+    pub v: Vec<u8>,
 }

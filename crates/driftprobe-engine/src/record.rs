@@ -1,7 +1,7 @@
 //! Makes a run out of an engine: both phases of every prompt, each as often as asked, written as they are computed.
 
 use crate::tap::{Receiver, Selection, Tap, TappedRow};
-use crate::{Engine, EngineError};
+use crate::{Engine, EngineError, Session};
 use driftprobe_trace::{HashAlgo, Manifest, Mode, Phase, Point, PointSet, PromptInfo, RowHash, RowRecord, RunWriter};
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -12,6 +12,8 @@ use std::path::Path;
 pub struct Plan {
     /// The prompts; every one has at least one token.
     pub prompts: Vec<PromptInfo>,
+    /// What decode reads as K and V of earlier positions.
+    pub mode: Mode,
     /// Decode steps to trace, from 1. Tokens of further steps are the engine's own greedy choice, fed to both phases.
     pub steps: usize,
     /// Layers to trace.
@@ -164,7 +166,7 @@ impl Recorder<'_> {
         let (prefill, decode) = (of(Phase::Prefill), of(Phase::Decode));
         let points = if prefill == decode { PointSet::Both(prefill) } else { PointSet::PerPhase { prefill, decode } };
         Manifest {
-            mode: Some(Mode::AsDesigned),
+            mode: Some(self.plan.mode),
             engine: Some(self.engine.info()),
             contract: Some(self.engine.contract()),
             layers: Some(self.plan.layers.iter().filter_map(|l| i32::try_from(*l).ok()).collect()),
@@ -241,9 +243,13 @@ impl Recorder<'_> {
             let steps = self.plan.steps;
             let first = prompt.tokens.len() - steps;
             writer.begin(&prompt.id, Phase::Prefill)?;
-            self.prefill(writer, (index, prompt), first..prompt.tokens.len(), repeat)?;
+            let engine = self.engine;
+            let mut prefilled = engine.session()?;
+            self.prefill(&mut *prefilled, writer, (index, prompt), (first, repeat))?;
+            // Only alignment needs prefill's cache beyond this point.
+            let aligned = (self.plan.mode == Mode::KvAligned).then_some(prefilled);
             writer.begin(&prompt.id, Phase::Decode)?;
-            self.decode(writer, (index, prompt), first, repeat)?;
+            self.decode(aligned.as_deref(), writer, (index, prompt), (first, repeat))?;
             writer.flush_prompt()?;
         }
         Ok(())
@@ -251,13 +257,13 @@ impl Recorder<'_> {
 
     fn prefill(
         &mut self,
+        session: &mut dyn Session,
         writer: &mut RunWriter,
         (index, prompt): (usize, &PromptInfo),
-        positions: Range<usize>,
-        repeat: u32,
+        (first, repeat): (usize, u32),
     ) -> Result<(), EngineError> {
         let selection = self.selection(Phase::Prefill);
-        let session = &mut *self.engine.session()?;
+        let positions = first..prompt.tokens.len();
         let mut rows = self.rows(Some(writer), &prompt.id, (Phase::Prefill, repeat));
         rows.prompt = (index, &prompt.id, &prompt.tokens);
         let mut tap = Tap::open(&selection, positions.clone(), &mut rows);
@@ -267,25 +273,47 @@ impl Recorder<'_> {
 
     fn decode(
         &mut self,
+        aligned: Option<&dyn Session>,
         writer: &mut RunWriter,
         (index, prompt): (usize, &PromptInfo),
-        first: usize,
-        repeat: u32,
+        (first, repeat): (usize, u32),
     ) -> Result<(), EngineError> {
         let selection = self.selection(Phase::Decode);
-        let session = &mut *self.engine.session()?;
+        let engine = self.engine;
+        let session = &mut *engine.session()?;
         if first > 0 {
             let mut rows = self.rows(None, &prompt.id, (Phase::Decode, repeat));
             session.prefill(&prompt.tokens[..first], 0..0, &mut Tap::watched(&mut rows))?;
         }
-        for (step, token) in prompt.tokens.iter().enumerate().skip(first) {
+        let mut own = 0;
+        for (pos, token) in prompt.tokens.iter().enumerate().skip(first) {
+            if let Some(prefilled) = aligned {
+                align(session, prefilled, own..pos, engine.layers())?;
+                own = pos;
+            }
             let mut rows = self.rows(Some(writer), &prompt.id, (Phase::Decode, repeat));
             rows.prompt = (index, &prompt.id, &prompt.tokens);
-            rows.step = (step - first) as u64 + 1;
-            session.decode(*token, &mut Tap::open(&selection, step..step + 1, &mut rows))?;
+            rows.step = (pos - first) as u64 + 1;
+            session.decode(*token, &mut Tap::open(&selection, pos..pos + 1, &mut rows))?;
         }
         Ok(())
     }
+}
+
+/// Replaces decode's cache rows by prefill's, in every layer.
+fn align(
+    session: &mut dyn Session,
+    prefilled: &dyn Session,
+    rows: Range<usize>,
+    layers: usize,
+) -> Result<(), EngineError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    for layer in 0..layers {
+        session.set_kv(layer, rows.start, &prefilled.kv(layer, rows.clone())?)?;
+    }
+    Ok(())
 }
 
 /// The token with the largest logit; the first of equals.

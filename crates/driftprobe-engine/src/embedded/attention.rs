@@ -23,15 +23,34 @@ pub struct Shape {
     pub head_dim: usize,
     pub scale: f64,
     pub softcap: Option<f64>,
-    /// How many keys a row sees, its own included.
-    pub window: Option<usize>,
+    pub mask: Mask,
     /// Position of the first query row.
     pub first_pos: usize,
 }
 
+/// Which keys a row sees.
+#[derive(Clone, Copy)]
+pub struct Mask {
+    /// How many keys, its own included.
+    pub window: Option<usize>,
+    /// How far the last key that it sees lies behind its own: 0.
+    pub ahead: isize,
+    /// The first key of all: 0.
+    pub first_key: usize,
+}
+
+impl Mask {
+    /// Every key up to a row's own, within its window.
+    pub const fn causal(window: Option<usize>) -> Mask {
+        Mask { window, ahead: 0, first_key: 0 }
+    }
+}
+
 impl Shape {
     fn sees(&self, pos: usize, key: usize) -> bool {
-        key <= pos && self.window.is_none_or(|w| key + w > pos)
+        let Mask { window, ahead, first_key } = self.mask;
+        // A row always sees a key: at position 0 its own.
+        key <= pos.saturating_add_signed(ahead) && key >= first_key.min(pos) && window.is_none_or(|w| key + w > pos)
     }
 }
 
@@ -54,20 +73,32 @@ pub struct Inputs<'a> {
     pub show_scores: bool,
 }
 
-/// Attention of the prefill phase.
-pub fn prefill(kind: PrefillAttention, inputs: &Inputs<'_>, shape: &Shape) -> Result<Attended, EngineError> {
-    match kind {
-        PrefillAttention::Naive => naive(inputs, shape),
-        PrefillAttention::Blocked { keys } => blocked(inputs, shape, keys),
-    }
+/// A phase's kernel.
+#[derive(Clone, Copy)]
+pub enum Kernel {
+    Prefill(PrefillAttention),
+    /// One query row.
+    Decode(DecodeAttention),
 }
 
-/// Attention of the decode phase (one query row).
-pub fn decode(kind: DecodeAttention, inputs: &Inputs<'_>, shape: &Shape) -> Result<Attended, EngineError> {
-    match kind {
-        DecodeAttention::Naive if inputs.q.device().is_cpu() => vector::attend(inputs, shape),
-        DecodeAttention::Naive => naive(inputs, shape),
-        DecodeAttention::SplitK { parts } => split_k(inputs, shape, parts),
+impl Kernel {
+    pub fn attend(self, inputs: &Inputs<'_>, shape: &Shape) -> Result<Attended, EngineError> {
+        match (self, self.ranges(inputs.k.dim(1)?)) {
+            (_, Some(ranges)) => over_ranges(inputs, shape, &ranges),
+            (Kernel::Decode(_), None) if inputs.q.device().is_cpu() => vector::attend(inputs, shape),
+            (_, None) => naive(inputs, shape),
+        }
+    }
+
+    /// The ranges (first, count) of keys that get a softmax of their own; `None` where all keys share one.
+    pub fn ranges(self, keys: usize) -> Option<Vec<(usize, usize)>> {
+        let size = match self {
+            Kernel::Prefill(PrefillAttention::Naive) | Kernel::Decode(DecodeAttention::Naive) => return None,
+            Kernel::Prefill(PrefillAttention::Blocked { keys: block }) => block,
+            Kernel::Decode(DecodeAttention::SplitK { parts }) => keys.div_ceil(parts.max(1)),
+        };
+        let size = size.max(1);
+        Some((0..keys).step_by(size).map(|first| (first, size.min(keys - first))).collect())
     }
 }
 
@@ -92,14 +123,14 @@ fn scores(q: &Tensor, k: &Tensor, shape: &Shape, (first_key, tokens): (usize, us
 }
 
 /// `[heads, tokens, keys]` weights times V: `[heads, tokens, head_dim]`.
-fn weigh(weights: &Tensor, v: &Tensor, shape: &Shape) -> Result<Tensor, EngineError> {
+pub fn weigh(weights: &Tensor, v: &Tensor, shape: &Shape) -> Result<Tensor, EngineError> {
     let (heads, tokens, keys) = weights.dims3()?;
     let weights = weights.reshape((shape.kv_heads, heads / shape.kv_heads * tokens, keys))?;
     Ok(weights.matmul(v)?.reshape((heads, tokens, shape.head_dim))?)
 }
 
 /// `[heads, tokens, head_dim]` to `[tokens, heads × head_dim]`.
-fn by_token(out: &Tensor) -> Result<Tensor, EngineError> {
+pub fn by_token(out: &Tensor) -> Result<Tensor, EngineError> {
     let (heads, tokens, head_dim) = out.dims3()?;
     Ok(out.transpose(0, 1)?.reshape((tokens, heads * head_dim))?)
 }
@@ -162,17 +193,4 @@ fn over_ranges(inputs: &Inputs<'_>, shape: &Shape, ranges: &[(usize, usize)]) ->
     let whole = whole.ok_or_else(|| EngineError::request("attention over no keys", "feed at least one token"))?;
     let scores = if shown.is_empty() { None } else { Some(Tensor::cat(&shown, 2)?) };
     Ok(Attended { out: whole.finish()?, scores, probs: None })
-}
-
-fn blocked(inputs: &Inputs<'_>, shape: &Shape, block: usize) -> Result<Attended, EngineError> {
-    let keys = inputs.k.dim(1)?;
-    let ranges: Vec<_> = (0..keys).step_by(block).map(|first| (first, block.min(keys - first))).collect();
-    over_ranges(inputs, shape, &ranges)
-}
-
-fn split_k(inputs: &Inputs<'_>, shape: &Shape, parts: usize) -> Result<Attended, EngineError> {
-    let keys = inputs.k.dim(1)?;
-    let part = keys.div_ceil(parts).max(1);
-    let ranges: Vec<_> = (0..keys).step_by(part).map(|first| (first, part.min(keys - first))).collect();
-    over_ranges(inputs, shape, &ranges)
 }

@@ -57,6 +57,24 @@ impl LayerCache {
         Ok(self.v.narrow(1, 0, rows)?)
     }
 
+    /// Overwrites rows from `first` with rows `[kv_heads, rows, head_dim]` of another cache.
+    pub fn overwrite(&mut self, first: usize, k: &Tensor, v: &Tensor) -> Result<(), EngineError> {
+        let (kv_heads, rows, head_dim) = k.dims3()?;
+        let (own_heads, _, own_dim) = self.k.dims3()?;
+        if first + rows > self.len || (kv_heads, head_dim) != (own_heads, own_dim) || k.dims() != v.dims() {
+            let what = format!(
+                "rows {first}..{} of {kv_heads} × {head_dim} do not fit the cache's {} rows of {own_heads} × {own_dim}",
+                first + rows,
+                self.len
+            );
+            return Err(EngineError::request(what, "align only caches of one model, and rows that are there"));
+        }
+        for (cache, rows) in [(&self.k, k), (&self.v, v)] {
+            cache.slice_set(&rows.to_dtype(cache.dtype())?.contiguous()?, 1, first)?;
+        }
+        Ok(())
+    }
+
     /// Rows held.
     pub fn len(&self) -> usize {
         self.len

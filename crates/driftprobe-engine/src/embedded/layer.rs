@@ -1,17 +1,18 @@
 //! One decoder layer, stage after stage, each shown to the tap as it is stored.
 
-use super::attention::{self, Inputs, Shape};
+use super::attention::{Inputs, Kernel, Mask, Shape};
+use super::bytes::bytes_of;
 use super::cache::LayerCache;
+use super::interference::{At, Interference, Matrix, Norm, Residual, Turned};
 use super::linear::Linear;
-use super::ops::{RopeTable, gated, rms_norm, store};
+use super::ops::{RopeTable, store};
 use super::weights::LayerWeights;
 use crate::error::EngineError;
 use crate::settings::{Settings, Storage};
 use crate::tap::{Tap, TappedRow};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use driftprobe_model::Config;
-use driftprobe_trace::{Dtype, Phase, Point};
-use half::{bf16, f16};
+use driftprobe_trace::{Phase, Point};
 use std::ops::Range;
 
 /// One forward pass over consecutive tokens.
@@ -24,6 +25,11 @@ pub struct Pass {
 }
 
 impl Pass {
+    /// Where a layer's stages stand in this pass; those outside the layers have none.
+    pub fn at(&self, layer: Option<usize>) -> At {
+        At { phase: self.phase, layer, first: self.first, tokens: self.tokens }
+    }
+
     /// Which rows of this pass lie at these positions.
     pub fn overlap(&self, positions: &Range<usize>) -> Range<usize> {
         let start = positions.start.max(self.first) - self.first;
@@ -38,6 +44,7 @@ pub struct Forward<'a, 't> {
     pub settings: &'a Settings,
     pub rope: RopeTable,
     pub pass: Pass,
+    pub interference: &'a dyn Interference,
     pub tap: &'a mut Tap<'t>,
 }
 
@@ -50,31 +57,33 @@ impl Forward<'_, '_> {
         cache: &mut LayerCache,
         x: Tensor,
     ) -> Result<Tensor, EngineError> {
+        let at = self.pass.at(Some(l));
         self.show(Point::ResidualPreAttn, l, &x)?;
-        let normed = self.norm(Point::AttnNormOut, l, &x, &w.input_norm)?;
+        let normed = self.norm((Point::AttnNormOut, Norm::Attn), l, &x, &w.input_norm)?;
         let attended = self.attention(l, w, cache, &normed)?;
-        let mut projected = self.linear(Point::AttnProjOut, l, &w.o, &attended)?;
+        let mut projected = self.linear((Point::AttnProjOut, Matrix::O), l, &w.o, &attended)?;
         if let Some(norm) = &w.attn_post_norm {
-            projected = self.norm(Point::AttnPostNormOut, l, &projected, norm)?;
+            projected = self.norm((Point::AttnPostNormOut, Norm::AttnPost), l, &projected, norm)?;
         }
-        let x = self.stored((x + projected)?)?;
+        let x = self.stored(self.interference.residual(at, Residual::Attn, x, projected)?)?;
         self.show(Point::ResidualPostAttn, l, &x)?;
-        let normed = self.norm(Point::FfnNormOut, l, &x, &w.ffn_norm)?;
+        let normed = self.norm((Point::FfnNormOut, Norm::Ffn), l, &x, &w.ffn_norm)?;
         let mut mlp = self.mlp(l, w, &normed)?;
         if let Some(norm) = &w.mlp_post_norm {
-            mlp = self.norm(Point::MlpPostNormOut, l, &mlp, norm)?;
+            mlp = self.norm((Point::MlpPostNormOut, Norm::MlpPost), l, &mlp, norm)?;
         }
-        let x = self.stored((x + mlp)?)?;
+        let x = self.stored(self.interference.residual(at, Residual::Mlp, x, mlp)?)?;
         self.show(Point::ResidualPostMlp, l, &x)?;
         Ok(x)
     }
 
     fn mlp(&mut self, l: usize, w: &LayerWeights, x: &Tensor) -> Result<Tensor, EngineError> {
-        let gate = self.linear(Point::MlpGate, l, &w.gate, x)?;
-        let up = self.linear(Point::MlpUp, l, &w.up, x)?;
-        let act = self.stored(gated(&gate, &up, self.config.activation)?)?;
+        let gate = self.linear((Point::MlpGate, Matrix::Gate), l, &w.gate, x)?;
+        let up = self.linear((Point::MlpUp, Matrix::Up), l, &w.up, x)?;
+        let act = self.interference.gated(self.pass.at(Some(l)), &gate, &up, self.config.activation)?;
+        let act = self.stored(act)?;
         self.show(Point::MlpAct, l, &act)?;
-        self.linear(Point::MlpOut, l, &w.down, &act)
+        self.linear((Point::MlpOut, Matrix::Down), l, &w.down, &act)
     }
 
     fn attention(
@@ -85,46 +94,50 @@ impl Forward<'_, '_> {
         x: &Tensor,
     ) -> Result<Tensor, EngineError> {
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
-        let phase = self.pass.phase;
-        let mut q = self.heads(self.stored(w.q.forward(x, phase)?)?, heads)?;
-        let mut k = self.heads(self.stored(w.k.forward(x, phase)?)?, kv_heads)?;
+        let (at, stages) = (self.pass.at(Some(l)), self.interference);
+        let mut q = self.heads(self.stored(stages.linear(at, Matrix::Q, &w.q, x)?)?, heads)?;
+        let mut k = self.heads(self.stored(stages.linear(at, Matrix::K, &w.k, x)?)?, kv_heads)?;
         if let Some((q_norm, k_norm)) = &w.qk_norms {
             self.show(Point::QProjOut, l, &q)?;
             self.show(Point::KProjOut, l, &k)?;
-            q = self.stored(rms_norm(&q, q_norm, self.config.rms_norm_eps)?)?;
-            k = self.stored(rms_norm(&k, k_norm, self.config.rms_norm_eps)?)?;
+            let eps = self.config.rms_norm_eps;
+            q = self.stored(stages.norm(at, Norm::Q, &q, (q_norm, eps))?)?;
+            k = self.stored(stages.norm(at, Norm::K, &k, (k_norm, eps))?)?;
         }
         self.show(Point::QPreRope, l, &q)?;
         self.show(Point::KPreRope, l, &k)?;
-        let v = self.heads(self.stored(w.v.forward(x, phase)?)?, kv_heads)?;
+        let v = self.heads(self.stored(stages.linear(at, Matrix::V, &w.v, x)?)?, kv_heads)?;
         self.show(Point::VProj, l, &v)?;
-        let q = self.stored(self.rope.apply(&q)?)?;
+        let q = self.stored(stages.rope(at, Turned::Q, &self.rope, &q)?)?;
         self.show(Point::QPostRope, l, &q)?;
-        let k = self.stored(self.rope.apply(&k)?)?;
+        let k = self.stored(stages.rope(at, Turned::K, &self.rope, &k)?)?;
         self.show(Point::KPostRope, l, &k)?;
+        let (k, v) = stages.written(at, k, v)?;
         cache.append(&k, &v)?;
-        self.show_cache(l, cache)?;
-        self.attend(l, cache, &q)
+        let (k, v) = stages.read(at, cache.k(cache.len())?, cache.v(cache.len())?)?;
+        self.show_cache(Point::KCache, l, &k)?;
+        self.show_cache(Point::VCache, l, &v)?;
+        // Both phases read the cache, so both see its rounding.
+        self.attend(l, &q, (&k.to_dtype(DType::F32)?, &v.to_dtype(DType::F32)?))
     }
 
-    fn attend(&mut self, l: usize, cache: &LayerCache, q: &Tensor) -> Result<Tensor, EngineError> {
+    fn attend(&mut self, l: usize, q: &Tensor, (k, v): (&Tensor, &Tensor)) -> Result<Tensor, EngineError> {
         let shape = Shape {
             heads: self.config.num_attention_heads,
             kv_heads: self.config.num_key_value_heads,
             head_dim: self.config.head_dim,
             scale: self.config.attention_scale,
             softcap: self.config.attn_softcap,
-            window: self.config.sliding_windows.get(l).copied().flatten(),
+            mask: Mask::causal(self.config.sliding_windows.get(l).copied().flatten()),
             first_pos: self.pass.first,
         };
-        // Both phases read the cache, so both see its rounding.
-        let (k, v) = (cache.k(cache.len())?.to_dtype(DType::F32)?, cache.v(cache.len())?.to_dtype(DType::F32)?);
         let show_scores = self.tap.positions(Point::AttnScores, l).is_some();
-        let inputs = Inputs { q, k: &k, v: &v, show_scores };
-        let attended = match self.pass.phase {
-            Phase::Prefill => attention::prefill(self.settings.prefill_attention, &inputs, &shape)?,
-            Phase::Decode => attention::decode(self.settings.decode_attention, &inputs, &shape)?,
+        let kernel = match self.pass.phase {
+            Phase::Prefill => Kernel::Prefill(self.settings.prefill_attention),
+            Phase::Decode => Kernel::Decode(self.settings.decode_attention),
         };
+        let inputs = Inputs { q, k, v, show_scores };
+        let attended = self.interference.attend(self.pass.at(Some(l)), kernel, &inputs, &shape)?;
         for (point, rows) in [(Point::AttnScores, &attended.scores), (Point::AttnProbs, &attended.probs)] {
             if let Some(rows) = rows {
                 self.show_keys(point, l, rows)?;
@@ -143,14 +156,27 @@ impl Forward<'_, '_> {
         store(x, self.settings.storage)
     }
 
-    fn norm(&mut self, point: Point, l: usize, x: &Tensor, weight: &Tensor) -> Result<Tensor, EngineError> {
-        let normed = self.stored(rms_norm(x, weight, self.config.rms_norm_eps)?)?;
+    fn norm(
+        &mut self,
+        (point, norm): (Point, Norm),
+        l: usize,
+        x: &Tensor,
+        weight: &Tensor,
+    ) -> Result<Tensor, EngineError> {
+        let spec = (weight, self.config.rms_norm_eps);
+        let normed = self.stored(self.interference.norm(self.pass.at(Some(l)), norm, x, spec)?)?;
         self.show(point, l, &normed)?;
         Ok(normed)
     }
 
-    fn linear(&mut self, point: Point, l: usize, linear: &Linear, x: &Tensor) -> Result<Tensor, EngineError> {
-        let y = self.stored(linear.forward(x, self.pass.phase)?)?;
+    fn linear(
+        &mut self,
+        (point, matrix): (Point, Matrix),
+        l: usize,
+        linear: &Linear,
+        x: &Tensor,
+    ) -> Result<Tensor, EngineError> {
+        let y = self.stored(self.interference.linear(self.pass.at(Some(l)), matrix, linear, x)?)?;
         self.show(point, l, &y)?;
         Ok(y)
     }
@@ -196,15 +222,12 @@ impl Forward<'_, '_> {
         Ok(())
     }
 
-    /// Of each wanted row the cache rows up to its own position.
-    fn show_cache(&mut self, l: usize, cache: &LayerCache) -> Result<(), EngineError> {
-        for point in [Point::KCache, Point::VCache] {
-            let Some(positions) = self.tap.positions(point, l) else { continue };
-            for row in self.pass.overlap(&positions) {
-                let rows = self.pass.first + row + 1;
-                let held = if point == Point::KCache { cache.k(rows)? } else { cache.v(rows)? };
-                self.put(point, l, row, (&held, self.settings.kv_cache))?;
-            }
+    /// Of each wanted row the rows of K or V `[kv_heads, rows, head_dim]` up to its own position.
+    fn show_cache(&mut self, point: Point, l: usize, read: &Tensor) -> Result<(), EngineError> {
+        let Some(positions) = self.tap.positions(point, l) else { return Ok(()) };
+        for row in self.pass.overlap(&positions) {
+            let rows = read.narrow(1, 0, self.pass.first + row + 1)?;
+            self.put(point, l, row, (&rows, self.settings.kv_cache))?;
         }
         Ok(())
     }
@@ -220,24 +243,5 @@ impl Forward<'_, '_> {
             shape: x.dims().iter().map(|d| *d as u64).collect(),
             bytes: bytes_of(x, storage.dtype())?,
         })
-    }
-}
-
-/// Little-endian bytes of a tensor whose values are in the storage type's grid already.
-fn bytes_of(x: &Tensor, dtype: Dtype) -> Result<Vec<u8>, EngineError> {
-    let x = x.flatten_all()?.to_device(&Device::Cpu)?;
-    Ok(match dtype {
-        Dtype::F16 => x.to_dtype(DType::F16)?.to_vec1::<f16>()?.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Dtype::Bf16 => x.to_dtype(DType::BF16)?.to_vec1::<bf16>()?.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Dtype::F32 => little_endian(x.to_vec1::<f32>()?),
-        Dtype::F64 => x.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().flat_map(|v| v.to_le_bytes()).collect(),
-    })
-}
-
-fn little_endian(values: Vec<f32>) -> Vec<u8> {
-    if cfg!(target_endian = "little") {
-        bytemuck::cast_slice(&values).to_vec()
-    } else {
-        values.iter().flat_map(|v| v.to_le_bytes()).collect()
     }
 }

@@ -2,6 +2,7 @@
 //! weights.
 
 use super::kernels::dot;
+use super::values::{Held, Values};
 use crate::error::EngineError;
 use crate::settings::{QuantisedMatmul, Settings};
 use candle_core::quantized::{GgmlType, k_quants};
@@ -16,14 +17,16 @@ const TILE_ROWS: usize = 64;
 const SERIAL_PRODUCTS_MAX: usize = 1 << 17;
 
 /// A matrix `[outputs, inputs]`, and its bias if it has one.
+#[derive(Clone)]
 pub struct Linear {
     weight: Place,
     bias: Option<Tensor>,
 }
 
+#[derive(Clone)]
 enum Place {
-    /// In its file.
-    Mapped { weight: Weight, quantised: QuantisedMatmul },
+    /// In its file, or in memory.
+    Host { values: Values, quantised: QuantisedMatmul },
     /// Copied to an accelerator, as f32.
     Device(Tensor),
 }
@@ -31,7 +34,7 @@ enum Place {
 impl Linear {
     pub fn new(weight: Weight, bias: Option<Tensor>, settings: &Settings) -> Result<Linear, EngineError> {
         let weight = if settings.device.is_cpu() {
-            Place::Mapped { weight, quantised: settings.quantised_matmul }
+            Place::Host { values: Values::Mapped(weight), quantised: settings.quantised_matmul }
         } else {
             let shape = (weight.rows(), weight.cols());
             Place::Device(Tensor::from_vec(weight.to_f32(), shape, &settings.device)?)
@@ -39,10 +42,37 @@ impl Linear {
         Ok(Linear { weight, bias })
     }
 
+    /// A matrix whose values have been altered, by the same kernels.
+    pub fn held(held: Held, bias: Option<Tensor>, settings: &Settings) -> Result<Linear, EngineError> {
+        let quantised = settings.quantised_matmul;
+        let integer = held.dtype.is_quantised() && is_integer_shape(held.dtype, held.cols, quantised);
+        let plain = held.dtype == WeightDtype::F32;
+        let weight = match (settings.device.is_cpu(), integer || plain) {
+            (true, true) => Place::Host { values: Values::Held(held), quantised },
+            (true, false) => Place::Host { values: Values::Held(held.dequantised()?), quantised },
+            (false, _) => {
+                let (shape, mut values) = ((held.rows, held.cols), Vec::new());
+                Values::Held(held.dequantised()?).with_rows(0, shape.0, |all| values = all.to_vec());
+                Place::Device(Tensor::from_vec(values, shape, &settings.device)?)
+            }
+        };
+        Ok(Linear { weight, bias })
+    }
+
+    /// The same matrix without its bias.
+    pub fn without_bias(&self) -> Linear {
+        Linear { weight: self.weight.clone(), bias: None }
+    }
+
+    /// The bias.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
     /// `[tokens, inputs]` to `[tokens, outputs]`, by the phase's kernel, whatever the number of tokens.
     pub fn forward(&self, x: &Tensor, phase: Phase) -> Result<Tensor, EngineError> {
         let y = match &self.weight {
-            Place::Mapped { weight, quantised } => mapped(weight, *quantised, x, phase)?,
+            Place::Host { values, quantised } => multiply(values, *quantised, x, phase)?,
             Place::Device(weight) => x.matmul(&weight.t()?)?,
         };
         match &self.bias {
@@ -54,27 +84,30 @@ impl Linear {
 
 /// Whether this weight is multiplied as integers.
 pub fn is_integer(weight: &Weight, quantised: QuantisedMatmul) -> bool {
-    // candle's kernels of these formats take the blocks of a row in pairs.
-    let in_pairs = matches!(weight.dtype(), WeightDtype::Q4_1 | WeightDtype::Q5_0 | WeightDtype::Q5_1);
-    let blocks = weight.cols() / weight.dtype().block().0;
-    let fits = !in_pairs || blocks.is_multiple_of(2);
-    weight.dtype().is_quantised() && quantised == QuantisedMatmul::Integer && fits
+    is_integer_shape(weight.dtype(), weight.cols(), quantised)
 }
 
-fn mapped(weight: &Weight, quantised: QuantisedMatmul, x: &Tensor, phase: Phase) -> Result<Tensor, EngineError> {
+fn is_integer_shape(dtype: WeightDtype, cols: usize, quantised: QuantisedMatmul) -> bool {
+    // candle's kernels of these formats take the blocks of a row in pairs.
+    let in_pairs = matches!(dtype, WeightDtype::Q4_1 | WeightDtype::Q5_0 | WeightDtype::Q5_1);
+    let fits = !in_pairs || (cols / dtype.block().0).is_multiple_of(2);
+    dtype.is_quantised() && quantised == QuantisedMatmul::Integer && fits
+}
+
+fn multiply(values: &Values, quantised: QuantisedMatmul, x: &Tensor, phase: Phase) -> Result<Tensor, EngineError> {
     let (tokens, inputs) = x.dims2()?;
-    let outputs = weight.rows();
-    if inputs != weight.cols() {
-        let what = format!("{} takes {} inputs, not {inputs}", weight.name(), weight.cols());
+    let outputs = values.rows();
+    if inputs != values.cols() {
+        let what = format!("{} takes {} inputs, not {inputs}", values.name(), values.cols());
         return Err(EngineError::request(what, "this is a mistake of driftprobe's own; please report it"));
     }
     let x = x.flatten_all()?.to_vec1::<f32>()?;
-    let y = if is_integer(weight, quantised) {
-        integer(weight, (tokens, inputs, outputs), &x)?
+    let y = if is_integer_shape(values.dtype(), inputs, quantised) {
+        integer(values, (tokens, inputs, outputs), &x)?
     } else {
         match phase {
-            Phase::Prefill => gemm_tiles(weight, tokens, &x),
-            Phase::Decode => x.chunks(inputs.max(1)).flat_map(|row| dot_rows(weight, row)).collect(),
+            Phase::Prefill => gemm_tiles(values, tokens, &x),
+            Phase::Decode => x.chunks(inputs.max(1)).flat_map(|row| dot_rows(values, row)).collect(),
         }
     };
     Ok(Tensor::from_vec(y, (tokens, outputs), &Device::Cpu)?)
@@ -89,23 +122,10 @@ fn over_tiles(out: &mut [f32], values_a_tile: usize, products: usize, tile: impl
     }
 }
 
-/// Calls `with` with a tile of weight rows as f32: in place where the file has them so, else dequantised.
-fn with_rows(weight: &Weight, first: usize, count: usize, with: impl FnOnce(&[f32])) {
-    let cols = weight.cols();
-    match weight.as_f32() {
-        Some(all) => with(&all[first * cols..(first + count) * cols]),
-        None => {
-            let mut rows = vec![0.0; count * cols];
-            weight.dequantise_rows(first..first + count, &mut rows);
-            with(&rows);
-        }
-    }
-}
-
-fn dot_rows(weight: &Weight, x: &[f32]) -> Vec<f32> {
+fn dot_rows(weight: &Values, x: &[f32]) -> Vec<f32> {
     let mut y = vec![0.0; weight.rows()];
     over_tiles(&mut y, TILE_ROWS, weight.rows() * x.len(), |i, out| {
-        with_rows(weight, i * TILE_ROWS, out.len(), |rows| {
+        weight.with_rows(i * TILE_ROWS, out.len(), |rows| {
             for (y, row) in out.iter_mut().zip(rows.chunks_exact(x.len())) {
                 *y = dot(row, x);
             }
@@ -114,12 +134,12 @@ fn dot_rows(weight: &Weight, x: &[f32]) -> Vec<f32> {
     y
 }
 
-fn gemm_tiles(weight: &Weight, tokens: usize, x: &[f32]) -> Vec<f32> {
+fn gemm_tiles(weight: &Values, tokens: usize, x: &[f32]) -> Vec<f32> {
     let (outputs, inputs) = (weight.rows(), weight.cols());
     // Tiles of outputs are contiguous in yᵀ.
     let mut transposed = vec![0.0f32; outputs * tokens];
     over_tiles(&mut transposed, TILE_ROWS * tokens, outputs * inputs * tokens, |i, out| {
-        with_rows(weight, i * TILE_ROWS, out.len() / tokens, |rows| gemm_tile(rows, x, out, (tokens, inputs)));
+        weight.with_rows(i * TILE_ROWS, out.len() / tokens, |rows| gemm_tile(rows, x, out, (tokens, inputs)));
     });
     transpose(&transposed, outputs, tokens)
 }
@@ -170,7 +190,7 @@ fn transpose(from: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     to
 }
 
-fn integer(weight: &Weight, size: (usize, usize, usize), x: &[f32]) -> Result<Vec<f32>, EngineError> {
+fn integer(weight: &Values, size: (usize, usize, usize), x: &[f32]) -> Result<Vec<f32>, EngineError> {
     let mut y = vec![0.0; size.0 * size.2];
     let out = y.as_mut_slice();
     match weight.dtype() {
@@ -195,7 +215,7 @@ fn integer(weight: &Weight, size: (usize, usize, usize), x: &[f32]) -> Result<Ve
 }
 
 fn blocks<T: GgmlType>(
-    weight: &Weight,
+    weight: &Values,
     size: (usize, usize, usize),
     x: &[f32],
     out: &mut [f32],
@@ -208,7 +228,7 @@ fn blocks<T: GgmlType>(
     );
     assert!(bytes.as_ptr().cast::<T>().is_aligned(), "alignment of {}", weight.name());
     // SAFETY: T is one of candle's `repr(C)` block types, plain old data for which every bit pattern is valid; length and
-    // alignment have just been checked; the bytes are mapped for as long as `weight` lives.
+    // alignment have just been checked; the bytes stay where they are for as long as `weight` lives.
     let blocks = unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<T>(), bytes.len() / size_of::<T>()) };
     Ok(k_quants::matmul::<T>(size, x, blocks, out)?)
 }

@@ -62,7 +62,12 @@ impl RopeFrequencies {
     }
 
     pub fn table(&self, first: usize, tokens: usize, device: &Device) -> Result<RopeTable, EngineError> {
-        let angles = (first..first + tokens).flat_map(|pos| self.inv_freq.iter().map(move |f| pos as f32 * f));
+        self.table_from(first as i64, tokens, device)
+    }
+
+    /// As [`RopeFrequencies::table`]; positions before the start turn backwards.
+    pub fn table_from(&self, first: i64, tokens: usize, device: &Device) -> Result<RopeTable, EngineError> {
+        let angles = (first..).take(tokens).flat_map(|pos| self.inv_freq.iter().map(move |f| pos as f32 * f));
         let angles: Vec<f64> = angles.map(f64::from).collect();
         let table = |of: fn(f64) -> f64| -> Result<Tensor, EngineError> {
             let values: Vec<f32> = angles.iter().map(|a| of(*a) as f32 * self.factor).collect();
@@ -73,6 +78,11 @@ impl RopeFrequencies {
 }
 
 impl RopeTable {
+    /// The same table, rounded to a type.
+    pub fn stored(self, storage: Storage) -> Result<RopeTable, EngineError> {
+        Ok(RopeTable { cos: store(self.cos, storage)?, sin: store(self.sin, storage)?, layout: self.layout })
+    }
+
     /// Rotates `[tokens, heads, head_dim]`.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor, EngineError> {
         let (tokens, heads, head_dim) = x.dims3()?;

@@ -1,13 +1,15 @@
 //! One sequence: its caches, and the two ways of feeding it tokens.
 
+use super::bytes::{bytes_of, tensor_of};
 use super::cache::LayerCache;
+use super::interference::{Interference, Matrix, Norm};
 use super::layer::{Forward, Pass};
-use super::ops::{RopeFrequencies, rms_norm, store};
+use super::ops::{RopeFrequencies, store};
 use super::weights::EngineWeights;
-use crate::Session;
 use crate::error::EngineError;
 use crate::settings::{Settings, Storage};
 use crate::tap::Tap;
+use crate::{KvRows, Session};
 use candle_core::Tensor;
 use driftprobe_model::Config;
 use driftprobe_trace::{Phase, Point};
@@ -19,16 +21,22 @@ pub struct EmbeddedSession<'m> {
     weights: &'m EngineWeights,
     rope: RopeFrequencies,
     caches: Vec<LayerCache>,
+    /// What stands in for the stages; see [`Interference`].
+    pub interference: &'m dyn Interference,
 }
 
 impl<'m> EmbeddedSession<'m> {
-    pub fn new(config: &'m Config, settings: &'m Settings, weights: &'m EngineWeights) -> Result<Self, EngineError> {
+    pub fn new(
+        (config, settings): (&'m Config, &'m Settings),
+        weights: &'m EngineWeights,
+        interference: &'m dyn Interference,
+    ) -> Result<Self, EngineError> {
         let cache = || {
             let dtype = settings.kv_cache.candle();
             LayerCache::new(config.num_key_value_heads, config.head_dim, dtype, &settings.device)
         };
         let caches = (0..config.num_hidden_layers).map(|_| cache()).collect::<Result<_, _>>()?;
-        Ok(EmbeddedSession { config, settings, weights, rope: RopeFrequencies::new(config), caches })
+        Ok(EmbeddedSession { config, settings, weights, rope: RopeFrequencies::new(config), caches, interference })
     }
 
     /// Feeds tokens through all layers and returns the logits of some of them.
@@ -42,8 +50,10 @@ impl<'m> EmbeddedSession<'m> {
         let first = self.len();
         let pass = Pass { phase, first, tokens: tokens.len() };
         let rope = self.rope.table(first, tokens.len(), &self.settings.device)?;
-        let mut forward = Forward { config: self.config, settings: self.settings, rope, pass, tap };
-        let mut x = self.embed(tokens)?;
+        let (at, stages) = (pass.at(None), self.interference);
+        let mut forward =
+            Forward { config: self.config, settings: self.settings, rope, pass, interference: stages, tap };
+        let mut x = self.embed(tokens, pass)?;
         forward.show(Point::EmbedOut, 0, &x)?;
         for (l, (weights, cache)) in self.weights.layers.iter().zip(&mut self.caches).enumerate() {
             forward.tap.enter(l, tokens.len())?;
@@ -61,32 +71,34 @@ impl<'m> EmbeddedSession<'m> {
         if kept.is_empty() {
             return Ok(Vec::new());
         }
-        let normed = rms_norm(&x.narrow(0, kept.start, kept.len())?, &self.weights.norm, self.config.rms_norm_eps)?;
+        let x = x.narrow(0, kept.start, kept.len())?;
+        let normed = stages.norm(at, Norm::Final, &x, (&self.weights.norm, self.config.rms_norm_eps))?;
         let normed = store(normed, self.settings.storage)?;
         forward.show_from(Point::FinalNormOut, kept.start, &normed)?;
         if rows.is_empty() {
             return Ok(Vec::new());
         }
         let wanted = normed.narrow(0, rows.start - kept.start, rows.len())?;
-        let mut out = self.weights.lm_head.forward(&wanted.contiguous()?, phase)?;
-        out = super::ops::softcap(out, self.config.final_softcap)?;
+        let out = stages.linear(at, Matrix::LmHead, &self.weights.lm_head, &wanted.contiguous()?)?;
+        let out = stages.logits(at, out)?;
+        let out = super::ops::softcap(out, stages.final_softcap(at, self.config.final_softcap))?;
         forward.show_logits(rows.start, &out)?;
         Ok(out.flatten_all()?.to_vec1::<f32>()?)
     }
 
-    fn embed(&self, tokens: &[u32]) -> Result<Tensor, EngineError> {
+    fn embed(&self, tokens: &[u32], pass: Pass) -> Result<Tensor, EngineError> {
         let (hidden, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let mut values = vec![0.0; tokens.len() * hidden];
         for (token, row) in tokens.iter().zip(values.chunks_exact_mut(hidden)) {
-            let id = *token as usize;
-            if id >= vocab {
+            if *token as usize >= vocab {
                 let what = format!("token {token} is not in the vocabulary of {vocab}");
                 return Err(EngineError::request(what, "tokenise the prompt with the model's own tokenizer"));
             }
+            let id = self.interference.embed_row(pass.at(None), *token) as usize;
             self.weights.embed.dequantise_rows(id..id + 1, row);
         }
         let embedded = Tensor::from_vec(values, (tokens.len(), hidden), &self.settings.device)?;
-        let scaled = match self.config.embed_scale {
+        let scaled = match self.interference.embed_scale(pass.at(None), self.config.embed_scale) {
             None => embedded,
             // Engines hold the factor itself in the storage type.
             Some(scale) => (embedded * rounded(scale, self.settings.storage))?,
@@ -126,4 +138,25 @@ impl Session for EmbeddedSession<'_> {
         let pos = self.len();
         self.feed(&[token], Phase::Decode, pos..pos + 1, tap)
     }
+
+    fn kv(&self, layer: usize, rows: Range<usize>) -> Result<KvRows, EngineError> {
+        let cache = self.caches.get(layer).filter(|c| rows.start <= rows.end && rows.end <= c.len());
+        let cache = cache.ok_or_else(|| no_such_rows(layer, &rows))?;
+        let part = |all: Tensor| -> Result<Tensor, EngineError> { Ok(all.narrow(1, rows.start, rows.len())?) };
+        let (k, v) = (part(cache.k(rows.end)?)?, part(cache.v(rows.end)?)?);
+        let dtype = self.settings.kv_cache.dtype();
+        Ok(KvRows { dtype, shape: k.dims3()?, k: bytes_of(&k, dtype)?, v: bytes_of(&v, dtype)? })
+    }
+
+    fn set_kv(&mut self, layer: usize, first: usize, rows: &KvRows) -> Result<(), EngineError> {
+        let device = &self.settings.device;
+        let k = tensor_of(&rows.k, rows.dtype, rows.shape)?.to_device(device)?;
+        let v = tensor_of(&rows.v, rows.dtype, rows.shape)?.to_device(device)?;
+        let cache = self.caches.get_mut(layer).ok_or_else(|| no_such_rows(layer, &(first..first + rows.shape.1)))?;
+        cache.overwrite(first, &k, &v)
+    }
+}
+
+fn no_such_rows(layer: usize, rows: &Range<usize>) -> EngineError {
+    EngineError::request(format!("layer {layer} has no cache rows {rows:?}"), "ask for rows that have been fed")
 }

@@ -1,9 +1,11 @@
 //! The embedded engine and the recorder: what is shown is what was computed, the two paths are two and both right, and a
 //! run on disk holds what its manifest says.
 
+mod aligned;
 mod contracts;
 mod demo;
 mod determinism;
+mod faulty;
 mod integer;
 mod interrupted;
 mod paths;
