@@ -10,7 +10,7 @@ use candle_core::Device;
 use driftprobe_engine::record::{self, Plan, record};
 use driftprobe_engine::{EmbeddedEngine, Engine, EngineError, Settings};
 use driftprobe_model::{Model, Tokenizer};
-use driftprobe_trace::{Manifest, ModelInfo, Phase, Point, PromptInfo};
+use driftprobe_trace::{Manifest, Mode, ModelInfo, Phase, Point, PromptInfo};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
         repeats: args.repeats,
         payloads: !args.no_payloads,
         overwrite: args.overwrite,
+        mode: Mode::AsDesigned,
     };
     record::check(&engine, &plan)?;
     check_context(&plan, &model)?;

@@ -78,6 +78,7 @@ fn trace(engine: &EmbeddedEngine, prompt: &[u32], setting: &Setting, dir: &std::
         repeats: 0,
         payloads: true,
         overwrite: true,
+        mode: driftprobe_trace::Mode::AsDesigned,
     };
     record(engine, &plan, dir, Manifest::default(), &mut Unwatched)?;
     Ok(())

@@ -83,6 +83,7 @@ pub fn recording(model: &Model, settings: Settings, lengths: &[usize], steps: us
         repeats: 0,
         payloads: true,
         overwrite: true,
+        mode: driftprobe_trace::Mode::AsDesigned,
     };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
