@@ -4,19 +4,23 @@
 //! caller gives one. The order in which events were read does not matter; the same events give the same [`Analysis`].
 
 use crate::advice::{self, Advice};
+use crate::attribute::attribute;
 use crate::coverage::{Expectation, MissingRow, expect};
 use crate::evidence::{Bits, HashRelation, Side};
+use crate::examine::{Examination, Oracle, examine};
 use crate::exercise;
 use crate::judge::{JudgedPair, PairVerdict, judge};
+use crate::modes::ModeRow;
 use crate::pair::{Pairing, WhyLoose, pair};
 use crate::place::{Place, Places, describe, describe_row};
 use crate::reason::{ReasonCode, Reasons};
 use crate::repeat::{RepeatOutcome, compare_repeats};
 use crate::spelling;
-use crate::verdict::{RunVerdict, reach};
+use crate::verdict::{RunVerdict, Verdict, reach};
 use crate::view::View;
 use driftprobe_trace::{Event, Manifest, Note, Phase, Point, Rows, Run};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What the caller adds to a report.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +62,14 @@ pub struct Analysis {
     pub codes: Vec<(&'static str, u64)>,
     /// Each phase against its repeats.
     pub repeats: Vec<RepeatOutcome>,
+    /// What the model says of each phase; none: no model was given, or not the run's.
+    pub examination: Option<Examination>,
+    /// The same run with prefill's cache under decode.
+    pub aligned: Option<Arc<Analysis>>,
+    /// Every tensor in both modes; empty where there is only one.
+    pub modes: Vec<ModeRow>,
+    /// The verdict on this mode alone, where there are two.
+    pub own_verdict: Option<Verdict>,
     /// What follows from this run's evidence.
     pub advice: Advice,
 }
@@ -96,6 +108,14 @@ pub struct PairCounts {
     pub total: u64,
     /// Bit-equal over the whole row.
     pub identical: u64,
+    /// Rounding parts them here.
+    pub structural: u64,
+    /// Both phases clean, on inputs that differ already.
+    pub inherited: u64,
+    /// Explained by an arithmetic that is not declared.
+    pub contract: u64,
+    /// At fault, in one phase or both.
+    pub fault: u64,
     /// Not finite.
     pub non_finite: u64,
     /// Not comparable.
@@ -140,6 +160,16 @@ pub fn analyze(run: &Run, rows: &dyn Rows, options: Options) -> Analysis {
 
 /// As [`analyze`], telling `progress` how many pairs of how many are judged.
 pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut dyn FnMut(u64, u64)) -> Analysis {
+    analyze_against((run, rows), None, options, progress)
+}
+
+/// As [`analyze_with`], each stage of both phases held against the model.
+pub fn analyze_against(
+    (run, rows): (&Run, &dyn Rows),
+    oracle: Option<&Oracle<'_>>,
+    options: Options,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Analysis {
     let merged = spelling::merge(run);
     let run = merged.as_ref().map_or(run, |merged| &merged.run);
     let manifest = run.manifest.as_ref();
@@ -154,7 +184,7 @@ pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut
     let (prefill, decode): (Vec<&Event>, Vec<&Event>) = events.iter().partition(|event| event.phase == Phase::Prefill);
     let pairing = pair(&prefill, &decode);
 
-    let pairs = judge_all(&pairing, &prefill, &decode, &places, (rows, progress));
+    let mut pairs = judge_all(&pairing, &prefill, &decode, &places, (rows, progress));
     let one_phase: BTreeSet<(Point, Phase)> = expectation.one_phase.iter().copied().collect();
     let mut unpaired = vec![];
     for (side, loose) in [(&prefill, &pairing.reference_loose), (&decode, &pairing.candidate_loose)] {
@@ -173,6 +203,15 @@ pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut
     unpaired
         .sort_by_cached_key(|one| (one.place, one.event.logical_tok_idx, one.event.phase, one.event.source.clone()));
     let repeats = compare_repeats(run, rows, &places);
+    let examined = oracle.map(|oracle| examine(run, rows, oracle));
+    let (examination, doubt) = match examined {
+        None => (None, None),
+        Some(Ok(examination)) => (Some(examination), None),
+        Some(Err(doubt)) => (None, Some(doubt)),
+    };
+    if let Some(examination) = &examination {
+        attribute(&mut pairs, examination);
+    }
 
     let counts = count(&pairs);
     let coverage = Coverage {
@@ -200,9 +239,10 @@ pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut
     exercise::reasons(manifest, &pairs, &mut reasons);
     unpaired_reasons(&unpaired, &mut reasons);
     repeat_reasons(&repeats, &mut reasons);
-    let loose: Vec<&Event> = unpaired.iter().map(|one| &one.event).collect();
-    let non_finite = unpaired.iter().find(|one| one.nan > 0).map(|one| &one.event);
-    let verdict = reach(&pairs, &loose, non_finite, reasons);
+    if let Some(doubt) = &doubt {
+        reasons.add(ReasonCode::WrongModel, doubt.to_string());
+    }
+    let verdict = reach(&pairs, &unpaired, examination.as_ref(), reasons);
 
     let mut analysis = Analysis {
         options,
@@ -219,6 +259,10 @@ pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut
         one_phase: expectation.one_phase,
         unmapped: run.unmapped.iter().map(|one| (one.source.to_string(), one.point.clone())).collect(),
         repeats,
+        examination,
+        aligned: None,
+        modes: vec![],
+        own_verdict: None,
         advice: Advice::default(),
     };
     analysis.advice = advice::advise(&analysis);
@@ -256,6 +300,10 @@ fn count(pairs: &[JudgedPair]) -> PairCounts {
     for pair in pairs {
         let by_verdict = match pair.verdict {
             PairVerdict::Identical => &mut counts.identical,
+            PairVerdict::Structural => &mut counts.structural,
+            PairVerdict::Inherited => &mut counts.inherited,
+            PairVerdict::Contract => &mut counts.contract,
+            PairVerdict::Fault => &mut counts.fault,
             PairVerdict::NonFinite => &mut counts.non_finite,
             PairVerdict::Missing => &mut counts.missing,
             PairVerdict::Undecided => &mut counts.undecided,

@@ -97,6 +97,8 @@ impl<'a> Replay<'a> {
                     judgement.outcome =
                         expectation.map_or_else(Outcome::Unjudged, |e| compare(&row.to_f64(), &e, scores));
                     judgement.assumed = task.arithmetic.assumed();
+                    judgement.inputs.clone_from(&way.inputs);
+                    judgement.values = task.recorded_len;
                 }
             }
         }
@@ -203,7 +205,19 @@ impl Place<'_> {
     fn judgement(&self, pos: u64, outcome: Outcome) -> StageJudgement {
         let (point, layer) = (self.stage.point, self.stage.layer);
         let prompt_id = self.prompt_id.clone();
-        StageJudgement { prompt_id, phase: self.phase, point, layer, pos, outcome, assumed: Vec::new() }
+        let (assumed, inputs) = (Vec::new(), Vec::new());
+        StageJudgement {
+            prompt_id,
+            phase: self.phase,
+            point,
+            layer,
+            pos,
+            outcome,
+            assumed,
+            inputs,
+            values: 0,
+            fitted: false,
+        }
     }
 }
 
