@@ -174,9 +174,13 @@ impl RunArgs {
 pub struct AnalyzeArgs {
     /// A run's folder, a folder of *.jsonl files, or one such file
     pub run: PathBuf,
-    /// The model that the run was made with: a Hugging Face folder, a GGUF file, or DEMO [default: none, rows are compared only]
+    /// The model that the run was made with: a Hugging Face folder, a GGUF file, or DEMO [default: the one that the run's
+    /// manifest names, where it lies there; without a model, rows are compared and not judged]
     #[arg(long, value_name = "DEMO|PATH")]
     pub model: Option<PathBuf>,
+    /// The arithmetic that the engine claims, in place of the manifest's: a JSON file, or a preset by name
+    #[arg(long, value_name = "FILE|PRESET")]
+    pub contract: Option<String>,
     /// Folder of the report [default: report/ inside the run's folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

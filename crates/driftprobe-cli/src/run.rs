@@ -7,6 +7,7 @@ use crate::failure::Failure;
 use crate::progress::TerminalWatcher;
 use crate::prompts;
 use candle_core::Device;
+use driftprobe::examine::Oracle;
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{self, Plan, record};
 use driftprobe_engine::{EmbeddedEngine, Engine, EngineError, Settings};
@@ -57,7 +58,10 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     }
     watcher.finish();
     match recorded {
-        Ok(_) => analyze::report(&dir, Some(&model), None, args.format),
+        Ok(_) => {
+            let oracle = Oracle { model: &model, contract: None };
+            analyze::report(&dir, Some(&oracle), None, args.format)
+        }
         Err(EngineError::Interrupted) => Err(Failure::interrupted(&dir)),
         Err(e) => Err(e.into()),
     }

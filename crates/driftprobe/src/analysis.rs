@@ -5,14 +5,17 @@
 
 use crate::advice::{self, Advice};
 use crate::attribute::attribute;
-use crate::coverage::{Expectation, MissingRow, expect};
+use crate::coverage::{MissingRow, expect};
 use crate::evidence::{Bits, HashRelation, Side};
 use crate::examine::{Examination, Oracle, examine};
 use crate::exercise;
+use crate::grounds::{
+    duplicate_reasons, examination_reasons, pair_reasons, repeat_reasons, run_reasons, unpaired_reasons,
+};
 use crate::judge::{JudgedPair, PairVerdict, judge};
 use crate::modes::ModeRow;
 use crate::pair::{Pairing, WhyLoose, pair};
-use crate::place::{Place, Places, describe, describe_row};
+use crate::place::{Place, Places, describe};
 use crate::reason::{ReasonCode, Reasons};
 use crate::repeat::{RepeatOutcome, compare_repeats};
 use crate::spelling;
@@ -242,6 +245,9 @@ pub fn analyze_against(
     if let Some(doubt) = &doubt {
         reasons.add(ReasonCode::WrongModel, doubt.to_string());
     }
+    if let Some(examination) = &examination {
+        examination_reasons(examination, &pairs, &mut reasons);
+    }
     let verdict = reach(&pairs, &unpaired, examination.as_ref(), reasons);
 
     let mut analysis = Analysis {
@@ -325,102 +331,4 @@ fn codes(pairs: &[JudgedPair], unpaired: &[Unpaired]) -> Vec<(&'static str, u64)
     let offset = unpaired.iter().filter(|one| !one.one_phase).count() as u64;
     let offset = (offset > 0).then_some((crate::verdict::TRACE_OFFSET, offset));
     offset.into_iter().chain(by_point.into_iter().map(|((_, code), count)| (code, count))).collect()
-}
-
-fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, String)], reasons: &mut Reasons) {
-    match &run.manifest {
-        None => reasons.add(ReasonCode::NoManifest, ""),
-        Some(manifest) if !manifest.complete => reasons.add(ReasonCode::Incomplete, ""),
-        Some(_) => {}
-    }
-    for note in &run.notes {
-        match note {
-            // Told by their own reasons.
-            Note::ManifestMissing | Note::Incomplete | Note::UnknownPoint { .. } => {}
-            Note::EmptyRepeat { .. } => reasons.add(ReasonCode::RepeatIncomplete, note.to_string()),
-            Note::HashAlgoAssumed { .. }
-            | Note::UnknownHashAlgo { .. }
-            | Note::UnknownDtype { .. }
-            | Note::UnknownField { .. }
-            | Note::IgnoredFile { .. }
-            | Note::UnknownEvent { .. } => reasons.add(ReasonCode::RecordingNotes, note.to_string()),
-            // A torn line, and whatever later versions note, bears on the evidence until shown otherwise.
-            other => reasons.add(ReasonCode::ReadingFindings, other.to_string()),
-        }
-    }
-    for unmapped in &run.unmapped {
-        reasons.add(ReasonCode::UnmappedPoints, format!("`{}`", unmapped.point));
-    }
-    for why in &expectation.unknown {
-        reasons.add(ReasonCode::ExpectedUnknown, why.clone());
-    }
-    for row in &expectation.missing {
-        let place = describe_row(&row.prompt_id, Some(row.logical_tok_idx), row.layer, row.point.id());
-        reasons.add(ReasonCode::ExpectedMissing, format!("{} {place}", row.phase));
-    }
-    for (place, why) in unexpected {
-        reasons.add(ReasonCode::Unexpected, format!("{place}: {why}"));
-    }
-    for (point, phase) in &expectation.one_phase {
-        reasons.add(ReasonCode::OnePhasePoint, format!("{point}: {phase} only"));
-    }
-}
-
-fn duplicate_reasons(pairing: &Pairing, prefill: &[&Event], decode: &[&Event], reasons: &mut Reasons) {
-    for (side, duplicates) in [(prefill, &pairing.reference_duplicates), (decode, &pairing.candidate_duplicates)] {
-        for event in duplicates.iter().filter_map(|index| side.get(*index)) {
-            reasons.add(ReasonCode::DuplicateKeys, format!("{}: {} {}", event.source, event.phase, describe(event)));
-        }
-    }
-}
-
-fn pair_reasons(pairs: &[JudgedPair], reasons: &mut Reasons) {
-    if pairs.is_empty() {
-        reasons.add(ReasonCode::NothingCompared, "");
-    }
-    let mut vacuous: BTreeMap<Point, [u64; 2]> = BTreeMap::new();
-    for pair in pairs {
-        let place = describe(&pair.prefill);
-        for finding in &pair.findings {
-            reasons.add(finding.code, format!("{place}: {}", finding.detail));
-        }
-        if !pair.absent.is_empty() {
-            let fields: Vec<&str> = pair.absent.iter().map(|field| field.name()).collect();
-            reasons.add(ReasonCode::WeaklyKeyed, format!("{place}: no {}", fields.join(", ")));
-        }
-        let [all, empty] = vacuous.entry(pair.prefill.point).or_default();
-        *all += 1;
-        *empty += u64::from(pair.vacuous.is_some());
-    }
-    for (point, [all, empty]) in vacuous {
-        if all == empty {
-            reasons.add_many(ReasonCode::Vacuous, all, format!("{point}: all {all} pairs"));
-        }
-    }
-}
-
-fn unpaired_reasons(unpaired: &[Unpaired], reasons: &mut Reasons) {
-    for one in unpaired {
-        let place = format!("{} {}", one.event.phase, describe(&one.event));
-        if one.nan > 0 {
-            reasons.add(ReasonCode::NonFinite, format!("{place}: {} NaN", one.nan));
-        }
-        if !one.one_phase {
-            reasons.add(ReasonCode::Unpaired, format!("{place}: {}", one.why));
-        }
-    }
-}
-
-fn repeat_reasons(repeats: &[RepeatOutcome], reasons: &mut Reasons) {
-    for outcome in repeats {
-        let which = format!("repeat {} of {}", outcome.repeat, outcome.phase);
-        if outcome.differing > 0 {
-            let example = format!("{which}: {} of {} rows differ", outcome.differing, outcome.paired);
-            reasons.add_many(ReasonCode::NotRepeatable, outcome.differing, example);
-        }
-        let lost = outcome.not_comparable + outcome.without_partner.iter().sum::<u64>();
-        if lost > 0 {
-            reasons.add_many(ReasonCode::RepeatIncomplete, lost, format!("{which}: {lost} rows"));
-        }
-    }
 }

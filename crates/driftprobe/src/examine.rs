@@ -1,5 +1,6 @@
 //! What the model says of a run: every recorded stage of both phases, judged by itself.
 
+use crate::oracle::fit::{Finding, fit};
 use crate::oracle::{Input, PhaseJudgement, Replay, StageJudgement};
 use driftprobe_model::Model;
 use driftprobe_trace::{Contract, Event, Phase, Point, Row, Rows, Run, TraceError};
@@ -54,6 +55,8 @@ impl std::fmt::Display for Doubt {
 pub struct Examination {
     /// Prefill's and decode's.
     pub phases: [PhaseJudgement; 2],
+    /// Arithmetics that the contract does not declare and the record shows.
+    pub contract_findings: Vec<Finding>,
     /// Where each stage's judgement stands.
     index: BTreeMap<(Phase, Arc<str>, u64, Input), usize>,
     /// Points and layers at which only all rows together show a fault.
@@ -79,8 +82,19 @@ impl Examination {
         self.phases.iter().flat_map(|phase| &phase.stages).filter(|stage| stage.outcome.is_fault())
     }
 
-    fn new(phases: [PhaseJudgement; 2]) -> Examination {
-        let mut all = Examination { phases, ..Examination::default() };
+    /// Fields that the contract leaves open and that were assumed, with the points that need them.
+    pub fn assumed(&self) -> BTreeMap<&'static str, BTreeSet<Point>> {
+        let mut all: BTreeMap<&'static str, BTreeSet<Point>> = BTreeMap::new();
+        for stage in self.phases.iter().flat_map(|phase| &phase.stages) {
+            for field in &stage.assumed {
+                all.entry(field).or_default().insert(stage.point);
+            }
+        }
+        all
+    }
+
+    fn new(phases: [PhaseJudgement; 2], contract_findings: Vec<Finding>) -> Examination {
+        let mut all = Examination { phases, contract_findings, ..Examination::default() };
         for phase in &all.phases {
             for (at, stage) in phase.stages.iter().enumerate() {
                 let place = Input { point: stage.point, layer: stage.layer };
@@ -96,20 +110,20 @@ impl Examination {
         }
         all
     }
+}
 
-    /// Whether the weights themselves are in doubt: every embedding and every matrix product of both phases is at fault.
-    fn weights_in_doubt(&self) -> Option<Doubt> {
-        let told = |stage: &&StageJudgement| {
-            use Point::*;
-            let weighed = matches!(stage.point, EmbedOut | VProj | AttnProjOut | MlpGate | MlpUp | MlpOut | Logits);
-            weighed && (stage.outcome.is_fault() || stage.outcome.is_clean())
-        };
-        let all: Vec<&StageJudgement> = self.phases.iter().flat_map(|phase| &phase.stages).filter(told).collect();
-        let points: BTreeSet<Point> = all.iter().map(|stage| stage.point).collect();
-        let both = self.phases.iter().all(|phase| phase.stages.iter().any(|stage| told(&stage)));
-        let doubtful = both && points.len() > 2 && all.iter().all(|stage| stage.outcome.is_fault());
-        doubtful.then_some(Doubt::Weights { faulty: all.len() })
-    }
+/// Whether the weights themselves are in doubt: every embedding and every matrix product of both phases is at fault.
+fn weights_in_doubt(phases: &[PhaseJudgement; 2]) -> Option<Doubt> {
+    let told = |stage: &&StageJudgement| {
+        use Point::*;
+        let weighed = matches!(stage.point, EmbedOut | VProj | AttnProjOut | MlpGate | MlpUp | MlpOut | Logits);
+        weighed && (stage.outcome.is_fault() || stage.outcome.is_clean())
+    };
+    let all: Vec<&StageJudgement> = phases.iter().flat_map(|phase| &phase.stages).filter(told).collect();
+    let points: BTreeSet<Point> = all.iter().map(|stage| stage.point).collect();
+    let both = phases.iter().all(|phase| phase.stages.iter().any(|stage| told(&stage)));
+    let doubtful = both && points.len() > 2 && all.iter().all(|stage| stage.outcome.is_fault());
+    doubtful.then_some(Doubt::Weights { faulty: all.len() })
 }
 
 fn side(phase: Phase) -> usize {
@@ -125,16 +139,19 @@ fn side(phase: Phase) -> usize {
 /// When the model is not the one that the run was made with.
 pub fn examine(run: &Run, rows: &dyn Rows, oracle: &Oracle<'_>) -> Result<Examination, Doubt> {
     same_model(run, oracle.model)?;
-    let replay = Replay::new(oracle.model, run.manifest.as_ref());
-    let replay = match oracle.contract {
-        Some(contract) => replay.with_contract(contract),
-        None => replay,
-    };
+    let mut replay = Replay::new(oracle.model, run.manifest.as_ref());
+    if let Some(contract) = oracle.contract {
+        replay = replay.with_contract(contract);
+    }
     let rows = Readable(rows);
     let judge = |phase| replay.phase(&run.events, &rows, phase).unwrap_or_default();
-    let examination = Examination::new([judge(Phase::Prefill), judge(Phase::Decode)]);
-    examination.weights_in_doubt().map_or(Ok(()), Err)?;
-    Ok(examination)
+    let mut phases = [judge(Phase::Prefill), judge(Phase::Decode)];
+    if let Some(doubt) = weights_in_doubt(&phases) {
+        return Err(doubt);
+    }
+    let refuse = &mut |_: &Replay<'_>, _, _| false;
+    let findings = fit(&mut replay, (&run.events, &rows), &mut phases, refuse).unwrap_or_default();
+    Ok(Examination::new(phases, findings))
 }
 
 fn same_model(run: &Run, model: &Model) -> Result<(), Doubt> {

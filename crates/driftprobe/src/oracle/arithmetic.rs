@@ -4,9 +4,13 @@
 //! say is not guessed silently: it is assumed, and the assumption is on record in [`Arithmetic::assumed`].
 
 use super::float::Float;
+use super::noise::ROUNDING_RMS;
 use driftprobe_trace::{Contract, ContractFields, Dtype, Phase, Point};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+
+/// u of NVIDIA's TF32: 10 stored bits of mantissa.
+const TF32_UNIT_ROUNDOFF: f64 = 1.0 / 2048.0;
 
 /// A contract's field has a value that the oracle has no arithmetic for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +49,16 @@ impl Arithmetic {
         Arithmetic { point, fields, own_accumulator, dtype, assumed: RefCell::default() }
     }
 
+    /// The same with these fields in place of the contract's.
+    #[must_use]
+    pub fn with(mut self, fields: &ContractFields) -> Arithmetic {
+        let mut own = fields.clone();
+        self.own_accumulator |= own.accumulate.is_some();
+        fill(&mut own, &self.fields);
+        self.fields = own;
+        self
+    }
+
     /// The same with this format of the cache: what the event says of its own row is more special than any contract.
     #[must_use]
     pub fn with_kv_cache(mut self, format: &str) -> Arithmetic {
@@ -79,7 +93,20 @@ impl Arithmetic {
     /// # Errors
     /// If the contract names one that is not known. So too below.
     pub fn accumulate(&self) -> Result<Float, Unsupported> {
+        if self.rounds_inputs_to_tf32() {
+            return Ok(Float::F32);
+        }
         self.or("accumulate", &self.fields.accumulate, Float::F32)
+    }
+
+    /// Whether a product's inputs are rounded to TF32 (11 bits of precision) first, and the sums kept in f32.
+    fn rounds_inputs_to_tf32(&self) -> bool {
+        self.fields.accumulate.as_deref() == Some("tf32")
+    }
+
+    /// Relative variance of a product from the rounding of its two inputs.
+    pub fn input_variance(&self) -> f64 {
+        if self.rounds_inputs_to_tf32() { 2.0 * (ROUNDING_RMS * TF32_UNIT_ROUNDOFF).powi(2) } else { 0.0 }
     }
 
     /// Format in which norms, rotations and activations are computed: f32, or finer if sums are. A coarse accumulator
@@ -134,6 +161,11 @@ impl Arithmetic {
         self.or("probs", &self.fields.probs, Float::F32)
     }
 
+    /// Format in which partial sums of a split sum are stored, where there are such.
+    pub fn partials(&self) -> Result<Option<Float>, Unsupported> {
+        self.float("partials", &self.fields.partials)
+    }
+
     /// Format of the table of cos and sin; f32 if not declared.
     pub fn rope_table(&self) -> Result<Float, Unsupported> {
         self.or("rope_table", &self.fields.rope_table, Float::F32)
@@ -156,7 +188,7 @@ impl Arithmetic {
 }
 
 /// Takes from `from` what `into` does not have.
-fn fill(into: &mut ContractFields, from: &ContractFields) {
+pub(super) fn fill(into: &mut ContractFields, from: &ContractFields) {
     let pairs = [
         (&mut into.weights, &from.weights),
         (&mut into.activations, &from.activations),
@@ -167,6 +199,7 @@ fn fill(into: &mut ContractFields, from: &ContractFields) {
         (&mut into.activation_quant, &from.activation_quant),
         (&mut into.scores, &from.scores),
         (&mut into.probs, &from.probs),
+        (&mut into.partials, &from.partials),
         (&mut into.rope_table, &from.rope_table),
     ];
     for (into, from) in pairs {
@@ -193,7 +226,7 @@ mod tests {
                 activations: some("bf16"),
                 residual: some("f32"),
                 accumulate: some("f16"),
-                kv_cache: some("fp8_e4m3"),
+                kv_cache: some("fp4_e2m1"),
                 ..Default::default()
             },
             ..Default::default()
@@ -240,7 +273,7 @@ mod tests {
         let arithmetic = of(Phase::Prefill, Point::AttnOut, Dtype::Bf16);
         assert_eq!((arithmetic.scores(), arithmetic.accumulate()), (Ok(Float::F32), Ok(Float::F16)));
         assert_eq!(arithmetic.assumed(), ["scores"]);
-        let refused = Unsupported { field: "kv_cache", value: "fp8_e4m3".to_owned() };
+        let refused = Unsupported { field: "kv_cache", value: "fp4_e2m1".to_owned() };
         assert_eq!(arithmetic.kv_cache(), Err(refused));
         let nothing = Arithmetic::resolve(None, Phase::Prefill, Point::MlpOut, Dtype::Bf16);
         assert_eq!((nothing.output(), nothing.accumulate()), (Ok(Float::Bf16), Ok(Float::F32)));

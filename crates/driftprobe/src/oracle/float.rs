@@ -6,6 +6,10 @@ use std::fmt;
 /// A binary floating-point format. Ordered from coarse to fine by precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Float {
+    /// 8-bit floating point with five bits of exponent (OCP OFP8): 3 bits of precision.
+    E5M2,
+    /// 8-bit floating point with four bits of exponent (OCP OFP8), saturating: 4 bits.
+    E4M3,
     /// bfloat16: 8 bits of precision.
     Bf16,
     /// IEEE binary16: 11 bits.
@@ -19,7 +23,23 @@ pub enum Float {
 impl Float {
     /// The format of a contract's or trace's name of it, in any of the spellings that engines use.
     pub fn parse(name: &str) -> Option<Float> {
-        Dtype::parse(name).map(Float::of)
+        match name {
+            "fp8_e4m3" | "f8_e4m3" | "e4m3" | "float8_e4m3fn" => Some(Float::E4M3),
+            "fp8_e5m2" | "f8_e5m2" | "e5m2" | "float8_e5m2" => Some(Float::E5M2),
+            other => Dtype::parse(other).map(Float::of),
+        }
+    }
+
+    /// Name in a contract.
+    pub const fn id(self) -> &'static str {
+        match self {
+            Float::E5M2 => "fp8_e5m2",
+            Float::E4M3 => "fp8_e4m3",
+            Float::Bf16 => "bf16",
+            Float::F16 => "f16",
+            Float::F32 => "f32",
+            Float::F64 => "f64",
+        }
     }
 
     /// The format of a recorded dtype.
@@ -35,6 +55,8 @@ impl Float {
     /// Bits of precision, the hidden one included.
     pub const fn precision_bits(self) -> i32 {
         match self {
+            Float::E5M2 => 3,
+            Float::E4M3 => 4,
             Float::Bf16 => 8,
             Float::F16 => 11,
             Float::F32 => 24,
@@ -45,7 +67,8 @@ impl Float {
     /// Exponent of the smallest normal number.
     const fn exponent_min(self) -> i32 {
         match self {
-            Float::F16 => -14,
+            Float::E4M3 => -6,
+            Float::F16 | Float::E5M2 => -14,
             Float::Bf16 | Float::F32 => -126,
             Float::F64 => -1022,
         }
@@ -54,6 +77,8 @@ impl Float {
     /// Largest finite number.
     pub fn largest(self) -> f64 {
         match self {
+            Float::E5M2 => 57344.0,
+            Float::E4M3 => 448.0,
             Float::F16 => 65504.0,
             Float::Bf16 => (2.0 - 2f64.powi(-7)) * 2f64.powi(127),
             Float::F32 => f64::from(f32::MAX),
@@ -83,15 +108,19 @@ impl Float {
         }
         let ulp = self.ulp(x);
         let rounded = (x / ulp).round_ties_even() * ulp;
-        if rounded.abs() > self.largest() { f64::INFINITY.copysign(x) } else { rounded }
+        if rounded.abs() <= self.largest() {
+            return rounded;
+        }
+        // Engines saturate where the format has no infinity.
+        if self == Float::E4M3 { self.largest().copysign(x) } else { f64::INFINITY.copysign(x) }
     }
 
-    /// Rounds a value that is known to within ±`error`. The second number is by how far the result may be off: one ulp
-    /// where the other side of a tie lies within reach, else 0.
+    /// Rounds a value that is known to within ±`error`. The second number is by how far the result may be off: 0, or where
+    /// the other side of a tie lies within reach one ulp, or half of `error` if that is more.
     pub fn round_doubtful(self, x: f64, error: f64) -> (f64, f64) {
         let rounded = self.round(x);
         let alike = self.round(x - error) == rounded && self.round(x + error) == rounded;
-        (rounded, if alike { 0.0 } else { self.ulp(x) })
+        (rounded, if alike { 0.0 } else { self.ulp(x).max(error / 2.0) })
     }
 
     /// Variance of a rounding error at `y` that is equally distributed over an ulp.
@@ -103,12 +132,7 @@ impl Float {
 
 impl fmt::Display for Float {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Float::Bf16 => "bf16",
-            Float::F16 => "f16",
-            Float::F32 => "f32",
-            Float::F64 => "f64",
-        })
+        f.pad(self.id())
     }
 }
 

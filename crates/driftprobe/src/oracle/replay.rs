@@ -8,7 +8,7 @@ use super::judgement::{Outcome, PhaseJudgement, StageJudgement, SystematicJudgem
 use super::stage::{Input, Op, Stage, Way, graph};
 use super::stats::{Direction, Flag, ScoreTest, add_row, measure};
 use driftprobe_model::Model;
-use driftprobe_trace::{Contract, Event, Manifest, Mode, Phase, Point, Row, Rows, TraceError};
+use driftprobe_trace::{Contract, ContractFields, Event, Manifest, Mode, Phase, Point, Row, Rows, TraceError};
 use recorded::{Found, Recorded};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ pub struct Replay<'a> {
     /// Whether rows of earlier positions in the cache are those that this phase computed.
     own_cache: bool,
     stages: Vec<Stage>,
+    /// What the record has shown the contract to leave out.
+    fitted: BTreeMap<(Phase, Point), ContractFields>,
 }
 
 impl<'a> Replay<'a> {
@@ -27,12 +29,39 @@ impl<'a> Replay<'a> {
     pub fn new(model: &'a Model, manifest: Option<&'a Manifest>) -> Replay<'a> {
         let contract = manifest.and_then(|m| m.contract.as_ref());
         let mode = manifest.and_then(|m| m.mode);
-        Replay { model, contract, own_cache: mode == Some(Mode::AsDesigned), stages: graph(&model.config) }
+        Replay {
+            model,
+            contract,
+            own_cache: mode == Some(Mode::AsDesigned),
+            stages: graph(&model.config),
+            fitted: BTreeMap::new(),
+        }
     }
 
     /// With another contract than the manifest's.
     pub fn with_contract(self, contract: &'a Contract) -> Replay<'a> {
         Replay { contract: Some(contract), ..self }
+    }
+
+    /// From now on, this point of this phase has this arithmetic, whatever the contract says.
+    pub fn declare(&mut self, phase: Phase, point: Point, fields: ContractFields) {
+        self.fitted.insert((phase, point), fields);
+    }
+
+    /// The same for one point alone, with this arithmetic in one phase.
+    pub fn only(&self, point: Point, phase: Phase, fields: &ContractFields) -> Replay<'a> {
+        Replay {
+            model: self.model,
+            contract: self.contract,
+            own_cache: self.own_cache,
+            stages: self.stages.iter().filter(|stage| stage.point == point).cloned().collect(),
+            fitted: [((phase, point), fields.clone())].into(),
+        }
+    }
+
+    /// How a point's stages are computed.
+    pub fn ops(&self, point: Point) -> Vec<Op> {
+        self.stages.iter().filter(|stage| stage.point == point).flat_map(|s| &s.ways).map(|way| way.op).collect()
     }
 
     /// Judges every recorded row of one phase: prompts in the order of the events, then stages in the order of the
@@ -146,6 +175,9 @@ impl<'a> Replay<'a> {
 
     fn task(&self, place: &Place<'_>, event: &Event, (row, pos): (&Row, u64), inputs: Vec<Vec<f64>>) -> Task {
         let mut arithmetic = Arithmetic::resolve(self.contract, place.phase, place.stage.point, row.dtype);
+        if let Some(fields) = self.fitted.get(&(place.phase, place.stage.point)) {
+            arithmetic = arithmetic.with(fields);
+        }
         if let Some(stored) = event.stored_dtype {
             arithmetic = arithmetic.with_kv_cache(stored.id());
         }

@@ -24,6 +24,7 @@ fn noise(shape: &AttentionShape, arithmetic: &Arithmetic) -> Result<AttentionNoi
         cu: relative_rms(accumulate),
         cu_softmax: relative_rms(arithmetic.softmax()?),
         u: accumulate.unit_roundoff(),
+        inputs: arithmetic.input_variance(),
         head_dim: shape.head_dim as f64,
         softcap: shape.softcap,
         scores: arithmetic.scores()?,

@@ -1,6 +1,7 @@
 //! Linear layers, many rows in one pass over the weight.
 
 use super::{Expectation, Task, independent, noisy};
+use crate::oracle::float::Float;
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::noise::{ordered_sum_variance, relative_rms, softcap_variance};
 use crate::oracle::quantise::Quantiser;
@@ -94,17 +95,34 @@ impl Layer {
         let (sums, squares, partials) = (of(&products.sums), of(&products.squares), of(&products.partials));
         let cu = relative_rms(task.arithmetic.accumulate()?);
         let cu_after = relative_rms(task.arithmetic.elementwise()?);
+        let inputs = task.arithmetic.input_variance();
+        let parts = task.arithmetic.partials()?;
+        let steps = task.arithmetic.inner()?.filter(|f| *f < Float::F32);
         let one = |(out, ((sum, squares), partials)): (usize, ((&f64, &f64), &f64))| {
             let sum = sum + row.shifts.get(out).copied().unwrap_or(0.0);
             let mut variance = ordered_sum_variance(row.terms, *squares, (sum, partials * row.shrink), cu);
+            variance += inputs * squares;
+            if let Some(format) = parts {
+                // A part is as large as a partial sum in the mean, or as its products' random sum.
+                let part = squares.max(2.0 * partials * row.shrink / row.terms);
+                variance += 2.0 * relative_rms(format).powi(2) * part;
+            }
             let mut y = sum;
             if let Some(bias) = self.bias.get(out) {
                 y += bias;
                 variance += (cu * y).powi(2);
             }
             if let Some(cap) = self.softcap {
+                let before = y;
                 y = softcap(y, cap);
+                if let Some(format) = steps {
+                    // The product, its quotient by the cap, and the tanh are each stored.
+                    variance += format.rounding_variance(before) + cap * cap * format.rounding_variance(before / cap);
+                }
                 variance = softcap_variance(y, cap, variance, cu_after);
+                if let Some(format) = steps {
+                    variance += cap * cap * format.rounding_variance(y / cap);
+                }
             }
             (y, variance)
         };
