@@ -18,6 +18,7 @@ pub mod place;
 pub mod reason;
 pub mod repeat;
 pub mod report;
+pub mod simulate;
 pub mod spelling;
 pub mod statement;
 #[cfg(test)]
