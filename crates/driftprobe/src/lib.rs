@@ -23,6 +23,7 @@ pub mod presets;
 pub mod reason;
 pub mod repeat;
 pub mod report;
+pub mod simulate;
 pub mod spelling;
 pub mod statement;
 #[cfg(test)]

@@ -1,0 +1,215 @@
+//! Many lanes through the forward pass at once, stage by stage, so that they share each pass over a weight.
+
+use super::lane::{Formats, Kind, Lane};
+use super::random::Normal;
+use crate::oracle::arithmetic::Arithmetic;
+use crate::oracle::evaluate::{self, Expectation, Task};
+use crate::oracle::judgement::Unjudged;
+use crate::oracle::stage::{Input, Op, Stage, graph};
+use driftprobe_model::{Config, Model};
+use driftprobe_trace::{Contract, Phase, Point};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Rows that are multiplied before any is kept; bounds the memory of what is known of a row beside its values.
+const ROWS_AT_ONCE: usize = 64;
+
+/// What a simulation starts from.
+#[derive(Clone, Copy)]
+pub struct Sequence<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// What its engine claims of its arithmetic.
+    pub contract: Option<&'a Contract>,
+    /// In which types rows are stored.
+    pub formats: &'a Formats,
+    /// The tokens.
+    pub tokens: &'a [u32],
+}
+
+/// Lanes, and the rows of the stages that later ones still need.
+pub struct Lockstep<'a> {
+    sequence: Sequence<'a>,
+    /// Positions of which the last norm and the logits are wanted.
+    ends: BTreeSet<usize>,
+    stages: Vec<Stage>,
+    /// For each stage the points that nothing reads after it.
+    expired: Vec<Vec<Point>>,
+    lanes: Vec<Lane>,
+    /// For each lane the rows of a point, by index of the position. Points of the layer at hand and what enters it.
+    rows: Vec<BTreeMap<Point, Vec<Vec<f64>>>>,
+    arithmetics: BTreeMap<(Option<Phase>, Point), Arithmetic>,
+}
+
+impl<'a> Lockstep<'a> {
+    /// Lanes at the beginning of a sequence.
+    pub fn new(sequence: Sequence<'a>, lanes: Vec<Lane>, ends: BTreeSet<usize>) -> Lockstep<'a> {
+        let stages = graph(&sequence.model.config);
+        let rows = lanes.iter().map(|_| BTreeMap::new()).collect();
+        Lockstep { sequence, ends, expired: expired(&stages), stages, lanes, rows, arithmetics: BTreeMap::new() }
+    }
+
+    /// The stages, in order.
+    pub fn stages(&self) -> &[Stage] {
+        &self.stages
+    }
+
+    /// What a lane has at the stage computed last, or at one that is still needed.
+    pub fn row(&self, lane: usize, point: Point, pos: usize) -> Option<&[f64]> {
+        let index = self.lanes.get(lane)?.index(pos)?;
+        self.rows.get(lane)?.get(&point)?.get(index).map(Vec::as_slice).filter(|row| !row.is_empty())
+    }
+
+    /// Puts another row in the place of what a lane has computed.
+    pub fn replace(&mut self, (lane, point, pos): (usize, Point, usize), row: &[f64]) {
+        let index = self.lanes.get(lane).and_then(|l| l.index(pos));
+        let rows = self.rows.get_mut(lane).and_then(|rows| rows.get_mut(&point));
+        if let Some(own) = index.zip(rows).and_then(|(index, rows)| rows.get_mut(index)) {
+            own.clear();
+            own.extend_from_slice(row);
+        }
+    }
+
+    /// The cached row `[kv_heads, head_dim]` of position `slot` that the row at `pos` reads.
+    pub fn cached(&self, lane: usize, point: Point, (pos, slot): (usize, usize)) -> Option<&[f64]> {
+        let of = self.lanes.get(lane)?;
+        let own = of.index(slot).is_some() && !(of.base.is_some_and(|b| b.aligned) && slot != pos);
+        if own { self.row(lane, point, slot) } else { self.cached(of.base?.lane, point, (slot, slot)) }
+    }
+
+    /// Computes the next stage in all lanes: number `number` of [`Lockstep::stages`].
+    ///
+    /// # Errors
+    /// Says what cannot be computed.
+    pub fn step(&mut self, number: usize) -> Result<(), Unjudged> {
+        for point in number.checked_sub(1).and_then(|before| self.expired.get(before)).into_iter().flatten() {
+            self.rows.iter_mut().for_each(|rows| drop(rows.remove(point)));
+        }
+        let Some(stage) = self.stages.get(number).cloned() else { return Ok(()) };
+        self.resolve(stage.point);
+        let mut computed: Vec<Vec<Vec<f64>>> = self.lanes.iter().map(|l| vec![Vec::new(); l.positions.len()]).collect();
+        let only_ends = matches!(stage.point, Point::FinalNormOut | Point::Logits);
+        let places = self
+            .lanes
+            .iter()
+            .enumerate()
+            .flat_map(|(lane, of)| of.positions.iter().enumerate().map(move |(index, pos)| (lane, index, *pos)));
+        let places: Vec<_> = places.filter(|(.., pos)| !only_ends || self.ends.contains(pos)).collect();
+        for places in places.chunks(ROWS_AT_ONCE) {
+            let tasks =
+                places.iter().map(|(lane, _, pos)| self.task(&stage, *lane, *pos)).collect::<Result<Vec<_>, _>>()?;
+            for ((lane, index, pos), expectation) in places.iter().zip(self.evaluate(&stage, &tasks)) {
+                let seed = self.lanes.get(*lane).and_then(|lane| lane.seed(number, *pos));
+                if let Some(row) = computed.get_mut(*lane).and_then(|rows| rows.get_mut(*index)) {
+                    *row = stored(expectation?, seed);
+                }
+            }
+        }
+        for (rows, computed) in self.rows.iter_mut().zip(computed) {
+            rows.insert(stage.point, computed);
+        }
+        Ok(())
+    }
+
+    fn resolve(&mut self, point: Point) {
+        let phases: BTreeSet<Option<Phase>> = self.lanes.iter().map(Lane::phase).collect();
+        for phase in phases {
+            let arithmetic = self.sequence.formats.arithmetic(self.sequence.contract, phase, point);
+            self.arithmetics.insert((phase, point), arithmetic);
+        }
+    }
+
+    fn evaluate(&self, stage: &Stage, tasks: &[Task]) -> Vec<Result<Expectation, Unjudged>> {
+        let Some(way) = stage.ways.first() else { return Vec::new() };
+        let layer = usize::try_from(stage.layer).unwrap_or(0);
+        match way.op {
+            Op::Linear { weight, bias, softcap } => {
+                evaluate::linear(self.sequence.model, (weight, bias, softcap), tasks)
+            }
+            op => tasks.iter().map(|task| evaluate::evaluate(self.sequence.model, op, task, layer)).collect(),
+        }
+    }
+
+    fn task(&self, stage: &Stage, lane: usize, pos: usize) -> Result<Task, Unjudged> {
+        let places = stage.ways.first().map(|way| way.inputs.as_slice()).unwrap_or_default();
+        let input = |place: &Input| match place.point {
+            Point::KCache | Point::VCache => self.gathered(lane, place.point, pos),
+            _ => self.row(lane, place.point, pos).map(<[f64]>::to_vec),
+        };
+        let inputs: Option<Vec<Vec<f64>>> = places.iter().map(input).collect();
+        let phase = self.lanes.get(lane).and_then(Lane::phase);
+        let arithmetic = self.arithmetics.get(&(phase, stage.point)).cloned();
+        let inputs = inputs.ok_or_else(|| Unjudged::InputsMissing(places.to_vec()))?;
+        Ok(Task {
+            inputs,
+            others: Vec::new(),
+            pos,
+            pos_id: pos as u64,
+            token: self.sequence.tokens.get(pos).copied(),
+            recorded_len: width(&self.sequence.model.config, stage.point, pos),
+            arithmetic: arithmetic.ok_or(Unjudged::NoPayload)?,
+        })
+    }
+
+    /// All cached rows up to a position's own, `[kv_heads, rows, head_dim]`.
+    pub fn gathered(&self, lane: usize, point: Point, pos: usize) -> Option<Vec<f64>> {
+        let c = &self.sequence.model.config;
+        let rows: Option<Vec<&[f64]>> = (0..=pos).map(|slot| self.cached(lane, point, (pos, slot))).collect();
+        let rows = rows?;
+        let mut all = Vec::with_capacity(c.num_key_value_heads * c.head_dim * (pos + 1));
+        for head in 0..c.num_key_value_heads {
+            for row in &rows {
+                all.extend_from_slice(row.get(head * c.head_dim..(head + 1) * c.head_dim)?);
+            }
+        }
+        Some(all)
+    }
+}
+
+/// Values of one row of a point. Of the cache it is one position's.
+pub fn width(c: &Config, point: Point, pos: usize) -> usize {
+    use Point::*;
+    match point {
+        QProjOut | QPreRope | QPostRope | AttnOut => c.num_attention_heads * c.head_dim,
+        KProjOut | KPreRope | VProj | KPostRope | KCache | VCache => c.num_key_value_heads * c.head_dim,
+        AttnScores | AttnProbs => c.num_attention_heads * (pos + 1),
+        MlpGate | MlpUp | MlpAct => c.intermediate_size,
+        Logits => c.vocab_size,
+        _ => c.hidden_size,
+    }
+}
+
+/// What a lane keeps of a stage: its values, or values with errors of this seed, rounded to the storage format.
+fn stored(expectation: Expectation, seed: Option<u64>) -> Vec<f64> {
+    match (expectation, seed) {
+        (Expectation::Exact { candidates, .. }, _) => candidates.into_iter().next().unwrap_or_default(),
+        (Expectation::Noisy(expected), None) => expected.y,
+        (Expectation::Noisy(expected), Some(seed)) => {
+            let mut normal = Normal::new(seed);
+            let noisy = |(y, variance): (&f64, &f64)| expected.output.round(y + variance.sqrt() * normal.next());
+            expected.y.iter().zip(&expected.variance).map(noisy).collect()
+        }
+    }
+}
+
+/// For each stage the points that no later one reads.
+fn expired(stages: &[Stage]) -> Vec<Vec<Point>> {
+    let mut last: BTreeMap<(Point, i32), usize> = BTreeMap::new();
+    for (number, stage) in stages.iter().enumerate() {
+        last.insert((stage.point, stage.layer), number);
+        for input in stage.ways.first().into_iter().flat_map(|way| &way.inputs) {
+            last.insert((input.point, input.layer), number);
+        }
+    }
+    let mut expired = vec![Vec::new(); stages.len()];
+    for ((point, _), number) in last {
+        if let Some(points) = expired.get_mut(number) {
+            points.push(point);
+        }
+    }
+    expired
+}
+
+/// A lane of the whole sequence.
+pub fn whole(kind: Kind, tokens: usize) -> Lane {
+    Lane { kind, positions: (0..tokens).collect(), base: None }
+}

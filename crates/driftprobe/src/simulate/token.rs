@@ -1,0 +1,131 @@
+//! Each recorded row against the tokens alone.
+//!
+//! How far a row is from the exact one, in units of how far the rows of draws are. It needs no recorded inputs, so it works
+//! where the oracle cannot: on cached rows of earlier positions, on layers whose stages are not traced, on samples and
+//! statistics, and on faults that both phases share. It is less sharp than the oracle, since the errors of all stages
+//! before add up, and it cannot tell a local fault from an inherited one but by where it is first seen.
+
+use super::measure::{Limits, Measure};
+use super::record::{Shown, View, is_cache};
+use super::study::{PHASES, Scene};
+use crate::oracle::stage::Input;
+use crate::oracle::stats::exceeds;
+use driftprobe_trace::{Phase, Point, TraceError};
+use std::sync::Arc;
+
+/// When a row is further from the exact one than rounding explains. Largest clean values in the tests: see there.
+pub const LIMITS: Limits = Limits { ratio: 2.5, score: 6.0 };
+
+/// A row against the tokens alone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenJudgement {
+    /// The prompt.
+    pub prompt_id: Arc<str>,
+    /// The phase.
+    pub phase: Phase,
+    /// The point.
+    pub point: Point,
+    /// The layer; −1 for unlayered points.
+    pub layer: i32,
+    /// Index of the token whose row it is.
+    pub pos: usize,
+    /// Of a recorded cache, the position whose cached row it is.
+    pub slot: Option<usize>,
+    /// How much of the row is recorded.
+    pub shown: Shown,
+    /// Distance from the exact row, in units of the RMS of the draws'.
+    pub distance_ratio: f64,
+    /// By how many standard deviations of the draws' its logarithm (of the square) is larger than theirs.
+    pub score: f64,
+    /// Whether rounding does not explain it.
+    pub flagged: bool,
+}
+
+/// Judgements of one prompt, as they come.
+#[derive(Default)]
+pub struct Tokens {
+    all: Vec<TokenJudgement>,
+}
+
+impl Tokens {
+    /// Looks at all that is recorded of a place.
+    pub fn look(&mut self, place: Input, scene: &Scene<'_, '_>) -> Result<(), TraceError> {
+        for phase in PHASES {
+            for pos in scene.record.positions(phase, place) {
+                if is_cache(place.point) {
+                    let slots = scene.record.slots(phase, place, pos)?;
+                    if !slots.is_empty() {
+                        for (slot, row) in slots {
+                            self.judge(scene, (phase, place, pos, Some(slot)), &[View::whole(row)]);
+                        }
+                        continue;
+                    }
+                }
+                let views = scene.record.views(phase, place, pos)?;
+                self.judge(scene, (phase, place, pos, None), &views);
+            }
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, scene: &Scene<'_, '_>, at: (Phase, Input, usize, Option<usize>), views: &[View]) {
+        let (phase, place, pos, slot) = at;
+        let row = |lane: usize| scene.row(lane, place.point, (pos, slot));
+        let (Some(exact), Some(lanes)) = (row(scene.cast.exact), scene.cast.draws.get(&phase)) else { return };
+        let draws: Vec<Vec<f64>> = lanes.iter().filter_map(|lane| row(*lane)).collect();
+        let floor = scene.floor(phase, &exact);
+        let measures = views.iter().map(|view| {
+            let of_draws: Vec<f64> = draws.iter().map(|draw| view.distance_of(draw, &exact)).collect();
+            (Measure::of(view.distance(&exact), &of_draws, floor + view.text_variance), view.shown())
+        });
+        // The view that says most against the row; of those that say nothing against it, the first.
+        let worst = measures.reduce(|worst, other| {
+            if other.0.exceeds(LIMITS) && !worst.0.exceeds(LIMITS) || exceeds(other.0.score, worst.0.score) {
+                other
+            } else {
+                worst
+            }
+        });
+        let Some((measure, shown)) = worst else { return };
+        self.all.push(TokenJudgement {
+            prompt_id: scene.prompt_id.clone(),
+            phase,
+            point: place.point,
+            layer: place.layer,
+            pos,
+            slot,
+            shown,
+            distance_ratio: measure.ratio,
+            score: measure.score,
+            flagged: measure.exceeds(LIMITS),
+        });
+    }
+
+    /// Whether a phase's cache, or its rows of positions before `first`, is flagged already.
+    pub fn is_context_flagged(&self, phase: Phase, first: usize) -> bool {
+        self.all.iter().any(|j| j.flagged && j.phase == phase && j.slot.unwrap_or(j.pos) < first)
+    }
+
+    /// The judgements.
+    pub fn finish(self) -> Vec<TokenJudgement> {
+        self.all
+    }
+}
+
+impl Scene<'_, '_> {
+    /// A lane's row; of a cache one position's, or all of it.
+    pub fn row(&self, lane: usize, point: Point, (pos, slot): (usize, Option<usize>)) -> Option<Vec<f64>> {
+        match slot {
+            Some(slot) => self.lockstep.cached(lane, point, (pos, slot)).map(<[f64]>::to_vec),
+            None if is_cache(point) => self.lockstep.gathered(lane, point, pos),
+            None => self.lockstep.row(lane, point, pos).map(<[f64]>::to_vec),
+        }
+    }
+
+    /// What nobody can tell from 0 in a row, squared: half an ulp of one value of the row's size.
+    pub fn floor(&self, phase: Phase, exact: &[f64]) -> f64 {
+        let unit = self.unit.get(&phase).copied().unwrap_or(0.0);
+        let finite = || exact.iter().filter(|x| x.is_finite());
+        unit * unit * finite().map(|x| x * x).sum::<f64>() / finite().count().max(1) as f64
+    }
+}
