@@ -1,10 +1,10 @@
 //! What the oracle makes of a pair: rounding that starts here, drift that was inherited, or a fault, and of which phase.
 
 use crate::evidence::Bits;
-use crate::examine::Examination;
+use crate::examine::{Examination, Standing};
 use crate::judge::{Finding, JudgedPair, PairVerdict};
 use crate::oracle::stats::Flag;
-use crate::oracle::{Input, Outcome, StageJudgement};
+use crate::oracle::{Input, Outcome};
 use crate::reason::ReasonCode;
 use driftprobe_trace::{Phase, Point};
 use std::collections::BTreeMap;
@@ -18,19 +18,16 @@ pub fn attribute(pairs: &mut [JudgedPair], examination: &Examination) {
     let equal: BTreeMap<Key, bool> =
         pairs.iter().map(|pair| (key(pair), matches!(pair.bits, Bits::Equal { .. }))).collect();
     for pair in pairs {
-        let stages = [&pair.prefill, &pair.decode].map(|event| examination.of(event).cloned());
-        let systematic = [&pair.prefill, &pair.decode].map(|event| examination.is_systematic(event));
-        pair.stages = stages;
-        let at_fault = pair.stages.each_ref().map(|stage| stage.as_ref().is_some_and(|s| s.outcome.is_fault()));
-        let faulty = [at_fault[0] || systematic[0], at_fault[1] || systematic[1]];
+        pair.stages = [&pair.prefill, &pair.decode].map(|event| examination.of(event).cloned());
         if matches!(pair.verdict, PairVerdict::NonFinite) || !is_trusted(pair) {
             continue;
         }
-        if faulty != [false, false] {
-            fault(pair, faulty, systematic);
+        let standings = [&pair.prefill, &pair.decode].map(|event| examination.standing(event));
+        let wrong = |standing: &Standing| matches!(standing, Standing::Fault(_) | Standing::Gap(_));
+        if standings.iter().any(wrong) {
+            fault(pair, &standings);
         } else if matches!(pair.bits, Bits::Differ { .. }) {
-            let clean = |stage: &Option<StageJudgement>| stage.as_ref().is_some_and(|s| s.outcome.is_clean());
-            if pair.stages.iter().all(clean) && cache_is_judged(pair) {
+            if standings.iter().all(|standing| *standing == Standing::Clean) {
                 let inputs_equal = inputs_equal(pair, &equal);
                 let contract = pair.stages.iter().flatten().any(|stage| stage.fitted);
                 pair.findings.retain(|finding| finding.code != ReasonCode::Differs);
@@ -40,7 +37,7 @@ pub fn attribute(pairs: &mut [JudgedPair], examination: &Examination) {
                     (false, false) => PairVerdict::Inherited,
                 };
             } else {
-                unjudged(pair);
+                unjudged(pair, &standings);
             }
         }
     }
@@ -52,63 +49,32 @@ fn is_trusted(pair: &JudgedPair) -> bool {
     !pair.findings.iter().any(|finding| unsound.contains(&finding.code))
 }
 
-fn fault(pair: &mut JudgedPair, faulty: [bool; 2], systematic: [bool; 2]) {
+fn fault(pair: &mut JudgedPair, standings: &[Standing; 2]) {
     pair.verdict = PairVerdict::Fault;
     pair.findings.retain(|finding| finding.code != ReasonCode::Differs);
-    pair.phase = match faulty {
+    let wrong = standings.each_ref().map(|standing| matches!(standing, Standing::Fault(_) | Standing::Gap(_)));
+    pair.phase = match wrong {
         [true, false] => Some(Phase::Prefill),
         [false, true] => Some(Phase::Decode),
         _ => None,
     };
-    let mut findings = vec![];
-    for (at, phase) in [Phase::Prefill, Phase::Decode].into_iter().enumerate() {
-        let stage = pair.stages.get(at).and_then(Option::as_ref).filter(|stage| stage.outcome.is_fault());
-        if let Some(stage) = stage {
-            findings.push(format!("{phase}: {}", in_words(&stage.outcome)));
-        } else if systematic.get(at).copied().unwrap_or(false) {
-            findings.push(format!("{phase}: small in this row, too much over all rows of the point together"));
-        }
+    for (phase, standing) in [Phase::Prefill, Phase::Decode].into_iter().zip(standings) {
+        let (code, detail) = match standing {
+            Standing::Fault(detail) => (ReasonCode::Fault, detail),
+            Standing::Gap(detail) => (ReasonCode::GapFault, detail),
+            _ => continue,
+        };
+        pair.findings.push(Finding { code, detail: format!("{phase}: {detail}") });
     }
-    pair.findings.extend(findings.into_iter().map(|detail| Finding { code: ReasonCode::Fault, detail }));
-}
-
-/// Whether the rows of a cache that differ are among those whose sources were recorded: the last ones, up to its own.
-fn cache_is_judged(pair: &JudgedPair) -> bool {
-    let (Some(cache), Some(first)) = (pair.cache, pair.cache.and_then(|cache| cache.first_differing)) else {
-        return true;
-    };
-    let judged = |stage: &StageJudgement| match &stage.outcome {
-        // Values compared, of all that the row has.
-        Outcome::Exact { compared } => {
-            let values = stage.values.max(1) as u64;
-            *compared as u64 * cache.positions / values
-        }
-        _ => 0,
-    };
-    let judged = pair.stages.iter().flatten().map(judged).min().unwrap_or(0);
-    first >= cache.positions.saturating_sub(judged)
 }
 
 /// Says why a difference is not judged.
-fn unjudged(pair: &mut JudgedPair) {
-    if let Some(cache) = pair.cache.filter(|_| !cache_is_judged(pair)) {
-        let detail = format!(
-            "rows of earlier positions differ (the first is {}), and what was written there was not recorded",
-            cache.first_differing.unwrap_or_default()
-        );
-        pair.findings.push(Finding { code: ReasonCode::NotJudged, detail });
+fn unjudged(pair: &mut JudgedPair, standings: &[Standing; 2]) {
+    for (phase, standing) in [Phase::Prefill, Phase::Decode].into_iter().zip(standings) {
+        if let Standing::Unknown(why) = standing {
+            pair.findings.push(Finding { code: ReasonCode::NotJudged, detail: format!("{phase}: {why}") });
+        }
     }
-    let why = |(phase, stage): (Phase, &Option<StageJudgement>)| match stage {
-        None => Some(format!("{phase}: nothing of this row to judge")),
-        Some(stage) => match &stage.outcome {
-            Outcome::Unjudged(why) => Some(format!("{phase}: {why}")),
-            _ => None,
-        },
-    };
-    let phases = [Phase::Prefill, Phase::Decode].into_iter().zip(&pair.stages);
-    let findings: Vec<Finding> =
-        phases.filter_map(why).map(|detail| Finding { code: ReasonCode::NotJudged, detail }).collect();
-    pair.findings.extend(findings);
 }
 
 /// Whether what the stage was computed from is bit-equal between the phases, as far as both phases have it.

@@ -54,6 +54,9 @@ pub fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, 
     }
 }
 
+/// Below this p-value the phases' difference is no draw of rounding.
+const P_VALUE_MIN: f64 = 1e-4;
+
 /// What the model gave, as far as no pair tells it.
 pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reasons: &mut Reasons) {
     for finding in &examination.contract_findings {
@@ -65,6 +68,15 @@ pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reas
     for (field, points) in examination.assumed() {
         let points: Vec<&str> = points.iter().map(|point| point.id()).collect();
         reasons.add(ReasonCode::Assumed, format!("{field} ({})", points.join(", ")));
+    }
+    for (prompt, why) in &examination.study.skipped {
+        reasons.add(ReasonCode::NotSimulated, format!("{prompt}: {why}"));
+    }
+    if let Some(drift) =
+        examination.study.end_to_end.as_ref().filter(|drift| drift.p_value.is_nan() || drift.p_value < P_VALUE_MIN)
+    {
+        let ratio = drift.observed_over_expected;
+        reasons.add(ReasonCode::TooMuchDrift, format!("{ratio:.3} times as far, p = {:.1e}", drift.p_value));
     }
     // Faults that stand in a pair are told by the pair.
     let paired: BTreeSet<_> = pairs.iter().flat_map(|pair| pair.stages.iter().flatten()).map(row_of_stage).collect();

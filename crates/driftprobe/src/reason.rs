@@ -92,6 +92,8 @@ reasons! {
         "record all points of all layers (--layers all)";
     GapFault, "GAP_FAULT", true, "between two recorded layers a phase leaves what the model gives, by more than rounding can",
         "record the layers in between";
+    NotSimulated, "NOT_SIMULATED", false, "prompts were not simulated from their tokens: rows whose inputs were not recorded are not judged",
+        "allow more operations (--simulate), or record all points of all layers";
     LooseContract, "LOOSE_CONTRACT", true, "the contract allows so much rounding that gross faults would hide in it",
         "declare the arithmetic that the engine really has";
     ContractFinding, "CONTRACT", false, "stages round in a way that the contract does not declare; it is legitimate, and explains all of their rows",

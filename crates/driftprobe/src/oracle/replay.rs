@@ -48,6 +48,11 @@ impl<'a> Replay<'a> {
         self.fitted.insert((phase, point), fields);
     }
 
+    /// What has been declared so.
+    pub fn fitted(&self) -> &BTreeMap<(Phase, Point), ContractFields> {
+        &self.fitted
+    }
+
     /// The same for one point alone, with this arithmetic in one phase.
     pub fn only(&self, point: Point, phase: Phase, fields: &ContractFields) -> Replay<'a> {
         Replay {
