@@ -86,9 +86,9 @@ impl Drift {
             if draws.len() != self.draws.len() || draws.iter().any(|d| !d.is_finite()) {
                 continue;
             }
-            let floor = scene.floor(Phase::Prefill, &exact).max(scene.floor(Phase::Decode, &exact));
+            let floor = one.floor(&exact, scene.unit(Phase::Prefill)) + other.floor(&exact, scene.unit(Phase::Decode));
             let size: f64 = one.distance_of(&exact, &vec![0.0; exact.len()]);
-            self.add(place, (observed, &draws), (floor + one.text_variance + other.text_variance, size));
+            self.add(place, (observed, &draws), (floor, size));
         }
         Ok(())
     }

@@ -13,9 +13,6 @@ use driftprobe_trace::{Phase, Point, TraceError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// When a jump is larger than rounding explains.
-pub const LIMITS: Limits = Limits { ratio: 2.5, score: 6.0 };
-
 /// A stretch that is not recorded, at one position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gap {
@@ -94,16 +91,16 @@ impl Gaps {
         else {
             return;
         };
-        let floor = scene.floor(phase, replayed);
+        let unit = scene.unit(phase);
         let measures = views.iter().map(|view| {
             let pairs = draws.iter().zip(replays);
             let of_draws = pairs.filter_map(|(draw, replay)| Some(view.distance_of(row(draw)?, row(replay)?)));
             let of_draws: Vec<f64> = of_draws.collect();
-            Measure::of(view.distance(replayed), &of_draws, floor + view.text_variance)
+            (Measure::of(view.distance(replayed), &of_draws, view.floor(replayed, unit)), Limits::of(view.len()))
         });
-        let worst = measures.reduce(|worst, other| if other.score <= worst.score { worst } else { other });
-        let Some(measure) = worst else { return };
-        let inherited = since.inherited && measure.exceeds(LIMITS);
+        let worst = measures.reduce(|worst, other| if other.0.score <= worst.0.score { worst } else { other });
+        let Some((measure, limits)) = worst else { return };
+        let inherited = since.inherited && measure.exceeds(limits);
         self.all.push(Gap {
             prompt_id: scene.prompt_id.clone(),
             phase,
@@ -113,7 +110,7 @@ impl Gaps {
             ratio: measure.ratio,
             score: measure.score,
             inherited,
-            flagged: measure.exceeds(LIMITS) && !inherited,
+            flagged: measure.exceeds(limits) && !inherited,
         });
     }
 

@@ -15,6 +15,14 @@ pub struct Limits {
     pub score: f64,
 }
 
+impl Limits {
+    /// For rows of which this many values are shown. Distances of few values vary by chance more than a handful of draws
+    /// can tell.
+    pub fn of(values: usize) -> Limits {
+        Limits { ratio: 2.5 * (1.0 + 2.0 / (values.max(1) as f64).sqrt()), score: 6.0 }
+    }
+}
+
 /// A distance among draws.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measure {

@@ -33,7 +33,7 @@ pub struct View {
     columns: Columns,
     values: Vec<f64>,
     /// Sum of the variances that decimal text of few digits adds.
-    pub text_variance: f64,
+    text_variance: f64,
 }
 
 impl View {
@@ -81,6 +81,26 @@ impl View {
     /// Squared distance of two recorded rows; none if they show different values.
     pub fn distance_between(&self, other: &View) -> Option<f64> {
         (self.columns == other.columns).then(|| distance(&self.values, &other.values))
+    }
+
+    /// How many values are shown.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// What nobody can tell from 0 in what is shown of a computed row, squared, for values stored with this unit roundoff,
+    /// and text. Of a row it is half an ulp of one value of the row's size; of few values, all of which may be rounded
+    /// alike in all draws by chance, an ulp of the largest.
+    pub fn floor(&self, computed: &[f64], unit: f64) -> f64 {
+        let finite = || computed.iter().copied().filter(|x| x.is_finite());
+        let count = finite().count().max(1) as f64;
+        let largest = |of: &[f64]| of.iter().filter(|x| x.is_finite()).fold(0f64, |m, x| m.max(x.abs()));
+        let floor = match self.columns {
+            Columns::All => unit * unit * finite().map(|x| x * x).sum::<f64>() / count,
+            Columns::Mean => (2.0 * unit * largest(computed)).powi(2) / count,
+            _ => (2.0 * unit * largest(&self.project(computed))).powi(2),
+        };
+        floor + self.text_variance
     }
 
     fn project(&self, row: &[f64]) -> Vec<f64> {

@@ -9,12 +9,9 @@ use super::measure::{Limits, Measure};
 use super::record::{Shown, View, is_cache};
 use super::study::{PHASES, Scene};
 use crate::oracle::stage::Input;
-use crate::oracle::stats::exceeds;
+use crate::oracle::stats::exceeds as is_larger;
 use driftprobe_trace::{Phase, Point, TraceError};
 use std::sync::Arc;
-
-/// When a row is further from the exact one than rounding explains. Largest clean values in the tests: see there.
-pub const LIMITS: Limits = Limits { ratio: 2.5, score: 6.0 };
 
 /// A row against the tokens alone.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,20 +70,18 @@ impl Tokens {
         let row = |lane: usize| scene.row(lane, place.point, (pos, slot));
         let (Some(exact), Some(lanes)) = (row(scene.cast.exact), scene.cast.draws.get(&phase)) else { return };
         let draws: Vec<Vec<f64>> = lanes.iter().filter_map(|lane| row(*lane)).collect();
-        let floor = scene.floor(phase, &exact);
+        let unit = scene.unit(phase);
         let measures = views.iter().map(|view| {
             let of_draws: Vec<f64> = draws.iter().map(|draw| view.distance_of(draw, &exact)).collect();
-            (Measure::of(view.distance(&exact), &of_draws, floor + view.text_variance), view.shown())
+            (Measure::of(view.distance(&exact), &of_draws, view.floor(&exact, unit)), view)
         });
         // The view that says most against the row; of those that say nothing against it, the first.
         let worst = measures.reduce(|worst, other| {
-            if other.0.exceeds(LIMITS) && !worst.0.exceeds(LIMITS) || exceeds(other.0.score, worst.0.score) {
-                other
-            } else {
-                worst
-            }
+            let exceeds = |(measure, view): &(Measure, &View)| measure.exceeds(Limits::of(view.len()));
+            let (is, was) = (exceeds(&other), exceeds(&worst));
+            if is && !was || is == was && is_larger(other.0.score, worst.0.score) { other } else { worst }
         });
-        let Some((measure, shown)) = worst else { return };
+        let Some((measure, view)) = worst else { return };
         self.all.push(TokenJudgement {
             prompt_id: scene.prompt_id.clone(),
             phase,
@@ -94,10 +89,10 @@ impl Tokens {
             layer: place.layer,
             pos,
             slot,
-            shown,
+            shown: view.shown(),
             distance_ratio: measure.ratio,
             score: measure.score,
-            flagged: measure.exceeds(LIMITS),
+            flagged: measure.exceeds(Limits::of(view.len())),
         });
     }
 
@@ -122,10 +117,8 @@ impl Scene<'_, '_> {
         }
     }
 
-    /// What nobody can tell from 0 in a row, squared: half an ulp of one value of the row's size.
-    pub fn floor(&self, phase: Phase, exact: &[f64]) -> f64 {
-        let unit = self.unit.get(&phase).copied().unwrap_or(0.0);
-        let finite = || exact.iter().filter(|x| x.is_finite());
-        unit * unit * finite().map(|x| x * x).sum::<f64>() / finite().count().max(1) as f64
+    /// Unit roundoff of what the phase stores at this place.
+    pub fn unit(&self, phase: Phase) -> f64 {
+        self.unit.get(&phase).copied().unwrap_or(0.0)
     }
 }
