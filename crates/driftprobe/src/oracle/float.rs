@@ -98,7 +98,7 @@ impl Float {
         }
         // The exponent field of a normal f64; subnormal f64 lie below every format's normal range.
         let exponent = ((y.abs().to_bits() >> 52) as i32 - 1023).max(self.exponent_min());
-        2f64.powi(exponent - self.precision_bits() + 1)
+        power_of_two(exponent - self.precision_bits() + 1)
     }
 
     /// Rounds to nearest, ties to even; overflows to infinity.
@@ -106,8 +106,13 @@ impl Float {
         if !x.is_finite() || self == Float::F64 {
             return x;
         }
+        if self == Float::F32 {
+            return f64::from(x as f32);
+        }
         let ulp = self.ulp(x);
-        let rounded = (x / ulp).round_ties_even() * ulp;
+        // Adding and taking away 1.5·2^52 rounds to an integer, ties to even.
+        const TO_INTEGER: f64 = 6_755_399_441_055_744.0;
+        let rounded = (x / ulp + TO_INTEGER - TO_INTEGER) * ulp;
         if rounded.abs() <= self.largest() {
             return rounded;
         }
@@ -127,6 +132,14 @@ impl Float {
     pub fn rounding_variance(self, y: f64) -> f64 {
         let ulp = self.ulp(y);
         ulp * ulp / 12.0
+    }
+}
+
+/// 2^exponent.
+fn power_of_two(exponent: i32) -> f64 {
+    match u64::try_from(exponent + 1023) {
+        Ok(biased @ 1..=2046) => f64::from_bits(biased << 52),
+        _ => 2f64.powi(exponent),
     }
 }
 
