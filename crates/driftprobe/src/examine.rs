@@ -223,8 +223,8 @@ impl Examination {
             Some(Outcome::Unjudged(why)) => why.to_string(),
             _ => "nothing of this row to judge".to_owned(),
         };
-        let tokens = self.tokens.get(&key).into_iter().flatten().filter_map(|at| self.study.tokens.get(*at));
-        let Some(token) = tokens.filter(|token| token.shown == Shown::Row).last() else {
+        let mut tokens = self.tokens.get(&key).into_iter().flatten().filter_map(|at| self.study.tokens.get(*at));
+        let Some(token) = tokens.rfind(|token| token.shown == Shown::Row) else {
             return Standing::Unknown(why);
         };
         match (token.flagged, self.is_first(event.phase, place)) {

@@ -6,8 +6,7 @@
 use super::float::Float;
 use super::noise::ROUNDING_RMS;
 use driftprobe_trace::{Contract, ContractFields, Dtype, Phase, Point};
-use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// u of NVIDIA's TF32: 10 stored bits of mantissa.
 const TF32_UNIT_ROUNDOFF: f64 = 1.0 / 2048.0;
@@ -30,7 +29,32 @@ pub struct Arithmetic {
     /// Accumulator that the contract names for this very point.
     own_accumulator: bool,
     dtype: Dtype,
-    assumed: RefCell<BTreeSet<&'static str>>,
+    assumed: Assumed,
+}
+
+/// Fields that may be assumed.
+const ASSUMABLE: [&str; 7] = ["accumulate", "activations", "probs", "residual", "rope_table", "scores", "softmax"];
+
+/// Which of [`ASSUMABLE`] were.
+#[derive(Debug, Default)]
+struct Assumed(AtomicU8);
+
+impl Assumed {
+    fn add(&self, field: &str) {
+        let bit = ASSUMABLE.iter().position(|one| *one == field).map_or(0, |at| 1 << at);
+        self.0.fetch_or(bit, Ordering::Relaxed);
+    }
+
+    fn all(&self) -> Vec<&'static str> {
+        let bits = self.0.load(Ordering::Relaxed);
+        ASSUMABLE.iter().enumerate().filter(|(at, _)| bits & (1 << at) != 0).map(|(_, field)| *field).collect()
+    }
+}
+
+impl Clone for Assumed {
+    fn clone(&self) -> Assumed {
+        Assumed(AtomicU8::new(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 impl Arithmetic {
@@ -46,7 +70,7 @@ impl Arithmetic {
                 fill(&mut fields, layer);
             }
         }
-        Arithmetic { point, fields, own_accumulator, dtype, assumed: RefCell::default() }
+        Arithmetic { point, fields, own_accumulator, dtype, assumed: Assumed::default() }
     }
 
     /// The same with these fields in place of the contract's.
@@ -68,7 +92,7 @@ impl Arithmetic {
 
     /// What was not declared and had to be assumed, of what has been asked so far.
     pub fn assumed(&self) -> Vec<&'static str> {
-        self.assumed.borrow().iter().copied().collect()
+        self.assumed.all()
     }
 
     fn float(&self, field: &'static str, value: &Option<String>) -> Result<Option<Float>, Unsupported> {
@@ -83,7 +107,7 @@ impl Arithmetic {
 
     fn or(&self, field: &'static str, value: &Option<String>, otherwise: Float) -> Result<Float, Unsupported> {
         Ok(self.float(field, value)?.unwrap_or_else(|| {
-            self.assumed.borrow_mut().insert(field);
+            self.assumed.add(field);
             otherwise
         }))
     }
