@@ -73,6 +73,11 @@ impl Arithmetic {
         Arithmetic { point, fields, own_accumulator, dtype, assumed: Assumed::default() }
     }
 
+    /// What the contract says, the most special word of each field.
+    pub fn into_fields(self) -> ContractFields {
+        self.fields
+    }
+
     /// The same with these fields in place of the contract's.
     #[must_use]
     pub fn with(mut self, fields: &ContractFields) -> Arithmetic {

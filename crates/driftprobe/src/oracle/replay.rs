@@ -8,7 +8,7 @@ use super::judgement::{Outcome, PhaseJudgement, StageJudgement, SystematicJudgem
 use super::stage::{Input, Op, Stage, Way, graph};
 use super::stats::{Direction, Flag, ScoreTest, add_row, measure};
 use driftprobe_model::Model;
-use driftprobe_trace::{Contract, ContractFields, Event, Manifest, Mode, Phase, Point, Row, Rows, TraceError};
+use driftprobe_trace::{Contract, ContractFields, Dtype, Event, Manifest, Mode, Phase, Point, Row, Rows, TraceError};
 use recorded::{Found, Recorded};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,6 +46,11 @@ impl<'a> Replay<'a> {
     /// From now on, this point of this phase has this arithmetic, whatever the contract says.
     pub fn declare(&mut self, phase: Phase, point: Point, fields: ContractFields) {
         self.fitted.insert((phase, point), fields);
+    }
+
+    /// What the contract says of a point of a phase.
+    pub fn declared(&self, phase: Phase, point: Point) -> ContractFields {
+        Arithmetic::resolve(self.contract, phase, point, Dtype::F32).into_fields()
     }
 
     /// What has been declared so.

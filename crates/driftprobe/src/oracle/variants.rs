@@ -1,6 +1,7 @@
 //! The catalogue of legitimate arithmetics that a contract may have left out.
 //!
-//! A variant either *emulates* (the roundings are known, so their result is) or *widens* (where a rounding falls is not
+//! What they may do is to round to the storage format where the contract says nothing of it, or not to round; values that
+//! are kept more coarsely than they are declared to be are a fault. A variant either *emulates* (the roundings are known, so their result is) or *widens* (where a rounding falls is not
 //! known, and its noise is added). A widening variant could hide a small fault, so it must earn its place: the residuals
 //! must fill the noise that it adds.
 
@@ -94,7 +95,23 @@ fn outputs(point: Point) -> Vec<Variant> {
     NARROW.iter().map(|f| one(name, *f, &["the result is rounded to ", f.id()], false)).collect()
 }
 
-/// The rounding before the last is to the storage format or to a narrower one, or there is none.
+impl Variant {
+    /// Whether values are kept more coarsely than both the storage format and what the contract says in so many words: a
+    /// loss of precision that is no freedom of the arithmetic.
+    pub fn loses(&self, declared: &ContractFields, recorded: Dtype) -> bool {
+        let (own, storage) = (&self.fields, Float::of(recorded));
+        let pairs = [
+            (&own.kv_cache, &declared.kv_cache),
+            (&own.rope_table, &declared.rope_table),
+            (&own.residual, &declared.residual),
+            (&own.activations, &declared.activations),
+        ];
+        let coarser = |name: &str| Float::parse(name).is_some_and(|format| format < storage);
+        pairs.iter().any(|(own, declared)| declared.is_some() && own.as_deref().is_some_and(coarser))
+    }
+}
+
+/// The rounding before the last is to the storage format, or there is none.
 fn inner(storage: Float, before: &str, after: &str) -> Vec<Variant> {
     let variant = |inner: Float, says: String| Variant {
         id: format!("rounding={},{}", inner.id(), storage.id()),
@@ -105,7 +122,7 @@ fn inner(storage: Float, before: &str, after: &str) -> Vec<Variant> {
         },
         widens: false,
     };
-    let narrow = NARROW.into_iter().filter(|f| *f <= storage).map(|f| variant(f, [before, f.id(), after].concat()));
+    let narrow = NARROW.into_iter().filter(|f| *f == storage).map(|f| variant(f, [before, f.id(), after].concat()));
     narrow.chain([variant(Float::F32, "only the result is rounded, nothing inside".to_owned())]).collect()
 }
 
