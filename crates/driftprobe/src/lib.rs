@@ -7,6 +7,7 @@
 //! The crate is pure: it opens no file, no socket, asks neither clock nor environment. The same run gives the same bytes.
 pub mod advice;
 pub mod analysis;
+pub mod cause;
 pub mod coverage;
 pub mod evidence;
 pub mod exercise;

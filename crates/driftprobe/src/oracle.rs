@@ -7,7 +7,7 @@
 //! residual is too large for it, and [`replay`] runs all of it over a phase of a run.
 
 pub mod arithmetic;
-mod evaluate;
+pub(crate) mod evaluate;
 pub mod float;
 pub mod judgement;
 pub mod noise;
