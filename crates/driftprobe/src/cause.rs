@@ -15,12 +15,16 @@ mod fit;
 mod gate;
 mod linear;
 mod norm;
+mod power;
 mod rope;
 mod scope;
 mod slot;
+mod suspect;
 mod trial;
 
+pub use power::{PowerRow, Smallest, power};
 pub use slot::{CacheRows, Foreign, Part, SlotName, WrongSlot, name_slot};
+pub use suspect::{Examined, Suspect, examine};
 pub use trial::Freedom;
 
 use crate::oracle::replay::cases::Case;

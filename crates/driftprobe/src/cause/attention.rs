@@ -62,6 +62,26 @@ pub(super) fn fixed(model: &Model, op: Op) -> Vec<Trial<'_>> {
     all
 }
 
+/// Those of [`fixed`], and the others in ordinary sizes.
+pub(super) fn ordinary<'a>(model: &'a Model, first: &Case) -> Vec<Trial<'a>> {
+    let mut all = fixed(model, first.op);
+    if has_scores(first.op) {
+        all.push(Trial::new("SCALE_WRONG", scale(model, 1.01)).with("factor", 1.01));
+        let seen = model.config.sliding_windows.iter().flatten().copied().min().unwrap_or(usize::MAX);
+        let seen = seen.min(first.task.pos + 1);
+        all.extend((seen > 1).then(|| window(model, Some(seen - 1))));
+    }
+    let heads = model.config.num_attention_heads;
+    if has_heads_out(first.op) && heads > 1 {
+        let order = [1, 0].into_iter().chain(2..heads).collect();
+        all.push(Trial::new("HEAD_SWAP", reordered(model, order)).with("heads", "0, 1"));
+    }
+    if first.op == Op::Attention {
+        all.push(merged(model, (first.task.pos + 1).div_ceil(2), Merge::Output));
+    }
+    all
+}
+
 /// Whether the stage computes scores.
 fn has_scores(op: Op) -> bool {
     matches!(op, Op::Scores | Op::ScoresSoftmax | Op::Attention)

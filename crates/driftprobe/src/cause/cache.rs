@@ -25,14 +25,20 @@ pub(super) fn names(model: &Model, cases: &[Case], both: &[Case]) -> Vec<SlotNam
 }
 
 fn wrong_slots(model: &Model, case: &Case, both: &[Case]) -> Vec<Vec<SlotName>> {
-    let (expected, cache) = (expected(model, case), recorded(model, case));
-    let is_partner =
-        |c: &&Case| c.point != case.point && (c.layer, c.pos, &c.prompt_id) == (case.layer, case.pos, &case.prompt_id);
-    let other = both.iter().find(is_partner).map(|c| self::expected(model, c)).unwrap_or_default();
+    let (own, cache) = (expected(model, case), recorded(model, case));
+    let of = |point: Point| {
+        let is_of = move |c: &&Case| c.point == point && c.layer == case.layer && c.prompt_id == case.prompt_id;
+        both.iter().filter(is_of)
+    };
+    let is_k = case.point == Point::KCache;
+    let (part, other) = if is_k { (Part::K, Point::VCache) } else { (Part::V, Point::KCache) };
+    // Rows of other positions, later ones among them, have sources and caches of their own.
+    let expected = of(case.point).fold(own, |rows, c| filled(rows, self::expected(model, c)));
+    let cache_of_all = of(case.point).fold(cache.clone(), |rows, c| filled(rows, recorded(model, c)));
+    let other = of(other).fold(Rows::new(), |rows, c| filled(rows, self::expected(model, c)));
     let strangers =
         both.iter().filter(|c| c.point == case.point && c.layer == case.layer && c.prompt_id != case.prompt_id);
     let foreign: Vec<Foreign> = strangers.map(|c| (c.prompt_id.clone(), recorded(model, c))).collect();
-    let part = if case.point == Point::KCache { Part::K } else { Part::V };
     let one = |slot: usize| {
         let (should, is) = (expected.get(slot)?.as_ref()?, cache.get(slot)?.as_ref()?);
         if should == is {
@@ -45,12 +51,23 @@ fn wrong_slots(model: &Model, case: &Case, both: &[Case]) -> Vec<Vec<SlotName>> 
             recorded,
             expected: &expected,
             expected_other: &other,
-            cache: &cache,
+            cache: &cache_of_all,
             foreign: &foreign,
             tolerance,
         }))
     };
     (0..cache.len()).filter_map(one).collect()
+}
+
+/// With what the other knows where nothing is known.
+fn filled(mut rows: Rows, other: Rows) -> Rows {
+    rows.resize(rows.len().max(other.len()), None);
+    for (row, other) in rows.iter_mut().zip(other) {
+        if row.is_none() {
+            *row = other;
+        }
+    }
+    rows
 }
 
 /// The rows whose source is recorded, as they should be.

@@ -52,6 +52,17 @@ pub(super) fn scale(model: &Model) -> Trial<'_> {
     Trial::new("EMBED_SCALE", expect).with("factor", factor.map_or("none".to_owned(), |f| f.to_string()))
 }
 
+/// The row of the next token.
+pub(super) fn next_row(model: &Model) -> Trial<'_> {
+    let vocab = u32::try_from(model.config.vocab_size).unwrap_or(u32::MAX).max(1);
+    let expect = Box::new(move |case: &Case| {
+        let mut task = case.task.clone();
+        task.token = task.token.map(|t| (t + 1) % vocab);
+        evaluate(model, case.op, &task, case.layer_index())
+    });
+    Trial::new("EMBED_ROW", expect).with("offset", "+1")
+}
+
 /// Every row that is wrong is the row of another token: all of them so many ids further, or each of its own.
 fn other_rows<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
     let Ok(weight) = model.weights.get(&WeightId::Embed.name()) else { return Vec::new() };

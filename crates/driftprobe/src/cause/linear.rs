@@ -13,6 +13,7 @@ use crate::oracle::stage::Op;
 use driftprobe_model::{Model, WeightId};
 use driftprobe_trace::Point;
 pub(super) use matrix::{Outputs, gathered};
+pub(super) use sums::tail;
 
 /// Outputs that are judged of each row.
 const OUTPUTS_MAX: usize = 256;
@@ -110,17 +111,13 @@ fn one(layer: Layer, case: &Case) -> Result<Expectation, Unjudged> {
 /// All of them, fitted to the rows.
 pub(super) fn trials<'a>(model: &'a Model, narrowed: &Narrowed) -> Vec<Trial<'a>> {
     let Some(first) = narrowed.cases.first() else { return Vec::new() };
-    let Ok(parts) = parts(first) else { return Vec::new() };
     let mut all = fixed(model, first, &narrowed.outputs);
     all.extend(other_layers(model, narrowed));
     all.extend(sums::tails(model, narrowed));
     if first.point == Point::Logits {
         all.extend(other_rows(model, narrowed));
     }
-    if parts.softcap.is_some() {
-        let uncapped = variant(model, narrowed.outputs.clone(), |p| p.softcap = None);
-        all.push(Trial::new("SOFTCAP_MISSING", uncapped).with("cap", "logits"));
-    }
+    all.extend(uncapped(model, first, &narrowed.outputs));
     all
 }
 
@@ -260,6 +257,23 @@ fn other_row(model: &Model, narrowed: &Narrowed, out: usize) -> Option<usize> {
     }
     // Of several the nearest: a row is mistaken for its neighbour.
     left?.into_iter().filter(|j| *j != out).min_by_key(|j| j.abs_diff(out))
+}
+
+/// The first judged output with the row behind it.
+pub(super) fn next_row<'a>(model: &'a Model, outputs: &Outputs) -> Option<Trial<'a>> {
+    let mut other = outputs.0.clone();
+    let first = other.first_mut()?;
+    let token = *first;
+    *first = (token + 1) % model.config.vocab_size.max(1);
+    let expect = clean(model, &Outputs(other));
+    Some(Trial::new("LM_HEAD_ROW", expect).with("token", token).with("row of", token + 1))
+}
+
+/// Without the soft cap, if there is one.
+pub(super) fn uncapped<'a>(model: &'a Model, first: &Case, outputs: &Outputs) -> Option<Trial<'a>> {
+    parts(first).ok()?.softcap?;
+    let expect = variant(model, outputs.clone(), |p| p.softcap = None);
+    Some(Trial::new("SOFTCAP_MISSING", expect).with("cap", "logits"))
 }
 
 /// With a coarser accumulator than declared: as loose as such sums are.

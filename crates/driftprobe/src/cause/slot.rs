@@ -131,7 +131,8 @@ fn foreign(wrong: &WrongSlot<'_>) -> Vec<SlotName> {
 fn is_like_a_row(wrong: &WrongSlot<'_>) -> bool {
     let Some(own) = wrong.expected.get(wrong.slot).and_then(Option::as_ref) else { return false };
     let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
-    let mut norms: Vec<f64> = wrong.expected.iter().chain(wrong.cache).flatten().map(|r| norm(r)).collect();
+    let others = wrong.cache.iter().enumerate().filter(|(slot, _)| *slot != wrong.slot).map(|(_, row)| row);
+    let mut norms: Vec<f64> = wrong.expected.iter().chain(others).flatten().map(|r| norm(r)).collect();
     norms.sort_by(f64::total_cmp);
     let (Some(least), Some(most)) = (norms.first(), norms.last()) else { return false };
     let size = norm(wrong.recorded);
@@ -153,7 +154,7 @@ fn is_same(a: &[f64], b: &[f64], tolerance: f64) -> bool {
 type Format = (&'static str, fn(f64) -> f64);
 
 /// Formats that caches are squeezed through, the coarsest last.
-const FORMATS: &[Format] =
+pub(super) const FORMATS: &[Format] =
     &[("f16", |x| Float::F16.round(x)), ("bf16", |x| Float::Bf16.round(x)), ("fp8", e4m3), ("fp8_e5m2", e5m2)];
 
 /// To the nearest of the 8-bit format with 3 bits of mantissa and exponents from −6 (OCP OFP8), at most 448.
