@@ -8,6 +8,7 @@
 pub mod advice;
 pub mod analysis;
 pub mod attribute;
+pub mod cause;
 pub mod coverage;
 pub mod evidence;
 pub mod examine;

@@ -95,6 +95,20 @@ impl Arithmetic {
         self
     }
 
+    /// The same with this accumulator in this very stage.
+    #[must_use]
+    pub fn with_accumulator(mut self, format: Float) -> Arithmetic {
+        self.fields.accumulate = Some(format.to_string());
+        self
+    }
+
+    /// The same with this format of the table of cos and sin.
+    #[must_use]
+    pub fn with_rope_table(mut self, format: Float) -> Arithmetic {
+        self.fields.rope_table = Some(format.to_string());
+        self
+    }
+
     /// What was not declared and had to be assumed, of what has been asked so far.
     pub fn assumed(&self) -> Vec<&'static str> {
         self.assumed.all()

@@ -1,5 +1,6 @@
 //! One phase of a run, stage by stage.
 
+pub(crate) mod cases;
 mod recorded;
 
 use super::arithmetic::Arithmetic;
@@ -80,17 +81,7 @@ impl<'a> Replay<'a> {
     /// # Errors
     /// If a payload is damaged or missing.
     pub fn phase(&self, events: &[Event], rows: &dyn Rows, phase: Phase) -> Result<PhaseJudgement, TraceError> {
-        let mut prompts: Vec<(&Arc<str>, Recorded<'_>)> = Vec::new();
-        let mut numbers: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
-        for event in events.iter().filter(|e| e.phase == phase) {
-            let number = *numbers.entry(&event.prompt_id).or_insert(prompts.len());
-            if number == prompts.len() {
-                prompts.push((&event.prompt_id, Recorded::new(rows)));
-            }
-            if let Some((_, recorded)) = prompts.get_mut(number) {
-                recorded.add(event);
-            }
-        }
+        let prompts = gather(events, rows, phase);
         let mut stages = Vec::new();
         let mut tests = Tests::new();
         for (prompt_id, recorded) in &prompts {
@@ -203,6 +194,22 @@ impl<'a> Replay<'a> {
     }
 }
 
+/// What one phase has recorded: prompts in the order of the events.
+fn gather<'e>(events: &'e [Event], rows: &'e dyn Rows, phase: Phase) -> Vec<(&'e Arc<str>, Recorded<'e>)> {
+    let mut prompts: Vec<(&Arc<str>, Recorded<'_>)> = Vec::new();
+    let mut numbers: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
+    for event in events.iter().filter(|e| e.phase == phase) {
+        let number = *numbers.entry(&event.prompt_id).or_insert(prompts.len());
+        if number == prompts.len() {
+            prompts.push((&event.prompt_id, Recorded::new(rows)));
+        }
+        if let Some((_, recorded)) = prompts.get_mut(number) {
+            recorded.add(event);
+        }
+    }
+    prompts
+}
+
 /// Score tests by point, layer and parameter.
 type Tests = BTreeMap<(Point, i32, Direction), ScoreTest>;
 
@@ -264,7 +271,11 @@ impl Place<'_> {
 }
 
 /// Holds a row against its expectation; hands the row's score tests to `scores`.
-fn compare(recorded: &[f64], expectation: &Expectation, mut scores: impl FnMut(Direction, &ScoreTest)) -> Outcome {
+pub(crate) fn compare(
+    recorded: &[f64],
+    expectation: &Expectation,
+    mut scores: impl FnMut(Direction, &ScoreTest),
+) -> Outcome {
     match expectation {
         Expectation::Noisy(expected) => {
             let (mut statistics, mut flags) = measure(recorded, expected);

@@ -22,13 +22,17 @@ pub fn linear(model: &Model, parameters: Parameters, tasks: &[Task]) -> Vec<Resu
         Ok(layer) => layer,
         Err(e) => return tasks.iter().map(|_| Err(e.clone())).collect(),
     };
-    tasks.chunks(ROWS_A_PASS).flat_map(|tasks| layer.pass(tasks)).collect()
+    layer.evaluate(tasks)
 }
 
-struct Layer {
-    weight: Weight,
-    bias: Vec<f64>,
-    softcap: Option<f64>,
+/// A linear layer.
+pub struct Layer {
+    /// W.
+    pub weight: Weight,
+    /// The bias; empty if there is none.
+    pub bias: Vec<f64>,
+    /// cap·tanh(y/cap).
+    pub softcap: Option<f64>,
 }
 
 /// A row as the kernel multiplies it.
@@ -41,6 +45,11 @@ struct Prepared {
 }
 
 impl Layer {
+    /// What the layer gives for some rows, in order.
+    pub fn evaluate(&self, tasks: &[Task]) -> Vec<Result<Expectation, Unjudged>> {
+        tasks.chunks(ROWS_A_PASS).flat_map(|tasks| self.pass(tasks)).collect()
+    }
+
     fn new(model: &Model, (weight, bias, softcap): Parameters) -> Result<Layer, Unjudged> {
         let weight = model.weights.get(&weight.name())?;
         let bias = match bias {
