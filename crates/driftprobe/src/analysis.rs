@@ -5,6 +5,7 @@
 
 use crate::advice::{self, Advice};
 use crate::attribute::attribute;
+use crate::cause::Cause;
 use crate::coverage::{MissingRow, expect};
 use crate::evidence::{Bits, HashRelation, Side};
 use crate::examine::{Examination, Oracle, examine};
@@ -81,6 +82,19 @@ impl Analysis {
     /// Exit status of a program that reports this run.
     pub fn exit_code(&self) -> u8 {
         self.verdict.verdict.exit_code()
+    }
+
+    /// What explains the first failure: the cause of its phase, where it is the same place.
+    pub fn cause(&self) -> Option<&Cause> {
+        let first = self.verdict.first_failure.as_ref()?;
+        let own = self.examination.iter();
+        let causes = own.chain(self.aligned.iter().flat_map(|aligned| &aligned.examination)).flat_map(|e| &e.causes);
+        let fits = |cause: &&Cause| {
+            cause.point == first.point
+                && cause.layer == first.layer
+                && first.phase.is_none_or(|phase| phase == cause.phase)
+        };
+        causes.filter(fits).min_by_key(|cause| cause.phase)
     }
 
     /// Events of points that only their phase can give: without a partner, and with none to be expected.

@@ -82,6 +82,20 @@ pub struct Candidate {
     surprise: f64,
 }
 
+impl Candidate {
+    /// A name that is certain, or one of a tie: the row is exactly, or as far as can be known, what the name says.
+    pub(crate) fn named(name: SlotName) -> Candidate {
+        Candidate {
+            id: name.id,
+            parameters: name.parameters,
+            noise_rms_after: 0.0,
+            accepted: true,
+            freedom: name.freedom,
+            surprise: 0.0,
+        }
+    }
+}
+
 /// Hypotheses whose mean of z² + ln σ² is this close to the best explain the rows equally well: 1.3² − 1.
 const TIE: f64 = 0.69;
 
@@ -152,15 +166,7 @@ const CACHE_IDS: &[&str] = &[
 
 fn of_cache(model: &Model, cases: &[Case], both: &[Case]) -> Findings {
     let names = cache::names(model, cases, both);
-    let accepted = |name: SlotName| Candidate {
-        id: name.id,
-        parameters: name.parameters,
-        noise_rms_after: 0.0,
-        accepted: true,
-        freedom: name.freedom,
-        surprise: 0.0,
-    };
-    let candidates: Vec<Candidate> = names.into_iter().map(accepted).collect();
+    let candidates: Vec<Candidate> = names.into_iter().map(Candidate::named).collect();
     let others = CACHE_IDS.iter().filter(|id| candidates.iter().all(|c| c.id != **id));
     let refused = others.map(|id| Candidate {
         id,

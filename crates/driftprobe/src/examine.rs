@@ -1,10 +1,13 @@
 //! What the model says of a run: every recorded stage of both phases, judged by itself.
 
-use crate::attribute::in_words;
+mod slots;
+mod standing;
+
+use crate::cause::{self, Cause, Examined, PowerRow};
 use crate::oracle::fit::{Finding, fit};
-use crate::oracle::{Input, Outcome, PhaseJudgement, Replay, StageJudgement};
+use crate::oracle::{Input, PhaseJudgement, Replay, StageJudgement};
 use crate::place::Part;
-use crate::simulate::{Gap, Shown, Simulation, Study, TokenJudgement};
+use crate::simulate::{Simulation, Study};
 use driftprobe_model::Model;
 use driftprobe_trace::{Contract, Event, Phase, Point, Row, Rows, Run, TraceError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +77,12 @@ pub struct Examination {
     pub contract_findings: Vec<Finding>,
     /// The run against its tokens alone.
     pub study: Study,
+    /// The first fault of each phase and what explains it.
+    pub causes: Vec<Cause>,
+    /// What the run would have shown of each bug of the catalogue.
+    pub power: Vec<PowerRow>,
+    /// The four usual suspects of attention, each tested.
+    pub suspects: Vec<Examined>,
     /// Where each stage's judgement stands.
     index: BTreeMap<RowKey, usize>,
     gaps: BTreeMap<RowKey, usize>,
@@ -106,177 +115,6 @@ pub enum Standing {
     Gap(String),
     /// Not known.
     Unknown(String),
-}
-
-impl Examination {
-    /// The judgement of one row.
-    pub fn of(&self, event: &Event) -> Option<&StageJudgement> {
-        let pos = event.logical_tok_idx.or(event.pos_id)?;
-        let place = Input { point: event.point, layer: event.layer };
-        let at = self.index.get(&(event.phase, event.prompt_id.clone(), pos, place))?;
-        self.phases.get(side(event.phase))?.stages.get(*at)
-    }
-
-    /// Whether all rows of this event's point together show a fault that none of them shows by itself.
-    pub fn is_systematic(&self, event: &Event) -> bool {
-        [Some(event.layer), None].into_iter().any(|layer| self.systematic.contains(&(event.phase, event.point, layer)))
-    }
-
-    /// Every stage at fault, of both phases.
-    pub fn faults(&self) -> impl Iterator<Item = &StageJudgement> {
-        self.phases.iter().flat_map(|phase| &phase.stages).filter(|stage| stage.outcome.is_fault())
-    }
-
-    /// Fields that the contract leaves open and that were assumed, with the points that need them.
-    pub fn assumed(&self) -> BTreeMap<&'static str, BTreeSet<Point>> {
-        let mut all: BTreeMap<&'static str, BTreeSet<Point>> = BTreeMap::new();
-        for stage in self.phases.iter().flat_map(|phase| &phase.stages) {
-            for field in &stage.assumed {
-                all.entry(field).or_default().insert(stage.point);
-            }
-        }
-        all
-    }
-
-    fn new(phases: [PhaseJudgement; 2], contract_findings: Vec<Finding>, study: Study) -> Examination {
-        let mut all = Examination { phases, contract_findings, study, ..Examination::default() };
-        for phase in &all.phases {
-            for (at, stage) in phase.stages.iter().enumerate() {
-                let place = Input { point: stage.point, layer: stage.layer };
-                all.index.insert((stage.phase, stage.prompt_id.clone(), stage.pos, place), at);
-            }
-            let by_row: BTreeSet<Point> =
-                phase.stages.iter().filter(|s| s.outcome.is_fault()).map(|s| s.point).collect();
-            let flagged = phase.systematic.iter().filter(|s| s.test.is_flagged() && !by_row.contains(&s.point));
-            let flagged: Vec<_> = flagged.map(|s| (s.phase, s.point, s.layer)).collect();
-            let of_layers: BTreeSet<Point> = flagged.iter().filter(|f| f.2.is_some()).map(|f| f.1).collect();
-            // Where single layers show it, the sum over all of them says nothing more.
-            all.systematic.extend(flagged.into_iter().filter(|f| f.2.is_some() || !of_layers.contains(&f.1)));
-        }
-        for (at, gap) in all.study.gaps.iter().enumerate() {
-            all.gaps.insert((gap.phase, gap.prompt_id.clone(), gap.pos as u64, gap.to), at);
-        }
-        for (at, token) in all.study.tokens.iter().enumerate() {
-            let place = Input { point: token.point, layer: token.layer };
-            all.tokens.entry((token.phase, token.prompt_id.clone(), token.pos as u64, place)).or_default().push(at);
-        }
-        all.first = all.first_places();
-        all
-    }
-
-    /// Where each phase is at fault first: a stage, a stretch that was not recorded, or a row that nothing else judges.
-    fn first_places(&self) -> BTreeMap<Phase, Place> {
-        let mut first: BTreeMap<Phase, Place> = BTreeMap::new();
-        let mut found = |phase, place| {
-            let known = first.entry(phase).or_insert(place);
-            *known = place.min(*known);
-        };
-        for stage in self.faults() {
-            found(stage.phase, place_of(Input { point: stage.point, layer: stage.layer }));
-        }
-        for (phase, point, layer) in &self.systematic {
-            let layer = layer.or_else(|| {
-                self.phases.iter().flat_map(|p| &p.stages).filter(|s| s.point == *point).map(|s| s.layer).min()
-            });
-            found(*phase, place_of(Input { point: *point, layer: layer.unwrap_or(-1) }));
-        }
-        for gap in self.study.gaps.iter().filter(|gap| gap.flagged) {
-            found(gap.phase, place_of(gap.to));
-        }
-        for token in self.study.tokens.iter().filter(|token| token.flagged) {
-            let place = Input { point: token.point, layer: token.layer };
-            let key = (token.phase, token.prompt_id.clone(), token.pos as u64, place);
-            let judged = self.index.get(&key).and_then(|at| self.phases.get(side(token.phase))?.stages.get(*at));
-            // A stage that is clean given its inputs, or a copy, has inherited what is wrong.
-            let inherited = judged.is_some_and(|stage| stage.outcome.is_clean()) && token.slot.is_none();
-            if !inherited {
-                found(token.phase, place_of(place));
-            }
-        }
-        first
-    }
-
-    /// What is known of a row, by its stage, else by the stretch before it, else by the tokens alone.
-    pub fn standing(&self, event: &Event) -> Standing {
-        let Some(pos) = event.logical_tok_idx.or(event.pos_id) else {
-            return Standing::Unknown("the event names no position".to_owned());
-        };
-        let stage = self.of(event);
-        if let Some(stage) = stage.filter(|stage| stage.outcome.is_fault()) {
-            return Standing::Fault(in_words(&stage.outcome));
-        }
-        if self.is_systematic(event) {
-            return Standing::Fault("small in this row, too much over all rows of the point together".to_owned());
-        }
-        let place = Input { point: event.point, layer: event.layer };
-        let key = (event.phase, event.prompt_id.clone(), pos, place);
-        if matches!(event.point, Point::KCache | Point::VCache) {
-            return self.cache_standing(&key, stage);
-        }
-        if stage.is_some_and(|stage| stage.outcome.is_clean()) {
-            return Standing::Clean;
-        }
-        if let Some(gap) = self.gaps.get(&key).and_then(|at| self.study.gaps.get(*at)) {
-            return if gap.flagged { Standing::Gap(gap_in_words(gap)) } else { Standing::Clean };
-        }
-        let why = match stage.map(|stage| &stage.outcome) {
-            Some(Outcome::Unjudged(why)) => why.to_string(),
-            _ => "nothing of this row to judge".to_owned(),
-        };
-        let mut tokens = self.tokens.get(&key).into_iter().flatten().filter_map(|at| self.study.tokens.get(*at));
-        let Some(token) = tokens.rfind(|token| token.shown == Shown::Row) else {
-            return Standing::Unknown(why);
-        };
-        match (token.flagged, self.is_first(event.phase, place)) {
-            (false, _) => Standing::Clean,
-            (true, true) => Standing::Fault(token_in_words(token)),
-            (true, false) => Standing::Unknown(why),
-        }
-    }
-
-    /// Of a cache: its own row by its stage, those of earlier positions by the tokens.
-    fn cache_standing(&self, key: &RowKey, stage: Option<&StageJudgement>) -> Standing {
-        let tokens = self.tokens.get(key).into_iter().flatten().filter_map(|at| self.study.tokens.get(*at));
-        let slots: Vec<&TokenJudgement> = tokens.filter(|token| token.slot.is_some()).collect();
-        let wrong = slots.iter().find(|token| token.flagged);
-        match (wrong, stage.map(|stage| &stage.outcome)) {
-            (Some(token), _) if self.is_first(key.0, key.3) => Standing::Fault(token_in_words(token)),
-            // What reaches the cache has been wrong before.
-            (Some(_), Some(Outcome::Exact { .. })) => Standing::Clean,
-            (None, Some(Outcome::Exact { compared })) => {
-                let partial = stage.is_some_and(|stage| *compared < stage.values);
-                match partial && slots.is_empty() {
-                    true => Standing::Unknown(
-                        "what was written to the rows of earlier positions was not recorded".to_owned(),
-                    ),
-                    false => Standing::Clean,
-                }
-            }
-            (None, _) if !slots.is_empty() => Standing::Clean,
-            (_, Some(Outcome::Unjudged(why))) => Standing::Unknown(why.to_string()),
-            _ => Standing::Unknown("nothing of this row to judge".to_owned()),
-        }
-    }
-
-    /// Whether nothing earlier in the computation of the phase is at fault. K and V of one layer count as one.
-    fn is_first(&self, phase: Phase, place: Input) -> bool {
-        let Some((part, layer, point)) = self.first.get(&phase).copied() else { return true };
-        let cache = |point| matches!(point, Point::KCache | Point::VCache);
-        (part, layer, point) >= place_of(place)
-            || ((part, layer) == (Part::of(place.point), place.layer) && cache(point) && cache(place.point))
-    }
-}
-
-fn gap_in_words(gap: &Gap) -> String {
-    format!(
-        "{:.3e} times the distance that rounding makes, from {} of layer {} on, replayed through what was not recorded",
-        gap.ratio, gap.from.point, gap.from.layer
-    )
-}
-
-fn token_in_words(token: &TokenJudgement) -> String {
-    let what = token.slot.map_or_else(|| "the row".to_owned(), |slot| format!("the row of position {slot}"));
-    format!("{what} is {:.3e} times as far from what the tokens give as rounding makes it", token.distance_ratio)
 }
 
 /// Whether the weights themselves are in doubt: every embedding and every matrix product of both phases is at fault.
@@ -316,16 +154,31 @@ pub fn examine(run: &Run, rows: &dyn Rows, oracle: &Oracle<'_>) -> Result<Examin
     if let Some(doubt) = weights_in_doubt(&phases) {
         return Err(doubt);
     }
-    let refuse = &mut |_: &Replay<'_>, _, _| false;
-    let findings = fit(&mut replay, (&run.events, &rows), &mut phases, refuse).unwrap_or_default();
+    let events = &run.events;
+    let findings =
+        fit(&mut replay, (events, &rows), &mut phases, &|replay, judged| explained(replay, events, &rows, judged));
     let mut simulation = Simulation::new(oracle.model, run.manifest.as_ref())
         .with_fitted(replay.fitted())
         .with_budget(oracle.budget_flops);
     if let Some(contract) = oracle.contract {
         simulation = simulation.with_contract(contract);
     }
-    let study = simulation.study(&run.events, &rows).unwrap_or_default();
-    Ok(Examination::new(phases, findings, study))
+    let study = simulation.study(events, &rows).unwrap_or_default();
+    let mut all = Examination::new(phases, findings.unwrap_or_default(), study);
+    all.causes = cause::find(&replay, events, &rows, &all.phases).unwrap_or_default();
+    all.name_slots(&simulation, run, &rows);
+    all.power = cause::power(&replay, events, &rows).unwrap_or_default();
+    all.suspects = cause::examine(&all.causes, &all.power);
+    Ok(all)
+}
+
+/// Bugs that are themselves a matter of precision: an arithmetic may explain the rows as well as they do.
+const OF_PRECISION: [&str; 3] = ["KV_PRECISION", "ROPE_TABLE_PRECISION", "ACCUMULATOR_SATURATED"];
+
+/// Whether a bug explains what is at fault, so that no wider noise is needed.
+fn explained(replay: &Replay<'_>, events: &[Event], rows: &dyn Rows, judged: &PhaseJudgement) -> bool {
+    let causes = cause::find(replay, events, rows, std::slice::from_ref(judged)).unwrap_or_default();
+    causes.iter().flat_map(|cause| &cause.candidates).any(|candidate| !OF_PRECISION.contains(&candidate.id))
 }
 
 fn same_model(run: &Run, model: &Model) -> Result<(), Doubt> {

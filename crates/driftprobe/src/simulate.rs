@@ -51,6 +51,11 @@ impl<'a> Simulation<'a> {
         Simulation { model, manifest, contract, fitted: None, draws: DRAWS, seed: 0, budget_flops: f64::INFINITY }
     }
 
+    /// The model's config.
+    pub fn config(&self) -> &'a Config {
+        &self.model.config
+    }
+
     /// With another contract than the manifest's.
     #[must_use]
     pub fn with_contract(self, contract: &'a Contract) -> Simulation<'a> {

@@ -35,7 +35,7 @@ pub struct Finding {
 }
 
 /// Fits both phases: `judged` is what the declared contract gives, and is mended in place. `refuse` says whether a widening
-/// variant must not be taken at a point of a phase, since a fault explains it more sharply.
+/// variant must not be taken for what is at fault there, since a bug explains it more sharply.
 ///
 /// # Errors
 /// If a payload is damaged or missing.
@@ -43,7 +43,7 @@ pub fn fit(
     replay: &mut Replay<'_>,
     (events, rows): (&[Event], &dyn Rows),
     judged: &mut [PhaseJudgement; 2],
-    refuse: &mut dyn FnMut(&Replay<'_>, Phase, Point) -> bool,
+    refuse: &dyn Fn(&Replay<'_>, &PhaseJudgement) -> bool,
 ) -> Result<Vec<Finding>, TraceError> {
     let mut findings = Vec::new();
     for (phase, judged) in [Phase::Prefill, Phase::Decode].into_iter().zip(judged) {
@@ -69,7 +69,7 @@ fn fit_point(
     (events, rows): (&[Event], &dyn Rows),
     (phase, point): (Phase, Point),
     judged: &PhaseJudgement,
-    refuse: &mut dyn FnMut(&Replay<'_>, Phase, Point) -> bool,
+    refuse: &dyn Fn(&Replay<'_>, &PhaseJudgement) -> bool,
 ) -> Result<Option<(Finding, PhaseJudgement)>, TraceError> {
     let of_point: Vec<&StageJudgement> = judged.stages.iter().filter(|stage| stage.point == point).collect();
     let told: Vec<&&StageJudgement> = of_point.iter().filter(|stage| known(stage)).collect();
@@ -92,7 +92,7 @@ fn fit_point(
     }
     let mut refused = None;
     for variant in tried {
-        if variant.widens && *refused.get_or_insert_with(|| refuse(replay, phase, point)) {
+        if variant.widens && *refused.get_or_insert_with(|| refuse(replay, &of_one_point(judged, point))) {
             continue;
         }
         let better = replay.only(point, phase, &variant.fields).phase(events, rows, phase)?;
@@ -110,6 +110,14 @@ fn fit_point(
         }
     }
     Ok(None)
+}
+
+/// The judgements of one point.
+fn of_one_point(judged: &PhaseJudgement, point: Point) -> PhaseJudgement {
+    PhaseJudgement {
+        stages: judged.stages.iter().filter(|stage| stage.point == point).cloned().collect(),
+        systematic: judged.systematic.iter().filter(|s| s.point == point).cloned().collect(),
+    }
 }
 
 fn known(stage: &StageJudgement) -> bool {

@@ -1,5 +1,7 @@
 //! `drift.json`: the analysis in the types of [`schema`](super::schema), pretty-printed.
 
+mod cause;
+
 use super::schema::*;
 use crate::analysis::{Analysis, PairCounts, Unpaired};
 use crate::evidence::Bits;
@@ -13,9 +15,18 @@ use driftprobe_trace::{Event, Manifest, Phase};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// Fields that no judgement of this version fills.
-const NOT_JUDGED: [&str; 7] =
-    ["pairs.structural", "pairs.inherited", "pairs.contract", "pairs.fault", "cause", "contract_findings", "power"];
+/// Fields that only a model can fill.
+const NOT_JUDGED: [&str; 9] = [
+    "pairs.structural",
+    "pairs.inherited",
+    "pairs.contract",
+    "pairs.fault",
+    "cause",
+    "contract_findings",
+    "power",
+    "suspects",
+    "end_to_end",
+];
 
 /// The report as JSON text, ending in a line feed.
 pub fn to_json(analysis: &Analysis) -> String {
@@ -28,6 +39,7 @@ pub fn to_json(analysis: &Analysis) -> String {
 pub fn report(analysis: &Analysis) -> DriftReport {
     let run = &analysis.verdict;
     let pairs = pairs(&analysis.counts);
+    let examination = analysis.examination.as_ref();
     DriftReport {
         schema: SCHEMA,
         generator: concat!("driftprobe ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -41,11 +53,15 @@ pub fn report(analysis: &Analysis) -> DriftReport {
         root_cause: run.root_cause,
         root_cause_why: run.root_cause_why.clone(),
         first_failure: run.first_failure.as_ref().map(first_failure),
-        cause: None,
-        contract_findings: vec![],
-        power: vec![],
+        first_difference: run.first_difference.as_ref().map(first_failure),
+        cause: analysis.cause().map(cause::of),
+        causes: examination.iter().flat_map(|e| &e.causes).map(cause::of).collect(),
+        contract_findings: examination.iter().flat_map(|e| &e.contract_findings).map(cause::contract).collect(),
+        power: examination.iter().flat_map(|e| &e.power).map(cause::power).collect(),
+        suspects: examination.iter().flat_map(|e| &e.suspects).map(cause::suspect).collect(),
+        end_to_end: examination.and_then(|e| e.study.end_to_end.as_ref()).map(cause::end_to_end),
         modes: modes(analysis),
-        not_judged: NOT_JUDGED.to_vec(),
+        not_judged: if examination.is_some() { vec![] } else { NOT_JUDGED.to_vec() },
         pairs,
         codes: analysis.codes.iter().map(|&(code, count)| CodeEntry { code, count }).collect(),
         coverage: coverage(analysis),

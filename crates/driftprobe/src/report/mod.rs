@@ -11,6 +11,7 @@ pub mod json;
 pub mod markdown;
 pub mod schema;
 mod strip;
+mod suspects;
 pub mod terminal;
 mod tree;
 pub mod tsv;

@@ -6,8 +6,12 @@
 //! `not_judged` names the fields that this version writes but has no means to fill: their zeros and empty lists claim
 //! nothing.
 
+mod cause;
 mod row;
 
+pub use cause::{
+    CandidateEntry, CauseEntry, ContractEntry, EndToEndEntry, PlaceDriftEntry, PowerEntry, SmallestEntry, SuspectEntry,
+};
 pub use row::{CacheEntry, FindingEntry, LogitsEntry, NumbersEntry, RowEntry, SideEntry, StatisticEntry};
 
 use serde::{Serialize, Serializer};
@@ -45,7 +49,7 @@ pub struct DriftReport {
     pub date: Option<String>,
     /// `PASS`, `FAIL` or `INCONCLUSIVE`.
     pub verdict: &'static str,
-    /// `BIT_IDENTICAL` for a PASS, else null.
+    /// `BIT_IDENTICAL` or `STRUCTURAL_DRIFT` for a PASS, else null.
     pub sub_verdict: Option<&'static str>,
     /// Exit status of a program that reports this: 0, 1 or 3.
     pub exit_code: u8,
@@ -57,17 +61,26 @@ pub struct DriftReport {
     pub root_cause: Option<&'static str>,
     /// Why that cause, or why none.
     pub root_cause_why: String,
-    /// Where the phases first part by (prompt, position, layer, point).
+    /// The first stage at fault or not finite by (prompt, position, layer, point); where none is known, where the phases
+    /// first part. Null for a PASS.
     pub first_failure: Option<FirstFailureEntry>,
-    /// The cause by hypothesis: not judged in this version.
-    pub cause: Option<Value>,
-    /// Roundings found that the contract does not declare: not judged in this version.
-    pub contract_findings: Vec<Value>,
-    /// What faults this trace could have shown: not judged in this version.
-    pub power: Vec<Value>,
+    /// Where the phases first part, whatever that means.
+    pub first_difference: Option<FirstFailureEntry>,
+    /// The bug that explains the first failure.
+    pub cause: Option<CauseEntry>,
+    /// The first fault of each phase, and what explains it.
+    pub causes: Vec<CauseEntry>,
+    /// Arithmetics that the contract does not declare and the record shows.
+    pub contract_findings: Vec<ContractEntry>,
+    /// What this run would have shown of each bug of the catalogue.
+    pub power: Vec<PowerEntry>,
+    /// The usual suspects of attention, each tested in each phase.
+    pub suspects: Vec<SuspectEntry>,
+    /// Whether the phases are further apart than rounding makes them.
+    pub end_to_end: Option<EndToEndEntry>,
     /// What each mode of the run gave, by mode (`as_designed`, `kv_aligned` or `not_recorded`).
     pub modes: BTreeMap<&'static str, ModeEntry>,
-    /// Names of the fields that claim nothing in this version.
+    /// Names of the fields that claim nothing of this run, since no model was given.
     pub not_judged: Vec<&'static str>,
     /// Pairs by verdict.
     pub pairs: PairsEntry,
@@ -133,7 +146,7 @@ pub struct FirstFailureEntry {
     pub phase: Option<&'static str>,
     /// The failure code.
     pub code: &'static str,
-    /// `differs`, `non_finite` or `unpaired`.
+    /// `fault`, `differs`, `non_finite` or `unpaired`.
     pub parting: &'static str,
     /// Index in `rows`.
     pub row: Option<usize>,
@@ -170,13 +183,13 @@ pub struct PairsEntry {
     pub total: u64,
     /// Bit-equal over the whole row.
     pub identical: u64,
-    /// Not judged in this version.
+    /// They differ; both phases are clean at this stage, and its inputs are equal.
     pub structural: u64,
-    /// Not judged in this version.
+    /// They differ; both phases are clean given their own inputs, which differ already.
     pub inherited: u64,
-    /// Not judged in this version.
+    /// They differ by an arithmetic that the contract does not declare.
     pub contract: u64,
-    /// Not judged in this version.
+    /// A stage is at fault, in one phase or both.
     pub fault: u64,
     /// Nothing to compare them by.
     pub missing: u64,

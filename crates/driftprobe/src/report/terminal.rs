@@ -5,6 +5,7 @@
 use super::escape::{columns, cut, visible};
 use super::format::{distances, number, share, statistics};
 use super::strip;
+use super::suspects::cause_in_words;
 use crate::advice::rows_of;
 use crate::analysis::Analysis;
 use crate::evidence::Bits;
@@ -149,6 +150,7 @@ pub fn to_terminal(analysis: &Analysis) -> Styled {
     if let Some(first) = &run.first_failure {
         first_failure(&mut out, analysis, first);
     }
+    causes(&mut out, analysis);
     let strip = strip::lines(analysis, WIDTH);
     if !strip.is_empty() {
         out.blank();
@@ -190,6 +192,23 @@ pub fn to_terminal(analysis: &Analysis) -> Styled {
     out
 }
 
+/// What explains the first fault of each phase, and what rounding explains.
+fn causes(out: &mut Styled, analysis: &Analysis) {
+    let Some(examination) = &analysis.examination else { return };
+    for cause in &examination.causes {
+        out.wrapped("Cause: ", Style::Bad, &cause_in_words(cause));
+    }
+    if let Some(drift) = examination.study.end_to_end.as_ref().filter(|_| examination.causes.is_empty()) {
+        let text = format!(
+            "end to end the phases are {} times as far apart as {} draws of rounding, p = {}",
+            number(drift.observed_over_expected),
+            drift.draws,
+            number(drift.p_value)
+        );
+        out.wrapped("  ", Style::Dim, &text);
+    }
+}
+
 fn pairs_sentence(analysis: &Analysis) -> String {
     let counts = &analysis.counts;
     let coverage = &analysis.coverage;
@@ -197,7 +216,11 @@ fn pairs_sentence(analysis: &Analysis) -> String {
     let mut parts = vec![format!("{} bit-equal", share(counts.identical, counts.total))];
     let more = [
         (sampled, "equal as sampled"),
-        (counts.differing, "differ"),
+        (counts.structural, "structural"),
+        (counts.inherited, "inherited"),
+        (counts.contract, "contract"),
+        (counts.fault, "at fault"),
+        (counts.undecided, "undecided"),
         (counts.non_finite, "not finite"),
         (counts.missing, "not comparable"),
     ];
