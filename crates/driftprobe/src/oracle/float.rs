@@ -3,6 +3,9 @@
 use driftprobe_trace::Dtype;
 use std::fmt;
 
+/// From here on all f64 are integers.
+const INTEGERS: f64 = (1u64 << 52) as f64;
+
 /// A binary floating-point format. Ordered from coarse to fine by precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Float {
@@ -73,7 +76,9 @@ impl Float {
         }
         // The exponent field of a normal f64; subnormal f64 lie below every format's normal range.
         let exponent = ((y.abs().to_bits() >> 52) as i32 - 1023).max(self.exponent_min());
-        2f64.powi(exponent - self.precision_bits() + 1)
+        let exponent = exponent - self.precision_bits() + 1;
+        // 2^exponent, where that is a normal f64 by its exponent field alone.
+        if exponent > -1023 { f64::from_bits(((exponent + 1023) as u64) << 52) } else { 2f64.powi(exponent) }
     }
 
     /// Rounds to nearest, ties to even; overflows to infinity.
@@ -81,8 +86,12 @@ impl Float {
         if !x.is_finite() || self == Float::F64 {
             return x;
         }
+        if self == Float::F32 {
+            return f64::from(x as f32);
+        }
         let ulp = self.ulp(x);
-        let rounded = (x / ulp).round_ties_even() * ulp;
+        // x/ulp is below 2^11: the sum has no bits left for a fraction, and is rounded to nearest, ties to even.
+        let rounded = (((x / ulp).abs() + INTEGERS) - INTEGERS).copysign(x) * ulp;
         if rounded.abs() > self.largest() { f64::INFINITY.copysign(x) } else { rounded }
     }
 
