@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Slow suite: make the cross-check fixtures again, with the pinned versions, and compare them with the committed ones.
+# Slow suite: make the cross-check fixtures again, with the pinned versions, and compare them with the committed ones; make
+# traces of transformers again and judge them.
 #
 # Needs Python 3.11 (or PYTHON=…), cc and binutils, and PyPI. The environment is kept in .cache/fixtures-venv until
 # what is installed changes. Measured on 2 cores, x86_64 Linux:
@@ -29,3 +30,9 @@ trap 'rm -rf "$made"' EXIT
 export PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=
 "$venv/bin/python" fixtures/make.py --out "$made"
 (cd fixtures && "$venv/bin/python" -m crosscheck.compare "$made" .)
+
+# Traces depend on the CPU, so they are not compared but judged: all of them, of more steps than the committed ones.
+(cd fixtures && "$venv/bin/python" -m tracing.orders)
+"$venv/bin/python" fixtures/transformers_traces.py "$made/traces" --steps 3 >"$made/traces.txt"
+diff --recursive "$made/traces/models" fixtures/transformers-traces/models
+DRIFTPROBE_TRANSFORMERS_TRACES=$made/traces cargo test --package driftprobe --test transformers_traces

@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
+use driftprobe_engine::faulty::Fault;
 use driftprobe_engine::{DecodeAttention, PrefillAttention, QuantisedMatmul, Storage};
 use std::path::PathBuf;
 
@@ -64,6 +65,18 @@ pub enum Command {
     Man,
 }
 
+/// What decode reads as K and V of earlier positions.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Modes {
+    /// The rows that decode wrote itself.
+    AsDesigned,
+    /// Prefill's rows.
+    KvAligned,
+    /// One after the other.
+    Both,
+}
+
 /// What the terminal shows.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -97,6 +110,14 @@ pub struct RunArgs {
     /// Decode steps to trace; later ones feed the engine's own greedy tokens to both phases
     #[arg(long, default_value_t = 1, value_name = "K")]
     pub steps: usize,
+    /// What decode's attention reads of earlier positions: the rows it wrote itself (as_designed), prefill's (kv_aligned), or
+    /// one after the other (both)
+    #[arg(long, value_enum, default_value = "both", value_name = "MODE")]
+    pub mode: Modes,
+    /// Make one real mistake, for the curious: an id of the catalogue, its parameters, @ phase and layer, such as
+    /// ROPE_POSITION_OFFSET:+1@decode:layer2 (docs/numerics.md has them all)
+    #[arg(long, value_name = "FAULT")]
+    pub fault: Option<Fault>,
     /// How often each phase is run again, to see whether it repeats itself bit for bit
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub repeats: u32,
@@ -153,6 +174,13 @@ impl RunArgs {
 pub struct AnalyzeArgs {
     /// A run's folder, a folder of *.jsonl files, or one such file
     pub run: PathBuf,
+    /// The model that the run was made with: a Hugging Face folder, a GGUF file, or DEMO [default: the one that the run's
+    /// manifest names, where it lies there; without a model, rows are compared and not judged]
+    #[arg(long, value_name = "DEMO|PATH")]
+    pub model: Option<PathBuf>,
+    /// The arithmetic that the engine claims, in place of the manifest's: a JSON file, or a preset by name
+    #[arg(long, value_name = "FILE|PRESET")]
+    pub contract: Option<String>,
     /// Folder of the report [default: report/ inside the run's folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

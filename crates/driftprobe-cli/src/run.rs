@@ -1,16 +1,18 @@
 //! `driftprobe run`: a model goes in; prefill and decode are traced, paired and reported.
 
 use crate::analyze;
-use crate::args::RunArgs;
+use crate::args::{Modes, RunArgs};
 use crate::environment;
 use crate::failure::Failure;
 use crate::progress::TerminalWatcher;
 use crate::prompts;
 use candle_core::Device;
+use driftprobe::examine::Oracle;
+use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{self, Plan, record};
 use driftprobe_engine::{EmbeddedEngine, Engine, EngineError, Settings};
 use driftprobe_model::{Model, Tokenizer};
-use driftprobe_trace::{Manifest, Mode, ModelInfo, Phase, Point, PromptInfo};
+use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, ModelInfo, Phase, Point, PromptInfo};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,31 +27,56 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let model = Model::open(&args.model)?;
     let tokenizer = args.tokenizer.as_deref().map(Tokenizer::from_file).transpose()?;
     let prompts = prompts::load(&args.prompts, &model, tokenizer.as_ref())?;
-    let engine = EmbeddedEngine::new(&model, settings(args)?)?;
+    let settings = settings(args)?;
+    let engine: Box<dyn Engine> = match &args.fault {
+        None => Box::new(EmbeddedEngine::new(&model, settings)?),
+        Some(fault) => faulty(&model, &settings, fault, &prompts)?,
+    };
+    let engine = engine.as_ref();
+    let mode = if args.mode == Modes::KvAligned { Mode::KvAligned } else { Mode::AsDesigned };
     let plan = Plan {
         prompts,
         steps: args.steps,
         layers: layers(args, engine.layers())?,
-        points: points(args, &engine)?,
+        points: points(args, engine)?,
         repeats: args.repeats,
         payloads: !args.no_payloads,
         overwrite: args.overwrite,
-        mode: Mode::AsDesigned,
+        mode,
     };
-    record::check(&engine, &plan)?;
+    record::check(engine, &plan)?;
     check_context(&plan, &model)?;
     let dir = match &args.out {
         Some(dir) => dir.clone(),
         None => new_folder(&model)?,
     };
     let mut watcher = TerminalWatcher::new();
-    let recorded = record(&engine, &plan, &dir, manifest(args, &model), &mut watcher);
+    let mut recorded = record(engine, &plan, &dir, manifest(args, &model), &mut watcher);
+    if recorded.is_ok() && args.mode == Modes::Both {
+        let plan = Plan { mode: Mode::KvAligned, ..plan };
+        recorded = record(engine, &plan, &dir.join(ALIGNED_DIR), manifest(args, &model), &mut watcher);
+    }
     watcher.finish();
     match recorded {
-        Ok(_) => analyze::report(&dir, None, args.format),
+        Ok(_) => {
+            let oracle = Oracle::new(&model);
+            analyze::report(&dir, Some(&oracle), None, args.format)
+        }
         Err(EngineError::Interrupted) => Err(Failure::interrupted(&dir)),
         Err(e) => Err(e.into()),
     }
+}
+
+/// The embedded engine with a fault, for the curious.
+fn faulty<'m>(
+    model: &'m Model,
+    settings: &'m Settings,
+    fault: &Fault,
+    prompts: &[PromptInfo],
+) -> Result<Box<dyn Engine + 'm>, Failure> {
+    let tokens = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(1);
+    let subject = Subject { model, settings, tokens };
+    Ok(Box::new(FaultyEngine::new(&subject, fault.clone())?))
 }
 
 /// Refuses sequences that are longer than the model was made for: what it computes there means little.
@@ -118,7 +145,7 @@ fn layers(args: &RunArgs, count: usize) -> Result<BTreeSet<usize>, Failure> {
     list.split(',').map(layer).collect()
 }
 
-fn points(args: &RunArgs, engine: &EmbeddedEngine) -> Result<BTreeSet<Point>, Failure> {
+fn points(args: &RunArgs, engine: &dyn Engine) -> Result<BTreeSet<Point>, Failure> {
     let phases = [Phase::Prefill, Phase::Decode];
     let offered: BTreeSet<Point> = phases.into_iter().flat_map(|phase| engine.points(phase)).collect();
     let Some((by, list)) = asked(("--points", &args.points), &["GRETA_TRACE_STAGE_POINTS"]) else {

@@ -40,6 +40,14 @@ pub struct Model {
 }
 
 impl Model {
+    /// The same weights under another config; without a tokenizer.
+    #[must_use]
+    pub fn with_config(&self, config: Config) -> Model {
+        let hint = "take the model that this one was made from";
+        let tokenizer = Err(ModelError::unsupported(&self.path, "is a variant that only computes", hint));
+        Model { path: self.path.clone(), format: self.format, config, weights: self.weights.clone(), tokenizer }
+    }
+
     /// Opens a Hugging Face folder or a GGUF file (or a folder that holds one), or the embedded model as `DEMO`.
     ///
     /// # Errors

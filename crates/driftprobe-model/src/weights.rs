@@ -80,6 +80,7 @@ pub struct FileBytes(Arc<Source>);
 enum Source {
     Mapped(Mmap),
     Fixed(&'static [u8]),
+    Held(Vec<u8>),
 }
 
 impl FileBytes {
@@ -101,6 +102,7 @@ impl FileBytes {
         match &*self.0 {
             Source::Mapped(map) => map,
             Source::Fixed(bytes) => bytes,
+            Source::Held(bytes) => bytes,
         }
     }
 }
@@ -115,7 +117,8 @@ pub(crate) struct WeightEntry {
     pub shape: Vec<usize>,
 }
 
-/// All tensors of a model, under their Hugging Face names.
+/// All tensors of a model, under their Hugging Face names. A clone is another view of the same files.
+#[derive(Clone)]
 pub struct Weights {
     path: PathBuf,
     files: Vec<FileBytes>,
@@ -188,6 +191,19 @@ pub struct Weight {
 }
 
 impl Weight {
+    /// Values in memory rather than in a file: what a weight would be if it were something else. `[rows, cols]`, the bytes
+    /// row after row; `None` if they are not as many as that takes.
+    pub fn held(name: &str, dtype: WeightDtype, (rows, cols): (usize, usize), bytes: Vec<u8>) -> Option<Weight> {
+        let (values, size) = dtype.block();
+        let len = rows.checked_mul(cols / values)?.checked_mul(size)?;
+        if !cols.is_multiple_of(values) || bytes.len() != len {
+            return None;
+        }
+        let bytes = FileBytes(Arc::new(Source::Held(bytes)));
+        let entry = WeightEntry { bytes, offset: 0, len, dtype, shape: vec![rows, cols] };
+        Some(Weight { name: name.to_owned(), entry })
+    }
+
     /// Hugging Face name.
     pub fn name(&self) -> &str {
         &self.name

@@ -36,6 +36,9 @@ pub struct ContractFields {
     /// Dtype in which attention probabilities are stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probs: Option<String>,
+    /// Dtype in which the partial sums of a split sum are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partials: Option<String>,
     /// Dtype of the rotary embedding's cos/sin table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_table: Option<String>,
@@ -74,6 +77,7 @@ struct RawContract {
     activation_quant: Option<String>,
     scores: Option<String>,
     probs: Option<String>,
+    partials: Option<String>,
     rope_table: Option<String>,
     rounding: Option<Vec<String>>,
     by_phase: Option<BTreeMap<Phase, ContractFields>>,
@@ -95,6 +99,7 @@ impl From<RawContract> for Contract {
                 activation_quant: raw.activation_quant,
                 scores: raw.scores,
                 probs: raw.probs,
+                partials: raw.partials,
                 rope_table: raw.rope_table,
                 rounding: raw.rounding,
                 extra: raw.extra,

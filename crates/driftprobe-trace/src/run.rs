@@ -17,6 +17,8 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Folder of a run in which the same run lies with prefill's cache under decode, a run of its own.
+pub const ALIGNED_DIR: &str = "kv_aligned";
 /// Folder of a run that holds its events.
 pub const TRACES_DIR: &str = "traces";
 /// Folder of a run that holds its payloads.

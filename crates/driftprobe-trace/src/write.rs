@@ -3,7 +3,7 @@
 
 use crate::filename::FileNames;
 use crate::manifest::{MANIFEST_FILE, Manifest};
-use crate::run::{TENSORS_DIR, TRACES_DIR, repeat_number};
+use crate::run::{ALIGNED_DIR, TENSORS_DIR, TRACES_DIR, repeat_number};
 use crate::tensors::{self, Tensor};
 use crate::{Dtype, Event, HashAlgo, LogitsTop, PayloadRef, Phase, Point, Row, Sample, Source, TraceError};
 use std::collections::BTreeMap;
@@ -328,7 +328,8 @@ fn delete_run(dir: &Path) -> Result<(), TraceError> {
     for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
         let path = entry.map_err(io_error("list", dir))?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if (name == TRACES_DIR || name == TENSORS_DIR || repeat_number(name).is_some()) && path.is_dir() {
+        let of_run = name == TRACES_DIR || name == TENSORS_DIR || repeat_number(name).is_some();
+        if (of_run || (name == ALIGNED_DIR && holds_run(&path))) && path.is_dir() {
             fs::remove_dir_all(&path).map_err(io_error("delete", &path))?;
         }
     }

@@ -157,6 +157,7 @@ fn at_first_failure(analysis: &Analysis, first: &FirstFailure) -> Vec<String> {
         (Parting::NonFinite, None) => {
             out.push(format!("Look at {place} in both phases: it is the first row that is not finite."));
         }
+        (Parting::Fault, _) => return out,
         (Parting::Differs, _) => {}
     }
     let recordable = |point: Point| !analysis.one_phase.iter().any(|(one, _)| *one == point);

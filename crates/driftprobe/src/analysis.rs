@@ -4,19 +4,26 @@
 //! caller gives one. The order in which events were read does not matter; the same events give the same [`Analysis`].
 
 use crate::advice::{self, Advice};
-use crate::coverage::{Expectation, MissingRow, expect};
+use crate::attribute::attribute;
+use crate::coverage::{MissingRow, expect};
 use crate::evidence::{Bits, HashRelation, Side};
+use crate::examine::{Examination, Oracle, examine};
 use crate::exercise;
+use crate::grounds::{
+    duplicate_reasons, examination_reasons, pair_reasons, repeat_reasons, run_reasons, unpaired_reasons,
+};
 use crate::judge::{JudgedPair, PairVerdict, judge};
+use crate::modes::ModeRow;
 use crate::pair::{Pairing, WhyLoose, pair};
-use crate::place::{Place, Places, describe, describe_row};
+use crate::place::{Place, Places, describe};
 use crate::reason::{ReasonCode, Reasons};
 use crate::repeat::{RepeatOutcome, compare_repeats};
 use crate::spelling;
-use crate::verdict::{RunVerdict, reach};
+use crate::verdict::{RunVerdict, Verdict, reach};
 use crate::view::View;
 use driftprobe_trace::{Event, Manifest, Note, Phase, Point, Rows, Run};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What the caller adds to a report.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +65,14 @@ pub struct Analysis {
     pub codes: Vec<(&'static str, u64)>,
     /// Each phase against its repeats.
     pub repeats: Vec<RepeatOutcome>,
+    /// What the model says of each phase; none: no model was given, or not the run's.
+    pub examination: Option<Examination>,
+    /// The same run with prefill's cache under decode.
+    pub aligned: Option<Arc<Analysis>>,
+    /// Every tensor in both modes; empty where there is only one.
+    pub modes: Vec<ModeRow>,
+    /// The verdict on this mode alone, where there are two.
+    pub own_verdict: Option<Verdict>,
     /// What follows from this run's evidence.
     pub advice: Advice,
 }
@@ -96,6 +111,14 @@ pub struct PairCounts {
     pub total: u64,
     /// Bit-equal over the whole row.
     pub identical: u64,
+    /// Rounding parts them here.
+    pub structural: u64,
+    /// Both phases clean, on inputs that differ already.
+    pub inherited: u64,
+    /// Explained by an arithmetic that is not declared.
+    pub contract: u64,
+    /// At fault, in one phase or both.
+    pub fault: u64,
     /// Not finite.
     pub non_finite: u64,
     /// Not comparable.
@@ -140,6 +163,16 @@ pub fn analyze(run: &Run, rows: &dyn Rows, options: Options) -> Analysis {
 
 /// As [`analyze`], telling `progress` how many pairs of how many are judged.
 pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut dyn FnMut(u64, u64)) -> Analysis {
+    analyze_against((run, rows), None, options, progress)
+}
+
+/// As [`analyze_with`], each stage of both phases held against the model.
+pub fn analyze_against(
+    (run, rows): (&Run, &dyn Rows),
+    oracle: Option<&Oracle<'_>>,
+    options: Options,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Analysis {
     let merged = spelling::merge(run);
     let run = merged.as_ref().map_or(run, |merged| &merged.run);
     let manifest = run.manifest.as_ref();
@@ -154,7 +187,7 @@ pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut
     let (prefill, decode): (Vec<&Event>, Vec<&Event>) = events.iter().partition(|event| event.phase == Phase::Prefill);
     let pairing = pair(&prefill, &decode);
 
-    let pairs = judge_all(&pairing, &prefill, &decode, &places, (rows, progress));
+    let mut pairs = judge_all(&pairing, &prefill, &decode, &places, (rows, progress));
     let one_phase: BTreeSet<(Point, Phase)> = expectation.one_phase.iter().copied().collect();
     let mut unpaired = vec![];
     for (side, loose) in [(&prefill, &pairing.reference_loose), (&decode, &pairing.candidate_loose)] {
@@ -173,6 +206,15 @@ pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut
     unpaired
         .sort_by_cached_key(|one| (one.place, one.event.logical_tok_idx, one.event.phase, one.event.source.clone()));
     let repeats = compare_repeats(run, rows, &places);
+    let examined = oracle.map(|oracle| examine(run, rows, oracle));
+    let (examination, doubt) = match examined {
+        None => (None, None),
+        Some(Ok(examination)) => (Some(examination), None),
+        Some(Err(doubt)) => (None, Some(doubt)),
+    };
+    if let Some(examination) = &examination {
+        attribute(&mut pairs, examination);
+    }
 
     let counts = count(&pairs);
     let coverage = Coverage {
@@ -200,9 +242,13 @@ pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut
     exercise::reasons(manifest, &pairs, &mut reasons);
     unpaired_reasons(&unpaired, &mut reasons);
     repeat_reasons(&repeats, &mut reasons);
-    let loose: Vec<&Event> = unpaired.iter().map(|one| &one.event).collect();
-    let non_finite = unpaired.iter().find(|one| one.nan > 0).map(|one| &one.event);
-    let verdict = reach(&pairs, &loose, non_finite, reasons);
+    if let Some(doubt) = &doubt {
+        reasons.add(ReasonCode::WrongModel, doubt.to_string());
+    }
+    if let Some(examination) = &examination {
+        examination_reasons(examination, &pairs, &mut reasons);
+    }
+    let verdict = reach(&pairs, &unpaired, examination.as_ref(), reasons);
 
     let mut analysis = Analysis {
         options,
@@ -219,6 +265,10 @@ pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut
         one_phase: expectation.one_phase,
         unmapped: run.unmapped.iter().map(|one| (one.source.to_string(), one.point.clone())).collect(),
         repeats,
+        examination,
+        aligned: None,
+        modes: vec![],
+        own_verdict: None,
         advice: Advice::default(),
     };
     analysis.advice = advice::advise(&analysis);
@@ -256,6 +306,10 @@ fn count(pairs: &[JudgedPair]) -> PairCounts {
     for pair in pairs {
         let by_verdict = match pair.verdict {
             PairVerdict::Identical => &mut counts.identical,
+            PairVerdict::Structural => &mut counts.structural,
+            PairVerdict::Inherited => &mut counts.inherited,
+            PairVerdict::Contract => &mut counts.contract,
+            PairVerdict::Fault => &mut counts.fault,
             PairVerdict::NonFinite => &mut counts.non_finite,
             PairVerdict::Missing => &mut counts.missing,
             PairVerdict::Undecided => &mut counts.undecided,
@@ -277,102 +331,4 @@ fn codes(pairs: &[JudgedPair], unpaired: &[Unpaired]) -> Vec<(&'static str, u64)
     let offset = unpaired.iter().filter(|one| !one.one_phase).count() as u64;
     let offset = (offset > 0).then_some((crate::verdict::TRACE_OFFSET, offset));
     offset.into_iter().chain(by_point.into_iter().map(|((_, code), count)| (code, count))).collect()
-}
-
-fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, String)], reasons: &mut Reasons) {
-    match &run.manifest {
-        None => reasons.add(ReasonCode::NoManifest, ""),
-        Some(manifest) if !manifest.complete => reasons.add(ReasonCode::Incomplete, ""),
-        Some(_) => {}
-    }
-    for note in &run.notes {
-        match note {
-            // Told by their own reasons.
-            Note::ManifestMissing | Note::Incomplete | Note::UnknownPoint { .. } => {}
-            Note::EmptyRepeat { .. } => reasons.add(ReasonCode::RepeatIncomplete, note.to_string()),
-            Note::HashAlgoAssumed { .. }
-            | Note::UnknownHashAlgo { .. }
-            | Note::UnknownDtype { .. }
-            | Note::UnknownField { .. }
-            | Note::IgnoredFile { .. }
-            | Note::UnknownEvent { .. } => reasons.add(ReasonCode::RecordingNotes, note.to_string()),
-            // A torn line, and whatever later versions note, bears on the evidence until shown otherwise.
-            other => reasons.add(ReasonCode::ReadingFindings, other.to_string()),
-        }
-    }
-    for unmapped in &run.unmapped {
-        reasons.add(ReasonCode::UnmappedPoints, format!("`{}`", unmapped.point));
-    }
-    for why in &expectation.unknown {
-        reasons.add(ReasonCode::ExpectedUnknown, why.clone());
-    }
-    for row in &expectation.missing {
-        let place = describe_row(&row.prompt_id, Some(row.logical_tok_idx), row.layer, row.point.id());
-        reasons.add(ReasonCode::ExpectedMissing, format!("{} {place}", row.phase));
-    }
-    for (place, why) in unexpected {
-        reasons.add(ReasonCode::Unexpected, format!("{place}: {why}"));
-    }
-    for (point, phase) in &expectation.one_phase {
-        reasons.add(ReasonCode::OnePhasePoint, format!("{point}: {phase} only"));
-    }
-}
-
-fn duplicate_reasons(pairing: &Pairing, prefill: &[&Event], decode: &[&Event], reasons: &mut Reasons) {
-    for (side, duplicates) in [(prefill, &pairing.reference_duplicates), (decode, &pairing.candidate_duplicates)] {
-        for event in duplicates.iter().filter_map(|index| side.get(*index)) {
-            reasons.add(ReasonCode::DuplicateKeys, format!("{}: {} {}", event.source, event.phase, describe(event)));
-        }
-    }
-}
-
-fn pair_reasons(pairs: &[JudgedPair], reasons: &mut Reasons) {
-    if pairs.is_empty() {
-        reasons.add(ReasonCode::NothingCompared, "");
-    }
-    let mut vacuous: BTreeMap<Point, [u64; 2]> = BTreeMap::new();
-    for pair in pairs {
-        let place = describe(&pair.prefill);
-        for finding in &pair.findings {
-            reasons.add(finding.code, format!("{place}: {}", finding.detail));
-        }
-        if !pair.absent.is_empty() {
-            let fields: Vec<&str> = pair.absent.iter().map(|field| field.name()).collect();
-            reasons.add(ReasonCode::WeaklyKeyed, format!("{place}: no {}", fields.join(", ")));
-        }
-        let [all, empty] = vacuous.entry(pair.prefill.point).or_default();
-        *all += 1;
-        *empty += u64::from(pair.vacuous.is_some());
-    }
-    for (point, [all, empty]) in vacuous {
-        if all == empty {
-            reasons.add_many(ReasonCode::Vacuous, all, format!("{point}: all {all} pairs"));
-        }
-    }
-}
-
-fn unpaired_reasons(unpaired: &[Unpaired], reasons: &mut Reasons) {
-    for one in unpaired {
-        let place = format!("{} {}", one.event.phase, describe(&one.event));
-        if one.nan > 0 {
-            reasons.add(ReasonCode::NonFinite, format!("{place}: {} NaN", one.nan));
-        }
-        if !one.one_phase {
-            reasons.add(ReasonCode::Unpaired, format!("{place}: {}", one.why));
-        }
-    }
-}
-
-fn repeat_reasons(repeats: &[RepeatOutcome], reasons: &mut Reasons) {
-    for outcome in repeats {
-        let which = format!("repeat {} of {}", outcome.repeat, outcome.phase);
-        if outcome.differing > 0 {
-            let example = format!("{which}: {} of {} rows differ", outcome.differing, outcome.paired);
-            reasons.add_many(ReasonCode::NotRepeatable, outcome.differing, example);
-        }
-        let lost = outcome.not_comparable + outcome.without_partner.iter().sum::<u64>();
-        if lost > 0 {
-            reasons.add_many(ReasonCode::RepeatIncomplete, lost, format!("{which}: {lost} rows"));
-        }
-    }
 }

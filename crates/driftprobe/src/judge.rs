@@ -1,11 +1,12 @@
 //! The verdict on one pair of rows.
 //!
 //! Comparing alone can show that two rows are equal, that they differ, or that nothing can be said. It cannot show why
-//! they differ: a difference is `UNDECIDED`, never called a fault. The order of the checks is the order of strength: a NaN
+//! they differ: a difference is `UNDECIDED` until the oracle has judged both rows ([`crate::attribute`]). The order of the checks is the order of strength: a NaN
 //! is a finding whatever else is wrong; evidence that is damaged or not independent carries nothing; then the bits speak.
 
 use crate::evidence::{Bits, Comparison, HashRelation, Side, StatisticPair, compare};
 use crate::metrics::{LogitsNumbers, Numbers};
+use crate::oracle::StageJudgement;
 use crate::pair::KeyField;
 use crate::place::{Place, position_of};
 use crate::reason::ReasonCode;
@@ -21,17 +22,37 @@ pub enum PairVerdict {
     NonFinite,
     /// Both events are there, but nothing to compare them by.
     Missing,
+    /// The rows differ; both phases are clean at this stage, and its inputs are equal: rounding parts them here.
+    Structural,
+    /// The rows differ; both phases are clean given their own inputs, which differ already.
+    Inherited,
+    /// The rows differ as an arithmetic makes them that the contract does not declare and that is legitimate.
+    Contract,
+    /// A phase, or both, did not compute this stage: its row is not what its own inputs and the model give.
+    Fault,
     /// The trace cannot carry a claim; the findings say why.
     Undecided,
 }
 
 impl PairVerdict {
+    /// Whether a PASS may have pairs of this verdict.
+    pub const fn is_good(self) -> bool {
+        matches!(
+            self,
+            PairVerdict::Identical | PairVerdict::Structural | PairVerdict::Inherited | PairVerdict::Contract
+        )
+    }
+
     /// As reports spell it.
     pub const fn id(self) -> &'static str {
         match self {
             PairVerdict::Identical => "IDENTICAL",
             PairVerdict::NonFinite => "NON_FINITE",
             PairVerdict::Missing => "MISSING",
+            PairVerdict::Structural => "STRUCTURAL",
+            PairVerdict::Inherited => "INHERITED",
+            PairVerdict::Contract => "CONTRACT",
+            PairVerdict::Fault => "FAULT",
             PairVerdict::Undecided => "UNDECIDED",
         }
     }
@@ -86,6 +107,8 @@ pub struct JudgedPair {
     pub vacuous: Option<Vacuous>,
     /// The phase that a finding is about, if only one.
     pub phase: Option<Phase>,
+    /// What the oracle says of prefill's row and of decode's.
+    pub stages: [Option<StageJudgement>; 2],
 }
 
 impl JudgedPair {
@@ -94,15 +117,15 @@ impl JudgedPair {
         code_of(&self.prefill)
     }
 
-    /// Whether the rows differ, or are not finite.
+    /// Whether the rows differ, are not finite, or are at fault.
     pub fn parts(&self) -> bool {
-        matches!(self.bits, Bits::Differ { .. }) || self.verdict == PairVerdict::NonFinite
+        matches!(self.bits, Bits::Differ { .. }) || matches!(self.verdict, PairVerdict::NonFinite | PairVerdict::Fault)
     }
 
     /// Whether the rows are equal and finite as far as they were compared.
     pub fn equal_as_compared(&self) -> bool {
         let equal = matches!(self.bits, Bits::Equal { .. } | Bits::EqualAsSampled { .. });
-        equal && self.verdict != PairVerdict::NonFinite
+        equal && !matches!(self.verdict, PairVerdict::NonFinite | PairVerdict::Fault)
     }
 
     /// Position of the row, from whichever event names it.
@@ -186,6 +209,7 @@ pub fn judge(prefill: &Event, decode: &Event, absent: Vec<KeyField>, place: Plac
         logits: comparison.logits,
         cache: comparison.cache,
         statistics: comparison.statistics,
+        stages: [None, None],
     };
     notice(&mut pair, &comparison.scans);
     pair

@@ -7,14 +7,20 @@
 //! The crate is pure: it opens no file, no socket, asks neither clock nor environment. The same run gives the same bytes.
 pub mod advice;
 pub mod analysis;
+pub mod attribute;
+pub mod cause;
 pub mod coverage;
 pub mod evidence;
+pub mod examine;
 pub mod exercise;
+pub mod grounds;
 pub mod judge;
 pub mod metrics;
+pub mod modes;
 pub mod oracle;
 pub mod pair;
 pub mod place;
+pub mod presets;
 pub mod reason;
 pub mod repeat;
 pub mod report;
@@ -27,5 +33,5 @@ mod testing;
 pub mod verdict;
 pub mod view;
 
-pub use analysis::{Analysis, Options, analyze, analyze_with};
+pub use analysis::{Analysis, Options, analyze, analyze_against, analyze_with};
 pub use verdict::{EXIT_COULD_NOT_RUN, EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, Verdict};

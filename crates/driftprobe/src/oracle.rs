@@ -8,6 +8,7 @@
 
 pub mod arithmetic;
 pub(crate) mod evaluate;
+pub mod fit;
 pub mod float;
 pub mod judgement;
 pub mod noise;
@@ -15,6 +16,7 @@ pub mod quantise;
 pub mod replay;
 pub mod stage;
 pub mod stats;
+pub mod variants;
 
 pub use arithmetic::Arithmetic;
 pub use float::Float;

@@ -81,7 +81,25 @@ reasons! {
     SampleOnly, "SAMPLE_ONLY", true, "rows are equal only as far as they were sampled",
         "record xxh3-64 hashes over whole rows, or payloads; with greta-fnv1a-256, rows of at most 256 values and their shape";
     Differs, "DIFFERS", true, "rows differ; whether that is rounding or a fault is not decided by comparing them",
-        "judging each phase by itself against the model's arithmetic, from payloads of the stages' inputs and outputs";
+        "give the model (--model), and record payloads of the stages' inputs and outputs";
+    NotJudged, "NOT_JUDGED", true, "rows differ and could not be held against the model",
+        "record what is named, as payloads, in both phases";
+    WrongModel, "WRONG_MODEL", true, "the model given is not the one that the run was made with: nothing was held against it",
+        "give the weights of the run with --model";
+    Fault, "FAULT", true, "a stage's row is not what its own inputs and the model give, by more than rounding can",
+        "see the root cause";
+    TooMuchDrift, "TOO_MUCH_DRIFT", true, "every stage that was judged is clean, and yet the phases are further apart than rounding makes them",
+        "record all points of all layers (--layers all)";
+    GapFault, "GAP_FAULT", true, "between two recorded layers a phase leaves what the model gives, by more than rounding can",
+        "record the layers in between";
+    NotSimulated, "NOT_SIMULATED", false, "prompts were not simulated from their tokens: rows whose inputs were not recorded are not judged",
+        "allow more operations (--simulate), or record all points of all layers";
+    LooseContract, "LOOSE_CONTRACT", true, "the contract allows so much rounding that gross faults would hide in it",
+        "declare the arithmetic that the engine really has";
+    ContractFinding, "CONTRACT", false, "stages round in a way that the contract does not declare; it is legitimate, and explains all of their rows",
+        "declare it in the manifest's contract";
+    Assumed, "ASSUMED", false, "the contract leaves fields open; they were assumed",
+        "declare them in the manifest's contract";
     OpenColumns, "OPEN_COLUMNS", true, "attention rows have open columns after their own position, so that equal columns 0 … pos are not all that was used",
         "check the causal mask of the phase named, or record only columns 0 … pos";
     FinitenessUnknown, "FINITENESS_UNKNOWN", true, "equal rows may hold NaN on both sides: neither counts nor values were recorded",

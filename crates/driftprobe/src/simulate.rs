@@ -24,7 +24,7 @@ pub use token::TokenJudgement;
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::stage::Input;
 use driftprobe_model::{Config, Model};
-use driftprobe_trace::{Contract, Manifest, Phase, Point};
+use driftprobe_trace::{Contract, ContractFields, Manifest, Phase, Point};
 use lane::{Formats, Kind};
 use lockstep::{Lockstep, Sequence, whole};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +35,7 @@ pub struct Simulation<'a> {
     model: &'a Model,
     manifest: Option<&'a Manifest>,
     contract: Option<&'a Contract>,
+    fitted: Option<&'a BTreeMap<(Phase, Point), ContractFields>>,
     draws: usize,
     seed: u64,
     budget_flops: f64,
@@ -47,13 +48,19 @@ impl<'a> Simulation<'a> {
     /// With the contract, mode and prompts of this manifest.
     pub fn new(model: &'a Model, manifest: Option<&'a Manifest>) -> Simulation<'a> {
         let contract = manifest.and_then(|m| m.contract.as_ref());
-        Simulation { model, manifest, contract, draws: DRAWS, seed: 0, budget_flops: f64::INFINITY }
+        Simulation { model, manifest, contract, fitted: None, draws: DRAWS, seed: 0, budget_flops: f64::INFINITY }
     }
 
     /// With another contract than the manifest's.
     #[must_use]
     pub fn with_contract(self, contract: &'a Contract) -> Simulation<'a> {
         Simulation { contract: Some(contract), ..self }
+    }
+
+    /// With what the record has shown the contract to leave out.
+    #[must_use]
+    pub fn with_fitted(self, fitted: &'a BTreeMap<(Phase, Point), ContractFields>) -> Simulation<'a> {
+        Simulation { fitted: Some(fitted), ..self }
     }
 
     /// With another number of draws; at least 3.

@@ -1,5 +1,7 @@
 //! The verdict on a run, its codes and its exit status.
 
+use crate::analysis::Unpaired;
+use crate::examine::Examination;
 use crate::judge::{JudgedPair, PairVerdict, code_of};
 use crate::place::Part;
 use crate::reason::{Reason, Reasons};
@@ -55,6 +57,8 @@ impl Verdict {
 pub enum SubVerdict {
     /// Every pair is bit-equal.
     BitIdentical,
+    /// Rows differ as rounding makes them, each phase being clean at every stage.
+    StructuralDrift,
 }
 
 impl SubVerdict {
@@ -62,6 +66,7 @@ impl SubVerdict {
     pub const fn id(self) -> &'static str {
         match self {
             SubVerdict::BitIdentical => "BIT_IDENTICAL",
+            SubVerdict::StructuralDrift => "STRUCTURAL_DRIFT",
         }
     }
 }
@@ -77,6 +82,8 @@ pub fn codes() -> impl Iterator<Item = &'static str> {
 pub enum Parting {
     /// The rows differ.
     Differs,
+    /// A stage is at fault.
+    Fault,
     /// A row is not finite.
     NonFinite,
     /// Nothing pairs.
@@ -124,51 +131,106 @@ pub struct RunVerdict {
     pub root_cause: Option<&'static str>,
     /// Why the root cause is that, or why none is given.
     pub root_cause_why: String,
-    /// Where the phases first part.
+    /// The first failure: the first stage at fault or not finite; where neither is known, where the phases first part.
+    /// None for a PASS.
     pub first_failure: Option<FirstFailure>,
+    /// Where the phases first part, whatever that means.
+    pub first_difference: Option<FirstFailure>,
     /// Why it is no PASS.
     pub reasons: Vec<Reason>,
     /// What was noticed besides.
     pub notes: Vec<Reason>,
 }
 
-/// Reaches the verdict. `pairs` and `unpaired` are in search order; `non_finite_unpaired` says whether an event without a
-/// partner is not finite.
+/// Reaches the verdict. `pairs` and `unpaired` are in search order.
 pub fn reach(
     pairs: &[JudgedPair],
-    unpaired: &[&Event],
-    non_finite_unpaired: Option<&Event>,
+    unpaired: &[Unpaired],
+    examination: Option<&Examination>,
     reasons: Reasons,
 ) -> RunVerdict {
-    let first_failure = first_failure(pairs, unpaired);
+    let loose: Vec<&Event> = unpaired.iter().map(|one| &one.event).collect();
+    let first_difference = first_difference(pairs, &loose);
+    let first_fault = examination.and_then(|examination| first_fault(pairs, unpaired, examination));
     let (reasons, notes) = reasons.into_parts();
     let non_finite_pair = pairs.iter().find(|pair| pair.verdict == PairVerdict::NonFinite);
-    let non_finite = non_finite_pair.map(|pair| &pair.prefill).or(non_finite_unpaired);
+    let non_finite_loose = unpaired.iter().find(|one| one.nan > 0);
+    let non_finite = non_finite_pair.map(|pair| &pair.prefill).or(non_finite_loose.map(|one| &one.event));
+    let all_good = pairs.iter().all(|pair| pair.verdict.is_good());
     let all_identical = pairs.iter().all(|pair| pair.verdict == PairVerdict::Identical);
-    let (verdict, root_cause, why) = if let Some(event) = non_finite {
+    let mut first_failure = first_difference.clone();
+    let (verdict, root_cause, why) = if let Some(first) = first_fault {
+        let of = first.phase.map_or("both phases".to_owned(), |phase| phase.to_string());
+        let place = format!("`{}`{}", first.point, layer_of(first.point, first.layer));
+        let why = format!("{place} of {of} is not what its own inputs and the model give, by more than rounding can");
+        let code = first.code;
+        first_failure = Some(first);
+        (Verdict::Fail, Some(code), why)
+    } else if let Some(event) = non_finite {
         let why =
             format!("the first row that is not finite is `{}`{}", event.point, layer_of(event.point, event.layer));
+        first_failure = first_non_finite(pairs, &loose).or(first_failure);
         (Verdict::Fail, Some(code_of(event)), why)
-    } else if !pairs.is_empty() && all_identical && reasons.is_empty() {
-        (Verdict::Pass, None, "there is nothing to explain".to_owned())
+    } else if !pairs.is_empty() && all_good && reasons.is_empty() {
+        first_failure = None;
+        let why = match all_identical {
+            true => "there is nothing to explain",
+            false => "every stage of both phases is within the rounding that its arithmetic must have",
+        };
+        (Verdict::Pass, None, why.to_owned())
     } else if pairs.is_empty() && !unpaired.is_empty() {
         (Verdict::Inconclusive, Some(TRACE_OFFSET), "no event of one phase has a partner in the other".to_owned())
     } else {
         let why = match &first_failure {
+            Some(_) if examination.is_some() => {
+                "no stage that could be judged is at fault; the reasons say what is open"
+            }
             Some(_) => "comparing shows where the phases part, not whether rounding or a fault parts them",
             None => "nothing differs as far as it was compared; the reasons say what is not known",
         };
         (Verdict::Inconclusive, None, why.to_owned())
     };
+    let sub_verdict = if all_identical { SubVerdict::BitIdentical } else { SubVerdict::StructuralDrift };
     RunVerdict {
         verdict,
-        sub_verdict: (verdict == Verdict::Pass).then_some(SubVerdict::BitIdentical),
+        sub_verdict: (verdict == Verdict::Pass).then_some(sub_verdict),
         root_cause,
         root_cause_why: why,
         first_failure,
+        first_difference,
         reasons,
         notes,
     }
+}
+
+/// The first stage at fault, paired or of a point that only one phase gives.
+fn first_fault(pairs: &[JudgedPair], unpaired: &[Unpaired], examination: &Examination) -> Option<FirstFailure> {
+    let paired = pairs.iter().position(|pair| pair.verdict == PairVerdict::Fault);
+    let loose = unpaired.iter().find(|one| {
+        examination.of(&one.event).is_some_and(|stage| stage.outcome.is_fault())
+            || examination.is_systematic(&one.event)
+    });
+    let pair = paired.and_then(|at| pairs.get(at).map(|pair| (at, pair)));
+    match (pair, loose) {
+        (Some((at, pair)), loose) if loose.is_none_or(|loose| pair.place <= loose.place) => {
+            let (last_equal, from) = last_equal_before(pairs, at);
+            Some(FirstFailure { parting: Parting::Fault, last_equal, ..of_pair(pairs, at, pair, from) })
+        }
+        (_, Some(loose)) => Some(FirstFailure {
+            parting: Parting::Fault,
+            phase: Some(loose.event.phase),
+            code: code_of(&loose.event),
+            ..of_loose(&loose.event)
+        }),
+        _ => None,
+    }
+}
+
+fn first_non_finite(pairs: &[JudgedPair], unpaired: &[&Event]) -> Option<FirstFailure> {
+    let at = pairs.iter().position(|pair| pair.verdict == PairVerdict::NonFinite)?;
+    let pair = pairs.get(at)?;
+    let (_, from) = last_equal_before(pairs, at);
+    Some(complete(of_pair(pairs, at, pair, from), pairs, unpaired, at))
 }
 
 /// ` of layer 3`, or nothing for a point that has no layer.
@@ -176,36 +238,46 @@ pub(crate) fn layer_of(point: Point, layer: i32) -> String {
     if point.layered() { format!(" of layer {layer}") } else { String::new() }
 }
 
-fn first_failure(pairs: &[JudgedPair], unpaired: &[&Event]) -> Option<FirstFailure> {
+fn first_difference(pairs: &[JudgedPair], unpaired: &[&Event]) -> Option<FirstFailure> {
     if pairs.is_empty() {
-        let event = unpaired.first()?;
-        return Some(FirstFailure {
-            parting: Parting::Unpaired,
-            prompt_id: event.prompt_id.clone(),
-            pos_id: crate::place::position_of(event),
-            layer: event.layer,
-            point: event.point,
-            point_spelling: event.point_spelling.clone(),
-            phase: None,
-            code: TRACE_OFFSET,
-            pair: None,
-            last_equal: None,
-            not_compared: vec![],
-            skipped_layers: None,
-        });
+        return unpaired.first().map(|event| of_loose(event));
     }
-    let index = pairs.iter().position(JudgedPair::parts)?;
-    let pair = pairs.get(index)?;
-    let same_pass =
-        |other: &JudgedPair| (other.place.prompt, other.place.position) == (pair.place.prompt, pair.place.position);
-    let before = pairs.get(..index).unwrap_or_default();
+    let at = pairs.iter().position(JudgedPair::parts)?;
+    let pair = pairs.get(at)?;
+    let (_, from) = last_equal_before(pairs, at);
+    Some(complete(of_pair(pairs, at, pair, from), pairs, unpaired, at))
+}
+
+/// Of an event without a partner.
+fn of_loose(event: &Event) -> FirstFailure {
+    FirstFailure {
+        parting: Parting::Unpaired,
+        prompt_id: event.prompt_id.clone(),
+        pos_id: crate::place::position_of(event),
+        layer: event.layer,
+        point: event.point,
+        point_spelling: event.point_spelling.clone(),
+        phase: None,
+        code: TRACE_OFFSET,
+        pair: None,
+        last_equal: None,
+        not_compared: vec![],
+        skipped_layers: None,
+    }
+}
+
+/// The last row of the same forward pass before a pair that is equal as far as it was compared.
+fn last_equal_before(pairs: &[JudgedPair], at: usize) -> (Option<usize>, Option<&JudgedPair>) {
+    let place = pairs.get(at).map(|pair| (pair.place.prompt, pair.place.position));
+    let same_pass = |other: &JudgedPair| Some((other.place.prompt, other.place.position)) == place;
+    let before = pairs.get(..at).unwrap_or_default();
     let last_equal = before.iter().rposition(|other| same_pass(other) && other.equal_as_compared());
-    let from = last_equal.and_then(|at| pairs.get(at));
-    let recorded: BTreeSet<Point> =
-        pairs.iter().map(|pair| &pair.prefill).chain(unpaired.iter().copied()).map(|event| event.point).collect();
-    let mut not_compared = between(from, pair);
-    not_compared.retain(|(_, point)| !optional(*point) || recorded.contains(point));
-    Some(FirstFailure {
+    (last_equal, last_equal.and_then(|at| pairs.get(at)))
+}
+
+/// Of a pair, without what lies between it and the last equal row before it.
+fn of_pair(pairs: &[JudgedPair], at: usize, pair: &JudgedPair, from: Option<&JudgedPair>) -> FirstFailure {
+    FirstFailure {
         parting: if pair.verdict == PairVerdict::NonFinite { Parting::NonFinite } else { Parting::Differs },
         prompt_id: pair.prefill.prompt_id.clone(),
         pos_id: pair.position(),
@@ -214,11 +286,21 @@ fn first_failure(pairs: &[JudgedPair], unpaired: &[&Event]) -> Option<FirstFailu
         point_spelling: pair.prefill.point_spelling.clone(),
         phase: pair.phase,
         code: pair.code(),
-        pair: Some(index),
-        last_equal,
-        not_compared,
+        pair: Some(at),
+        last_equal: last_equal_before(pairs, at).0,
+        not_compared: vec![],
         skipped_layers: skipped(from, pair),
-    })
+    }
+}
+
+/// Adds what lies between the failure and the last equal row before it.
+fn complete(failure: FirstFailure, pairs: &[JudgedPair], unpaired: &[&Event], at: usize) -> FirstFailure {
+    let Some(pair) = pairs.get(at) else { return failure };
+    let recorded: BTreeSet<Point> =
+        pairs.iter().map(|pair| &pair.prefill).chain(unpaired.iter().copied()).map(|event| event.point).collect();
+    let mut not_compared = between(last_equal_before(pairs, at).1, pair);
+    not_compared.retain(|(_, point)| !optional(*point) || recorded.contains(point));
+    FirstFailure { not_compared, ..failure }
 }
 
 /// Points that only some models have: where no event names them, nothing says that they were left out.

@@ -4,9 +4,12 @@
 //! say is not guessed silently: it is assumed, and the assumption is on record in [`Arithmetic::assumed`].
 
 use super::float::Float;
+use super::noise::ROUNDING_RMS;
 use driftprobe_trace::{Contract, ContractFields, Dtype, Phase, Point};
-use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// u of NVIDIA's TF32: 10 stored bits of mantissa.
+const TF32_UNIT_ROUNDOFF: f64 = 1.0 / 2048.0;
 
 /// A contract's field has a value that the oracle has no arithmetic for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +29,32 @@ pub struct Arithmetic {
     /// Accumulator that the contract names for this very point.
     own_accumulator: bool,
     dtype: Dtype,
-    assumed: RefCell<BTreeSet<&'static str>>,
+    assumed: Assumed,
+}
+
+/// Fields that may be assumed.
+const ASSUMABLE: [&str; 7] = ["accumulate", "activations", "probs", "residual", "rope_table", "scores", "softmax"];
+
+/// Which of [`ASSUMABLE`] were.
+#[derive(Debug, Default)]
+struct Assumed(AtomicU8);
+
+impl Assumed {
+    fn add(&self, field: &str) {
+        let bit = ASSUMABLE.iter().position(|one| *one == field).map_or(0, |at| 1 << at);
+        self.0.fetch_or(bit, Ordering::Relaxed);
+    }
+
+    fn all(&self) -> Vec<&'static str> {
+        let bits = self.0.load(Ordering::Relaxed);
+        ASSUMABLE.iter().enumerate().filter(|(at, _)| bits & (1 << at) != 0).map(|(_, field)| *field).collect()
+    }
+}
+
+impl Clone for Assumed {
+    fn clone(&self) -> Assumed {
+        Assumed(AtomicU8::new(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 impl Arithmetic {
@@ -42,7 +70,22 @@ impl Arithmetic {
                 fill(&mut fields, layer);
             }
         }
-        Arithmetic { point, fields, own_accumulator, dtype, assumed: RefCell::default() }
+        Arithmetic { point, fields, own_accumulator, dtype, assumed: Assumed::default() }
+    }
+
+    /// What the contract says, the most special word of each field.
+    pub fn into_fields(self) -> ContractFields {
+        self.fields
+    }
+
+    /// The same with these fields in place of the contract's.
+    #[must_use]
+    pub fn with(mut self, fields: &ContractFields) -> Arithmetic {
+        let mut own = fields.clone();
+        self.own_accumulator |= own.accumulate.is_some();
+        fill(&mut own, &self.fields);
+        self.fields = own;
+        self
     }
 
     /// The same with this format of the cache: what the event says of its own row is more special than any contract.
@@ -52,9 +95,23 @@ impl Arithmetic {
         self
     }
 
+    /// The same with this accumulator in this very stage.
+    #[must_use]
+    pub fn with_accumulator(mut self, format: Float) -> Arithmetic {
+        self.fields.accumulate = Some(format.to_string());
+        self
+    }
+
+    /// The same with this format of the table of cos and sin.
+    #[must_use]
+    pub fn with_rope_table(mut self, format: Float) -> Arithmetic {
+        self.fields.rope_table = Some(format.to_string());
+        self
+    }
+
     /// What was not declared and had to be assumed, of what has been asked so far.
     pub fn assumed(&self) -> Vec<&'static str> {
-        self.assumed.borrow().iter().copied().collect()
+        self.assumed.all()
     }
 
     fn float(&self, field: &'static str, value: &Option<String>) -> Result<Option<Float>, Unsupported> {
@@ -69,7 +126,7 @@ impl Arithmetic {
 
     fn or(&self, field: &'static str, value: &Option<String>, otherwise: Float) -> Result<Float, Unsupported> {
         Ok(self.float(field, value)?.unwrap_or_else(|| {
-            self.assumed.borrow_mut().insert(field);
+            self.assumed.add(field);
             otherwise
         }))
     }
@@ -79,7 +136,20 @@ impl Arithmetic {
     /// # Errors
     /// If the contract names one that is not known. So too below.
     pub fn accumulate(&self) -> Result<Float, Unsupported> {
+        if self.rounds_inputs_to_tf32() {
+            return Ok(Float::F32);
+        }
         self.or("accumulate", &self.fields.accumulate, Float::F32)
+    }
+
+    /// Whether a product's inputs are rounded to TF32 (11 bits of precision) first, and the sums kept in f32.
+    fn rounds_inputs_to_tf32(&self) -> bool {
+        self.fields.accumulate.as_deref() == Some("tf32")
+    }
+
+    /// Relative variance of a product from the rounding of its two inputs.
+    pub fn input_variance(&self) -> f64 {
+        if self.rounds_inputs_to_tf32() { 2.0 * (ROUNDING_RMS * TF32_UNIT_ROUNDOFF).powi(2) } else { 0.0 }
     }
 
     /// Format in which norms, rotations and activations are computed: f32, or finer if sums are. A coarse accumulator
@@ -134,6 +204,11 @@ impl Arithmetic {
         self.or("probs", &self.fields.probs, Float::F32)
     }
 
+    /// Format in which partial sums of a split sum are stored, where there are such.
+    pub fn partials(&self) -> Result<Option<Float>, Unsupported> {
+        self.float("partials", &self.fields.partials)
+    }
+
     /// Format of the table of cos and sin; f32 if not declared.
     pub fn rope_table(&self) -> Result<Float, Unsupported> {
         self.or("rope_table", &self.fields.rope_table, Float::F32)
@@ -156,7 +231,7 @@ impl Arithmetic {
 }
 
 /// Takes from `from` what `into` does not have.
-fn fill(into: &mut ContractFields, from: &ContractFields) {
+pub(super) fn fill(into: &mut ContractFields, from: &ContractFields) {
     let pairs = [
         (&mut into.weights, &from.weights),
         (&mut into.activations, &from.activations),
@@ -167,6 +242,7 @@ fn fill(into: &mut ContractFields, from: &ContractFields) {
         (&mut into.activation_quant, &from.activation_quant),
         (&mut into.scores, &from.scores),
         (&mut into.probs, &from.probs),
+        (&mut into.partials, &from.partials),
         (&mut into.rope_table, &from.rope_table),
     ];
     for (into, from) in pairs {
@@ -193,7 +269,7 @@ mod tests {
                 activations: some("bf16"),
                 residual: some("f32"),
                 accumulate: some("f16"),
-                kv_cache: some("fp8_e4m3"),
+                kv_cache: some("fp4_e2m1"),
                 ..Default::default()
             },
             ..Default::default()
@@ -240,7 +316,7 @@ mod tests {
         let arithmetic = of(Phase::Prefill, Point::AttnOut, Dtype::Bf16);
         assert_eq!((arithmetic.scores(), arithmetic.accumulate()), (Ok(Float::F32), Ok(Float::F16)));
         assert_eq!(arithmetic.assumed(), ["scores"]);
-        let refused = Unsupported { field: "kv_cache", value: "fp8_e4m3".to_owned() };
+        let refused = Unsupported { field: "kv_cache", value: "fp4_e2m1".to_owned() };
         assert_eq!(arithmetic.kv_cache(), Err(refused));
         let nothing = Arithmetic::resolve(None, Phase::Prefill, Point::MlpOut, Dtype::Bf16);
         assert_eq!((nothing.output(), nothing.accumulate()), (Ok(Float::Bf16), Ok(Float::F32)));

@@ -1,12 +1,12 @@
 //! What a stage should have given, from its recorded inputs: value and variance, or the exact values.
 
-mod attention;
+pub mod attention;
 mod exact;
 mod linear;
 #[cfg(test)]
 mod tests;
 
-pub use linear::linear;
+pub use linear::{Layer, linear};
 
 use super::arithmetic::Arithmetic;
 use super::float::Float;
@@ -37,7 +37,7 @@ pub struct Task {
 }
 
 impl Task {
-    fn input(&self, i: usize) -> &[f64] {
+    pub fn input(&self, i: usize) -> &[f64] {
         self.inputs.get(i).map_or(&[], Vec::as_slice)
     }
 

@@ -3,12 +3,13 @@
 use driftprobe_trace::Dtype;
 use std::fmt;
 
-/// From here on all f64 are integers.
-const INTEGERS: f64 = (1u64 << 52) as f64;
-
 /// A binary floating-point format. Ordered from coarse to fine by precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Float {
+    /// 8-bit floating point with five bits of exponent (OCP OFP8): 3 bits of precision.
+    E5M2,
+    /// 8-bit floating point with four bits of exponent (OCP OFP8), saturating: 4 bits.
+    E4M3,
     /// bfloat16: 8 bits of precision.
     Bf16,
     /// IEEE binary16: 11 bits.
@@ -22,7 +23,23 @@ pub enum Float {
 impl Float {
     /// The format of a contract's or trace's name of it, in any of the spellings that engines use.
     pub fn parse(name: &str) -> Option<Float> {
-        Dtype::parse(name).map(Float::of)
+        match name {
+            "fp8_e4m3" | "f8_e4m3" | "e4m3" | "float8_e4m3fn" => Some(Float::E4M3),
+            "fp8_e5m2" | "f8_e5m2" | "e5m2" | "float8_e5m2" => Some(Float::E5M2),
+            other => Dtype::parse(other).map(Float::of),
+        }
+    }
+
+    /// Name in a contract.
+    pub const fn id(self) -> &'static str {
+        match self {
+            Float::E5M2 => "fp8_e5m2",
+            Float::E4M3 => "fp8_e4m3",
+            Float::Bf16 => "bf16",
+            Float::F16 => "f16",
+            Float::F32 => "f32",
+            Float::F64 => "f64",
+        }
     }
 
     /// The format of a recorded dtype.
@@ -38,6 +55,8 @@ impl Float {
     /// Bits of precision, the hidden one included.
     pub const fn precision_bits(self) -> i32 {
         match self {
+            Float::E5M2 => 3,
+            Float::E4M3 => 4,
             Float::Bf16 => 8,
             Float::F16 => 11,
             Float::F32 => 24,
@@ -48,7 +67,8 @@ impl Float {
     /// Exponent of the smallest normal number.
     const fn exponent_min(self) -> i32 {
         match self {
-            Float::F16 => -14,
+            Float::E4M3 => -6,
+            Float::F16 | Float::E5M2 => -14,
             Float::Bf16 | Float::F32 => -126,
             Float::F64 => -1022,
         }
@@ -57,6 +77,8 @@ impl Float {
     /// Largest finite number.
     pub fn largest(self) -> f64 {
         match self {
+            Float::E5M2 => 57344.0,
+            Float::E4M3 => 448.0,
             Float::F16 => 65504.0,
             Float::Bf16 => (2.0 - 2f64.powi(-7)) * 2f64.powi(127),
             Float::F32 => f64::from(f32::MAX),
@@ -76,9 +98,7 @@ impl Float {
         }
         // The exponent field of a normal f64; subnormal f64 lie below every format's normal range.
         let exponent = ((y.abs().to_bits() >> 52) as i32 - 1023).max(self.exponent_min());
-        let exponent = exponent - self.precision_bits() + 1;
-        // 2^exponent, where that is a normal f64 by its exponent field alone.
-        if exponent > -1023 { f64::from_bits(((exponent + 1023) as u64) << 52) } else { 2f64.powi(exponent) }
+        power_of_two(exponent - self.precision_bits() + 1)
     }
 
     /// Rounds to nearest, ties to even; overflows to infinity.
@@ -90,17 +110,22 @@ impl Float {
             return f64::from(x as f32);
         }
         let ulp = self.ulp(x);
-        // x/ulp is below 2^11: the sum has no bits left for a fraction, and is rounded to nearest, ties to even.
-        let rounded = (((x / ulp).abs() + INTEGERS) - INTEGERS).copysign(x) * ulp;
-        if rounded.abs() > self.largest() { f64::INFINITY.copysign(x) } else { rounded }
+        // Adding and taking away 1.5·2^52 rounds to an integer, ties to even.
+        const TO_INTEGER: f64 = 6_755_399_441_055_744.0;
+        let rounded = (x / ulp + TO_INTEGER - TO_INTEGER) * ulp;
+        if rounded.abs() <= self.largest() {
+            return rounded;
+        }
+        // Engines saturate where the format has no infinity.
+        if self == Float::E4M3 { self.largest().copysign(x) } else { f64::INFINITY.copysign(x) }
     }
 
-    /// Rounds a value that is known to within ±`error`. The second number is by how far the result may be off: one ulp
-    /// where the other side of a tie lies within reach, else 0.
+    /// Rounds a value that is known to within ±`error`. The second number is by how far the result may be off: 0, or where
+    /// the other side of a tie lies within reach one ulp, or half of `error` if that is more.
     pub fn round_doubtful(self, x: f64, error: f64) -> (f64, f64) {
         let rounded = self.round(x);
         let alike = self.round(x - error) == rounded && self.round(x + error) == rounded;
-        (rounded, if alike { 0.0 } else { self.ulp(x) })
+        (rounded, if alike { 0.0 } else { self.ulp(x).max(error / 2.0) })
     }
 
     /// Variance of a rounding error at `y` that is equally distributed over an ulp.
@@ -110,14 +135,17 @@ impl Float {
     }
 }
 
+/// 2^exponent.
+fn power_of_two(exponent: i32) -> f64 {
+    match u64::try_from(exponent + 1023) {
+        Ok(biased @ 1..=2046) => f64::from_bits(biased << 52),
+        _ => 2f64.powi(exponent),
+    }
+}
+
 impl fmt::Display for Float {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Float::Bf16 => "bf16",
-            Float::F16 => "f16",
-            Float::F32 => "f32",
-            Float::F64 => "f64",
-        })
+        f.pad(self.id())
     }
 }
 

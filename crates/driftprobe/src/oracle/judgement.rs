@@ -23,6 +23,12 @@ pub struct StageJudgement {
     pub outcome: Outcome,
     /// Fields of the contract that were not declared and had to be assumed.
     pub assumed: Vec<&'static str>,
+    /// Values in the recorded row.
+    pub values: usize,
+    /// What the stage was computed from.
+    pub inputs: Vec<Input>,
+    /// Whether the arithmetic is one that the contract does not declare and the record shows.
+    pub fitted: bool,
 }
 
 /// A score test over many rows.

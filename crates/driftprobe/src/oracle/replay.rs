@@ -1,5 +1,6 @@
 //! One phase of a run, stage by stage.
 
+pub(crate) mod cases;
 mod recorded;
 
 use super::arithmetic::Arithmetic;
@@ -8,7 +9,7 @@ use super::judgement::{Outcome, PhaseJudgement, StageJudgement, SystematicJudgem
 use super::stage::{Input, Op, Stage, Way, graph};
 use super::stats::{Direction, Flag, ScoreTest, add_row, measure};
 use driftprobe_model::Model;
-use driftprobe_trace::{Contract, Event, Manifest, Mode, Phase, Point, Row, Rows, TraceError};
+use driftprobe_trace::{Contract, ContractFields, Dtype, Event, Manifest, Mode, Phase, Point, Row, Rows, TraceError};
 use recorded::{Found, Recorded};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ pub struct Replay<'a> {
     /// Whether rows of earlier positions in the cache are those that this phase computed.
     own_cache: bool,
     stages: Vec<Stage>,
+    /// What the record has shown the contract to leave out.
+    fitted: BTreeMap<(Phase, Point), ContractFields>,
 }
 
 impl<'a> Replay<'a> {
@@ -27,12 +30,49 @@ impl<'a> Replay<'a> {
     pub fn new(model: &'a Model, manifest: Option<&'a Manifest>) -> Replay<'a> {
         let contract = manifest.and_then(|m| m.contract.as_ref());
         let mode = manifest.and_then(|m| m.mode);
-        Replay { model, contract, own_cache: mode == Some(Mode::AsDesigned), stages: graph(&model.config) }
+        Replay {
+            model,
+            contract,
+            own_cache: mode == Some(Mode::AsDesigned),
+            stages: graph(&model.config),
+            fitted: BTreeMap::new(),
+        }
     }
 
     /// With another contract than the manifest's.
     pub fn with_contract(self, contract: &'a Contract) -> Replay<'a> {
         Replay { contract: Some(contract), ..self }
+    }
+
+    /// From now on, this point of this phase has this arithmetic, whatever the contract says.
+    pub fn declare(&mut self, phase: Phase, point: Point, fields: ContractFields) {
+        self.fitted.insert((phase, point), fields);
+    }
+
+    /// What the contract says of a point of a phase.
+    pub fn declared(&self, phase: Phase, point: Point) -> ContractFields {
+        Arithmetic::resolve(self.contract, phase, point, Dtype::F32).into_fields()
+    }
+
+    /// What has been declared so.
+    pub fn fitted(&self) -> &BTreeMap<(Phase, Point), ContractFields> {
+        &self.fitted
+    }
+
+    /// The same for one point alone, with this arithmetic in one phase.
+    pub fn only(&self, point: Point, phase: Phase, fields: &ContractFields) -> Replay<'a> {
+        Replay {
+            model: self.model,
+            contract: self.contract,
+            own_cache: self.own_cache,
+            stages: self.stages.iter().filter(|stage| stage.point == point).cloned().collect(),
+            fitted: [((phase, point), fields.clone())].into(),
+        }
+    }
+
+    /// How a point's stages are computed.
+    pub fn ops(&self, point: Point) -> Vec<Op> {
+        self.stages.iter().filter(|stage| stage.point == point).flat_map(|s| &s.ways).map(|way| way.op).collect()
     }
 
     /// Judges every recorded row of one phase: prompts in the order of the events, then stages in the order of the
@@ -41,17 +81,7 @@ impl<'a> Replay<'a> {
     /// # Errors
     /// If a payload is damaged or missing.
     pub fn phase(&self, events: &[Event], rows: &dyn Rows, phase: Phase) -> Result<PhaseJudgement, TraceError> {
-        let mut prompts: Vec<(&Arc<str>, Recorded<'_>)> = Vec::new();
-        let mut numbers: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
-        for event in events.iter().filter(|e| e.phase == phase) {
-            let number = *numbers.entry(&event.prompt_id).or_insert(prompts.len());
-            if number == prompts.len() {
-                prompts.push((&event.prompt_id, Recorded::new(rows)));
-            }
-            if let Some((_, recorded)) = prompts.get_mut(number) {
-                recorded.add(event);
-            }
-        }
+        let prompts = gather(events, rows, phase);
         let mut stages = Vec::new();
         let mut tests = Tests::new();
         for (prompt_id, recorded) in &prompts {
@@ -97,6 +127,8 @@ impl<'a> Replay<'a> {
                     judgement.outcome =
                         expectation.map_or_else(Outcome::Unjudged, |e| compare(&row.to_f64(), &e, scores));
                     judgement.assumed = task.arithmetic.assumed();
+                    judgement.inputs.clone_from(&way.inputs);
+                    judgement.values = task.recorded_len;
                 }
             }
         }
@@ -144,6 +176,9 @@ impl<'a> Replay<'a> {
 
     fn task(&self, place: &Place<'_>, event: &Event, (row, pos): (&Row, u64), inputs: Vec<Vec<f64>>) -> Task {
         let mut arithmetic = Arithmetic::resolve(self.contract, place.phase, place.stage.point, row.dtype);
+        if let Some(fields) = self.fitted.get(&(place.phase, place.stage.point)) {
+            arithmetic = arithmetic.with(fields);
+        }
         if let Some(stored) = event.stored_dtype {
             arithmetic = arithmetic.with_kv_cache(stored.id());
         }
@@ -157,6 +192,22 @@ impl<'a> Replay<'a> {
             arithmetic,
         }
     }
+}
+
+/// What one phase has recorded: prompts in the order of the events.
+fn gather<'e>(events: &'e [Event], rows: &'e dyn Rows, phase: Phase) -> Vec<(&'e Arc<str>, Recorded<'e>)> {
+    let mut prompts: Vec<(&Arc<str>, Recorded<'_>)> = Vec::new();
+    let mut numbers: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
+    for event in events.iter().filter(|e| e.phase == phase) {
+        let number = *numbers.entry(&event.prompt_id).or_insert(prompts.len());
+        if number == prompts.len() {
+            prompts.push((&event.prompt_id, Recorded::new(rows)));
+        }
+        if let Some((_, recorded)) = prompts.get_mut(number) {
+            recorded.add(event);
+        }
+    }
+    prompts
 }
 
 /// Score tests by point, layer and parameter.
@@ -203,12 +254,28 @@ impl Place<'_> {
     fn judgement(&self, pos: u64, outcome: Outcome) -> StageJudgement {
         let (point, layer) = (self.stage.point, self.stage.layer);
         let prompt_id = self.prompt_id.clone();
-        StageJudgement { prompt_id, phase: self.phase, point, layer, pos, outcome, assumed: Vec::new() }
+        let (assumed, inputs) = (Vec::new(), Vec::new());
+        StageJudgement {
+            prompt_id,
+            phase: self.phase,
+            point,
+            layer,
+            pos,
+            outcome,
+            assumed,
+            inputs,
+            values: 0,
+            fitted: false,
+        }
     }
 }
 
 /// Holds a row against its expectation; hands the row's score tests to `scores`.
-fn compare(recorded: &[f64], expectation: &Expectation, mut scores: impl FnMut(Direction, &ScoreTest)) -> Outcome {
+pub(crate) fn compare(
+    recorded: &[f64],
+    expectation: &Expectation,
+    mut scores: impl FnMut(Direction, &ScoreTest),
+) -> Outcome {
     match expectation {
         Expectation::Noisy(expected) => {
             let (mut statistics, mut flags) = measure(recorded, expected);

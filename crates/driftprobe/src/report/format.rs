@@ -36,6 +36,8 @@ pub fn or_dash<T: ToString>(value: Option<T>) -> String {
 pub fn mark(pair: &JudgedPair) -> &'static str {
     match (pair.verdict, &pair.bits) {
         (PairVerdict::NonFinite, _) => "!",
+        (PairVerdict::Fault, _) => "✗",
+        (PairVerdict::Structural | PairVerdict::Inherited | PairVerdict::Contract, _) => "≈",
         (_, Bits::Differ { .. }) => "≠",
         (PairVerdict::Identical, _) => "✓",
         (_, Bits::EqualAsSampled { .. }) => "~",

@@ -8,9 +8,10 @@ use crate::metrics::{Numbers, Scope};
 use crate::place::position_of;
 use crate::reason::Reason;
 use crate::repeat::RepeatOutcome;
-use crate::verdict::{FirstFailure, Parting};
+use crate::verdict::{FirstFailure, Parting, Verdict};
 use driftprobe_trace::{Event, Manifest, Phase};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// Fields that no judgement of this version fills.
 const NOT_JUDGED: [&str; 7] =
@@ -27,7 +28,6 @@ pub fn to_json(analysis: &Analysis) -> String {
 pub fn report(analysis: &Analysis) -> DriftReport {
     let run = &analysis.verdict;
     let pairs = pairs(&analysis.counts);
-    let mode = analysis.manifest.as_ref().and_then(|manifest| manifest.mode);
     DriftReport {
         schema: SCHEMA,
         generator: concat!("driftprobe ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -44,7 +44,7 @@ pub fn report(analysis: &Analysis) -> DriftReport {
         cause: None,
         contract_findings: vec![],
         power: vec![],
-        modes: [(mode.map_or("not_recorded", |mode| mode.id()), ModeEntry { verdict: run.verdict.id(), pairs })].into(),
+        modes: modes(analysis),
         not_judged: NOT_JUDGED.to_vec(),
         pairs,
         codes: analysis.codes.iter().map(|&(code, count)| CodeEntry { code, count }).collect(),
@@ -79,6 +79,17 @@ pub fn report(analysis: &Analysis) -> DriftReport {
     }
 }
 
+fn modes(analysis: &Analysis) -> BTreeMap<&'static str, ModeEntry> {
+    let own = (analysis, analysis.own_verdict.unwrap_or(analysis.verdict.verdict));
+    let other = analysis.aligned.iter().map(|aligned| (aligned.as_ref(), aligned.verdict.verdict));
+    let entry = |(analysis, verdict): (&Analysis, Verdict)| {
+        let mode = analysis.manifest.as_ref().and_then(|manifest| manifest.mode);
+        let entry = ModeEntry { verdict: verdict.id(), pairs: pairs(&analysis.counts) };
+        (mode.map_or("not_recorded", |mode| mode.id()), entry)
+    };
+    std::iter::once(own).chain(other).map(entry).collect()
+}
+
 fn phase(phase: Phase) -> &'static str {
     match phase {
         Phase::Prefill => "prefill",
@@ -107,6 +118,7 @@ fn first_failure(first: &FirstFailure) -> FirstFailureEntry {
         code: first.code,
         parting: match first.parting {
             Parting::Differs => "differs",
+            Parting::Fault => "fault",
             Parting::NonFinite => "non_finite",
             Parting::Unpaired => "unpaired",
         },
@@ -123,10 +135,10 @@ fn pairs(counts: &PairCounts) -> PairsEntry {
     PairsEntry {
         total: counts.total,
         identical: counts.identical,
-        structural: 0,
-        inherited: 0,
-        contract: 0,
-        fault: 0,
+        structural: counts.structural,
+        inherited: counts.inherited,
+        contract: counts.contract,
+        fault: counts.fault,
         missing: counts.missing,
         non_finite: counts.non_finite,
         undecided: counts.undecided,

@@ -19,10 +19,13 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 enum Cell {
     NotRecorded,
     Identical,
+    /// Differs as rounding makes it; by how much, if known.
+    Rounding(Option<f64>),
     EqualAsSampled,
     Undecided,
     /// By how much, if known; unknown is drawn apart, and counts as less than any known drift.
     Differs(Option<f64>),
+    Fault,
     NonFinite,
 }
 
@@ -30,6 +33,10 @@ impl Cell {
     fn of(pair: &JudgedPair) -> Cell {
         match (pair.verdict, &pair.bits) {
             (PairVerdict::NonFinite, _) => Cell::NonFinite,
+            (PairVerdict::Fault, _) => Cell::Fault,
+            (PairVerdict::Structural | PairVerdict::Inherited | PairVerdict::Contract, _) => {
+                Cell::Rounding(pair.numbers.as_ref().and_then(|numbers| numbers.rel_l2))
+            }
             (_, Bits::Differ { .. }) => Cell::Differs(pair.numbers.as_ref().and_then(|numbers| numbers.rel_l2)),
             (PairVerdict::Identical, _) => Cell::Identical,
             (_, Bits::EqualAsSampled { .. }) => Cell::EqualAsSampled,
@@ -45,6 +52,9 @@ impl Cell {
             Cell::Undecided => ('?', Style::Warn),
             Cell::Differs(None) => ('≠', Style::Warn),
             Cell::Differs(Some(rel_l2)) => (bar(rel_l2), Style::Warn),
+            Cell::Rounding(None) => ('≈', Style::Good),
+            Cell::Rounding(Some(rel_l2)) => (bar(rel_l2), Style::Good),
+            Cell::Fault => ('X', Style::Bad),
             Cell::NonFinite => ('!', Style::Bad),
         }
     }

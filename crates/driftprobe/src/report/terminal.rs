@@ -236,6 +236,7 @@ fn first_failure(out: &mut Styled, analysis: &Analysis, first: &FirstFailure) {
     let label = match first.parting {
         Parting::Unpaired => "Nothing pairs, from: ",
         Parting::Differs => "Phases first part at: ",
+        Parting::Fault => "First fault at:       ",
         Parting::NonFinite => "First not finite:     ",
     };
     out.wrapped(label, Style::Strong, &format!("{place} ({})", first.code));

@@ -2,7 +2,7 @@
 
 use super::random::derived;
 use crate::oracle::arithmetic::Arithmetic;
-use driftprobe_trace::{Contract, Dtype, Event, Phase, Point};
+use driftprobe_trace::{Contract, ContractFields, Dtype, Event, Phase, Point};
 use std::collections::BTreeMap;
 
 /// How a lane computes.
@@ -61,6 +61,8 @@ impl Lane {
 #[derive(Clone, Debug, Default)]
 pub struct Formats {
     recorded: BTreeMap<(Phase, Point), (Dtype, Option<Dtype>)>,
+    /// What the record has shown the contract to leave out.
+    fitted: BTreeMap<(Phase, Point), ContractFields>,
     /// Of ordinary rows, where the contract does not say it.
     ordinary: Option<Dtype>,
 }
@@ -85,6 +87,11 @@ impl Formats {
         formats
     }
 
+    /// The same with what the record has shown the contract to leave out.
+    pub fn fitted(self, fitted: Option<&BTreeMap<(Phase, Point), ContractFields>>) -> Formats {
+        Formats { fitted: fitted.cloned().unwrap_or_default(), ..self }
+    }
+
     /// The arithmetic of a point: of a phase under a contract, or the exact one.
     pub fn arithmetic(&self, contract: Option<&Contract>, phase: Option<Phase>, point: Point) -> Arithmetic {
         let Some(phase) = phase else { return Arithmetic::resolve(None, Phase::Prefill, point, Dtype::F64) };
@@ -95,7 +102,10 @@ impl Formats {
             _ => self.ordinary.unwrap_or(Dtype::F32),
         };
         let (dtype, stored) = recorded.copied().unwrap_or((unrecorded, None));
-        let arithmetic = Arithmetic::resolve(contract, phase, point, dtype);
+        let mut arithmetic = Arithmetic::resolve(contract, phase, point, dtype);
+        if let Some(fields) = self.fitted.get(&(phase, point)) {
+            arithmetic = arithmetic.with(fields);
+        }
         stored.map_or(arithmetic.clone(), |stored| arithmetic.with_kv_cache(stored.id()))
     }
 }

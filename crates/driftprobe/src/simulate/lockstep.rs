@@ -8,6 +8,7 @@ use crate::oracle::judgement::Unjudged;
 use crate::oracle::stage::{Input, Op, Stage, graph};
 use driftprobe_model::{Config, Model};
 use driftprobe_trace::{Contract, Phase, Point};
+use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Rows that are multiplied before any is kept; bounds the memory of what is known of a row beside its values.
@@ -95,8 +96,8 @@ impl<'a> Lockstep<'a> {
             .flat_map(|(lane, of)| of.positions.iter().enumerate().map(move |(index, pos)| (lane, index, *pos)));
         let places: Vec<_> = places.filter(|(.., pos)| !only_ends || self.ends.contains(pos)).collect();
         for places in places.chunks(ROWS_AT_ONCE) {
-            let tasks =
-                places.iter().map(|(lane, _, pos)| self.task(&stage, *lane, *pos)).collect::<Result<Vec<_>, _>>()?;
+            let task = |(lane, _, pos): &(usize, usize, usize)| self.task(&stage, *lane, *pos);
+            let tasks = places.par_iter().map(task).collect::<Result<Vec<_>, _>>()?;
             for ((lane, index, pos), expectation) in places.iter().zip(self.evaluate(&stage, &tasks)) {
                 let seed = self.lanes.get(*lane).and_then(|lane| lane.seed(number, *pos));
                 if let Some(row) = computed.get_mut(*lane).and_then(|rows| rows.get_mut(*index)) {
@@ -125,7 +126,7 @@ impl<'a> Lockstep<'a> {
             Op::Linear { weight, bias, softcap } => {
                 evaluate::linear(self.sequence.model, (weight, bias, softcap), tasks)
             }
-            op => tasks.iter().map(|task| evaluate::evaluate(self.sequence.model, op, task, layer)).collect(),
+            op => tasks.par_iter().map(|task| evaluate::evaluate(self.sequence.model, op, task, layer)).collect(),
         }
     }
 

@@ -105,7 +105,7 @@ impl Simulation<'_> {
             left -= flops;
             let own = (events.iter().filter(|e| e.prompt_id == *id), rows);
             let record = Record::new(own, &self.model.config, prompt.tokens.len());
-            let formats = Formats::of(events.iter(), self.declares_activations());
+            let formats = Formats::of(events.iter(), self.declares_activations()).fitted(self.fitted);
             let seed = derived(self.seed, &[number(id) as u64]);
             if let Err(why) = self.prompt((id, prompt, seed), (&record, &formats), (&mut study, &mut drift))? {
                 study.skipped.push((id.clone(), Skipped::Stage(why)));

@@ -16,7 +16,8 @@ pub fn first_position(pos: usize, rows: usize) -> usize {
     (pos + 1).saturating_sub(rows)
 }
 
-fn noise(shape: &AttentionShape, arithmetic: &Arithmetic) -> Result<AttentionNoise, Unjudged> {
+/// The arithmetic of attention, as the contract has it.
+pub fn noise(shape: &AttentionShape, arithmetic: &Arithmetic) -> Result<AttentionNoise, Unjudged> {
     let accumulate = arithmetic.accumulate()?;
     // q·k, and the scaling unless it is exact; dividing by the cap, tanh, and multiplying by it.
     let scaled = if shape.scale.log2().fract() == 0.0 { 1.0 } else { 2.0 };
@@ -24,6 +25,7 @@ fn noise(shape: &AttentionShape, arithmetic: &Arithmetic) -> Result<AttentionNoi
         cu: relative_rms(accumulate),
         cu_softmax: relative_rms(arithmetic.softmax()?),
         u: accumulate.unit_roundoff(),
+        inputs: arithmetic.input_variance(),
         head_dim: shape.head_dim as f64,
         softcap: shape.softcap,
         scores: arithmetic.scores()?,
@@ -33,7 +35,7 @@ fn noise(shape: &AttentionShape, arithmetic: &Arithmetic) -> Result<AttentionNoi
 }
 
 /// Cached rows `[kv_heads, rows, head_dim]`.
-fn cached<'a>(shape: &AttentionShape, values: &'a [f64], pos: usize) -> Result<Cached<'a>, Unjudged> {
+pub fn cached<'a>(shape: &AttentionShape, values: &'a [f64], pos: usize) -> Result<Cached<'a>, Unjudged> {
     let width = (shape.kv_heads * shape.head_dim).max(1);
     let rows = values.len() / width;
     sized("the cache", values.len(), rows * width)?;
@@ -41,7 +43,7 @@ fn cached<'a>(shape: &AttentionShape, values: &'a [f64], pos: usize) -> Result<C
 }
 
 /// The recorded row's columns a head.
-fn columns(shape: &AttentionShape, len: usize) -> Result<usize, Unjudged> {
+pub fn columns(shape: &AttentionShape, len: usize) -> Result<usize, Unjudged> {
     let columns = len / shape.heads.max(1);
     sized("the row", len, columns * shape.heads)?;
     Ok(columns)

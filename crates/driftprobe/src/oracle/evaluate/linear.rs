@@ -1,6 +1,7 @@
 //! Linear layers, many rows in one pass over the weight.
 
 use super::{Expectation, Task, independent, noisy};
+use crate::oracle::float::Float;
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::noise::{ordered_sum_variance, relative_rms, softcap_variance};
 use crate::oracle::quantise::Quantiser;
@@ -21,13 +22,17 @@ pub fn linear(model: &Model, parameters: Parameters, tasks: &[Task]) -> Vec<Resu
         Ok(layer) => layer,
         Err(e) => return tasks.iter().map(|_| Err(e.clone())).collect(),
     };
-    tasks.chunks(ROWS_A_PASS).flat_map(|tasks| layer.pass(tasks)).collect()
+    layer.evaluate(tasks)
 }
 
-struct Layer {
-    weight: Weight,
-    bias: Vec<f64>,
-    softcap: Option<f64>,
+/// A linear layer.
+pub struct Layer {
+    /// W.
+    pub weight: Weight,
+    /// The bias; empty if there is none.
+    pub bias: Vec<f64>,
+    /// cap·tanh(y/cap).
+    pub softcap: Option<f64>,
 }
 
 /// A row as the kernel multiplies it.
@@ -40,6 +45,11 @@ struct Prepared {
 }
 
 impl Layer {
+    /// What the layer gives for some rows, in order.
+    pub fn evaluate(&self, tasks: &[Task]) -> Vec<Result<Expectation, Unjudged>> {
+        tasks.chunks(ROWS_A_PASS).flat_map(|tasks| self.pass(tasks)).collect()
+    }
+
     fn new(model: &Model, (weight, bias, softcap): Parameters) -> Result<Layer, Unjudged> {
         let weight = model.weights.get(&weight.name())?;
         let bias = match bias {
@@ -94,17 +104,34 @@ impl Layer {
         let (sums, squares, partials) = (of(&products.sums), of(&products.squares), of(&products.partials));
         let cu = relative_rms(task.arithmetic.accumulate()?);
         let cu_after = relative_rms(task.arithmetic.elementwise()?);
+        let inputs = task.arithmetic.input_variance();
+        let parts = task.arithmetic.partials()?;
+        let steps = task.arithmetic.inner()?.filter(|f| *f < Float::F32);
         let one = |(out, ((sum, squares), partials)): (usize, ((&f64, &f64), &f64))| {
             let sum = sum + row.shifts.get(out).copied().unwrap_or(0.0);
             let mut variance = ordered_sum_variance(row.terms, *squares, (sum, partials * row.shrink), cu);
+            variance += inputs * squares;
+            if let Some(format) = parts {
+                // A part is as large as a partial sum in the mean, or as its products' random sum.
+                let part = squares.max(2.0 * partials * row.shrink / row.terms);
+                variance += 2.0 * relative_rms(format).powi(2) * part;
+            }
             let mut y = sum;
             if let Some(bias) = self.bias.get(out) {
                 y += bias;
                 variance += (cu * y).powi(2);
             }
             if let Some(cap) = self.softcap {
+                let before = y;
                 y = softcap(y, cap);
+                if let Some(format) = steps {
+                    // The product, its quotient by the cap, and the tanh are each stored.
+                    variance += format.rounding_variance(before) + cap * cap * format.rounding_variance(before / cap);
+                }
                 variance = softcap_variance(y, cap, variance, cu_after);
+                if let Some(format) = steps {
+                    variance += cap * cap * format.rounding_variance(y / cap);
+                }
             }
             (y, variance)
         };

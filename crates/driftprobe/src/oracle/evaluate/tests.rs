@@ -123,7 +123,7 @@ fn an_activation_that_is_stored_before_the_product_is_clean_if_the_contract_says
 fn a_format_that_is_not_known_is_not_guessed() {
     let model = Model::demo().unwrap();
     let mut claimed = contract(Point::MlpAct, None, None);
-    claimed.flat.accumulate = Some("tf32".to_owned());
+    claimed.flat.accumulate = Some("fp4_e2m1".to_owned());
     let task = Task {
         inputs: vec![vec![1.0; 4], vec![1.0; 4]],
         others: vec![],
@@ -134,7 +134,7 @@ fn a_format_that_is_not_known_is_not_guessed() {
         arithmetic: Arithmetic::resolve(Some(&claimed), Phase::Decode, Point::MlpAct, Dtype::F32),
     };
     let why = evaluate(&model, Op::Gated, &task, 0).unwrap_err().to_string();
-    assert_eq!(why, "the contract says accumulate is \"tf32\", which the oracle cannot compute");
+    assert_eq!(why, "the contract says accumulate is \"fp4_e2m1\", which the oracle cannot compute");
 }
 
 #[test]

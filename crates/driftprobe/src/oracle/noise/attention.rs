@@ -17,6 +17,8 @@ pub struct AttentionNoise {
     pub cu_softmax: f64,
     /// u of the sum P·V: what is smaller than u times the sum is lost.
     pub u: f64,
+    /// Relative variance of a product from the rounding of its inputs.
+    pub inputs: f64,
     /// Width of a head.
     pub head_dim: f64,
     /// Soft cap of the scores.
@@ -44,11 +46,12 @@ pub struct HeadInputs<'a> {
 
 /// Variance of a score s = scale·q·k: that of a sum of d products, of the scaling, and of the soft cap.
 pub fn scores_variance(score: f64, squares: f64, noise: &AttentionNoise) -> f64 {
+    let inputs = noise.inputs * squares;
     let Some(cap) = noise.softcap else {
-        return sum_variance(noise.head_dim, squares, score, noise.cu) + (noise.cu * score).powi(2);
+        return sum_variance(noise.head_dim, squares, score, noise.cu) + (noise.cu * score).powi(2) + inputs;
     };
     let raw = cap * (score / cap).clamp(-1.0, 1.0).atanh().clamp(-20.0, 20.0);
-    let before = sum_variance(noise.head_dim, squares, raw, noise.cu) + (noise.cu * raw).powi(2);
+    let before = sum_variance(noise.head_dim, squares, raw, noise.cu) + (noise.cu * raw).powi(2) + inputs;
     softcap_variance(score, cap, before, noise.cu)
 }
 
@@ -123,8 +126,9 @@ impl Channel {
     }
 
     /// Variance of the sum of `terms` products in this order, and the square of what it may lose.
-    fn variance(&self, terms: f64, cu: f64) -> f64 {
-        ordered_sum_variance(terms, self.squares, (self.sum, self.partials), cu) + self.lost * self.lost
+    fn variance(&self, terms: f64, noise: &AttentionNoise) -> f64 {
+        let sum = ordered_sum_variance(terms, self.squares, (self.sum, self.partials), noise.cu);
+        sum + noise.inputs * self.squares + self.lost * self.lost
     }
 }
 
@@ -137,7 +141,7 @@ pub fn weigh_variance<'v>(
 ) -> Vec<f64> {
     let visible = inputs.probs.iter().filter(|p| **p > 0.0).count() as f64;
     let channels = Channel::all(inputs.probs, v, (inputs.out, noise.u));
-    let one = |(channel, o): (&Channel, &f64)| channel.variance(visible, noise.cu) + (noise.cu * o).powi(2);
+    let one = |(channel, o): (&Channel, &f64)| channel.variance(visible, noise) + (noise.cu * o).powi(2);
     channels.iter().zip(inputs.out).map(one).collect()
 }
 
@@ -171,7 +175,7 @@ pub fn attention_head<'v>(
     }
     let common = noise.cu.powi(2) * (denominator_roundings(visible, inputs.probs) + 1.0);
     let one = |((own, channel), o): ((&f64, &Channel), &f64)| {
-        own + channel.variance(visible, noise.cu) + common * o * o + (o * lost_sum).powi(2)
+        own + channel.variance(visible, noise) + common * o * o + (o * lost_sum).powi(2)
     };
     own.iter().zip(&channels).zip(inputs.out).map(one).collect()
 }

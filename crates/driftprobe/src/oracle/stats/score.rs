@@ -18,6 +18,18 @@ pub enum Direction {
     Position,
 }
 
+impl Direction {
+    /// In words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Direction::Gain => "gain",
+            Direction::Temperature => "temperature",
+            Direction::Theta => "theta",
+            Direction::Position => "position",
+        }
+    }
+}
+
 /// The derivatives of one row, and how far its elements' errors may agree.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Derivatives {

@@ -15,6 +15,7 @@ pub fn first_failure(out: &mut Document, analysis: &Analysis, first: &FirstFailu
     let position = first.pos_id.map_or_else(String::new, |position| format!(", position {position}"));
     let what = match first.parting {
         Parting::Differs => "the rows differ",
+        Parting::Fault => "the stage is at fault",
         Parting::NonFinite => "a row is not finite",
         Parting::Unpaired => "nothing pairs, from here on",
     };

@@ -1,0 +1,115 @@
+//! What the oracle makes of a pair: rounding that starts here, drift that was inherited, or a fault, and of which phase.
+
+use crate::evidence::Bits;
+use crate::examine::{Examination, Standing};
+use crate::judge::{Finding, JudgedPair, PairVerdict};
+use crate::oracle::stats::Flag;
+use crate::oracle::{Input, Outcome};
+use crate::reason::ReasonCode;
+use driftprobe_trace::{Phase, Point};
+use std::collections::BTreeMap;
+
+/// Where a pair stands: prompt, position, layer and point.
+type Key = (usize, u64, i32, Point);
+
+/// Refines the verdicts of pairs that are compared; pairs of the search order.
+pub fn attribute(pairs: &mut [JudgedPair], examination: &Examination) {
+    let key = |pair: &JudgedPair| (pair.place.prompt, pair.place.position, pair.prefill.layer, pair.prefill.point);
+    let equal: BTreeMap<Key, bool> =
+        pairs.iter().map(|pair| (key(pair), matches!(pair.bits, Bits::Equal { .. }))).collect();
+    for pair in pairs {
+        pair.stages = [&pair.prefill, &pair.decode].map(|event| examination.of(event).cloned());
+        if matches!(pair.verdict, PairVerdict::NonFinite) || !is_trusted(pair) {
+            continue;
+        }
+        let standings = [&pair.prefill, &pair.decode].map(|event| examination.standing(event));
+        let wrong = |standing: &Standing| matches!(standing, Standing::Fault(_) | Standing::Gap(_));
+        if standings.iter().any(wrong) {
+            fault(pair, &standings);
+        } else if matches!(pair.bits, Bits::Differ { .. }) {
+            if standings.iter().all(|standing| *standing == Standing::Clean) {
+                let inputs_equal = inputs_equal(pair, &equal);
+                let contract = pair.stages.iter().flatten().any(|stage| stage.fitted);
+                pair.findings.retain(|finding| finding.code != ReasonCode::Differs);
+                pair.verdict = match (contract, inputs_equal) {
+                    (true, _) => PairVerdict::Contract,
+                    (false, true) => PairVerdict::Structural,
+                    (false, false) => PairVerdict::Inherited,
+                };
+            } else {
+                unjudged(pair, &standings);
+            }
+        }
+    }
+}
+
+/// Whether the events' own evidence is sound: what is damaged, dependent or contradictory carries no claim.
+fn is_trusted(pair: &JudgedPair) -> bool {
+    let unsound = [ReasonCode::NotIndependent, ReasonCode::PayloadDamaged, ReasonCode::Contradiction];
+    !pair.findings.iter().any(|finding| unsound.contains(&finding.code))
+}
+
+fn fault(pair: &mut JudgedPair, standings: &[Standing; 2]) {
+    pair.verdict = PairVerdict::Fault;
+    pair.findings.retain(|finding| finding.code != ReasonCode::Differs);
+    let wrong = standings.each_ref().map(|standing| matches!(standing, Standing::Fault(_) | Standing::Gap(_)));
+    pair.phase = match wrong {
+        [true, false] => Some(Phase::Prefill),
+        [false, true] => Some(Phase::Decode),
+        _ => None,
+    };
+    for (phase, standing) in [Phase::Prefill, Phase::Decode].into_iter().zip(standings) {
+        let (code, detail) = match standing {
+            Standing::Fault(detail) => (ReasonCode::Fault, detail),
+            Standing::Gap(detail) => (ReasonCode::GapFault, detail),
+            _ => continue,
+        };
+        pair.findings.push(Finding { code, detail: format!("{phase}: {detail}") });
+    }
+}
+
+/// Says why a difference is not judged.
+fn unjudged(pair: &mut JudgedPair, standings: &[Standing; 2]) {
+    for (phase, standing) in [Phase::Prefill, Phase::Decode].into_iter().zip(standings) {
+        if let Standing::Unknown(why) = standing {
+            pair.findings.push(Finding { code: ReasonCode::NotJudged, detail: format!("{phase}: {why}") });
+        }
+    }
+}
+
+/// Whether what the stage was computed from is bit-equal between the phases, as far as both phases have it.
+fn inputs_equal(pair: &JudgedPair, equal: &BTreeMap<Key, bool>) -> bool {
+    let inputs: Vec<Input> = pair.stages.iter().flatten().flat_map(|stage| stage.inputs.iter().copied()).collect();
+    let known = inputs
+        .iter()
+        .filter_map(|input| equal.get(&(pair.place.prompt, pair.place.position, input.layer, input.point)));
+    let known: Vec<bool> = known.copied().collect();
+    known.iter().all(|equal| *equal) && (inputs.is_empty() || !known.is_empty())
+}
+
+/// What was found, for people.
+pub fn in_words(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Clean(s) => format!("within rounding: RMS {:.2} of the noise it must have", s.rms),
+        Outcome::Exact { compared } => format!("exactly what it must be ({compared} values)"),
+        Outcome::Mismatch { compared, differing, first, largest } => format!(
+            "{differing} of {compared} values are not what they must be exactly (first at {first}, largest difference {largest:.3e})"
+        ),
+        Outcome::Flagged { flags, statistics } => {
+            let flags: Vec<String> = flags.iter().map(flag_in_words).collect();
+            format!("not rounding: RMS {:.3e} of the noise it must have ({})", statistics.rms, flags.join("; "))
+        }
+        Outcome::Unjudged(why) => format!("not judged: {why}"),
+    }
+}
+
+fn flag_in_words(flag: &Flag) -> String {
+    match flag {
+        Flag::NonFinite { at } => format!("element {at} is not finite"),
+        Flag::Mask { at } => format!("element {at} is hidden by the mask and shown, or the other way round"),
+        Flag::CellRms { cell, z } => format!("cell {cell} has RMS {z:.3e}"),
+        Flag::Element { at, z } => format!("element {at} is off by {z:.3e} units"),
+        Flag::Unrounded { at, size } => format!("element {at} is {size:.3e} units beyond its last rounding"),
+        Flag::Score { direction, score } => format!("score {score:.1} along {}", direction.name()),
+    }
+}

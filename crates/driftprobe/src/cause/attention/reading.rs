@@ -1,0 +1,223 @@
+//! Attention read otherwise: other keys seen, other key heads, another softmax.
+
+use crate::cause::trial::noisy_of;
+use crate::oracle::evaluate::Expectation;
+use crate::oracle::evaluate::attention::{cached, columns, noise};
+use crate::oracle::judgement::Unjudged;
+use crate::oracle::noise::{
+    AttentionNoise, HeadInputs, attention_head, scores_variance, softmax_variance, weigh_variance,
+};
+use crate::oracle::replay::cases::Case;
+use crate::oracle::stage::Op;
+use driftprobe_model::Model;
+use driftprobe_model::reference::{AttentionShape, Cached, HeadScores, head_scores, softmax, weigh};
+
+/// A key that is not seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hidden {
+    /// None.
+    Nothing,
+    /// The row's own.
+    Newest,
+    /// That of position 0.
+    First,
+}
+
+/// Which rescaling is missing when a later part has a larger score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merge {
+    /// That of the output so far.
+    Output,
+    /// That of the sum of exponentials so far.
+    Sum,
+    /// Both.
+    Both,
+}
+
+/// How attention reads its inputs.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    pub hidden: Hidden,
+    /// Query head h reads key head h mod kv_heads.
+    pub modulo: bool,
+    pub unnormalised: bool,
+    /// Keys a part, and what is wrong when parts are merged.
+    pub merge: Option<(usize, Merge)>,
+}
+
+impl Reading {
+    /// As it should be.
+    pub const CLEAN: Reading = Reading { hidden: Hidden::Nothing, modulo: false, unnormalised: false, merge: None };
+}
+
+/// One head's scores and weights.
+pub struct Head {
+    pub scores: HeadScores,
+    /// What the values are multiplied with; probabilities if all is well.
+    pub weights: Vec<f64>,
+    /// Σ exp(s − max): what the weights have not been divided by, else 1.
+    pub factor: f64,
+}
+
+/// What the row should be if attention reads so.
+pub fn read(model: &Model, case: &Case, reading: &Reading) -> Result<Expectation, Unjudged> {
+    let mut expected = noisy_of(model, case)?;
+    let shape = AttentionShape::of(&model.config, case.layer_index());
+    let noise = noise(&shape, &case.task.arithmetic)?;
+    (expected.y, expected.variance) = (Vec::new(), Vec::new());
+    let is_wide = matches!(case.op, Op::Weigh | Op::Attention);
+    expected.hidden.clear();
+    for number in 0..shape.heads {
+        let head = head(&shape, case, (number, reading))?;
+        if is_wide {
+            let (y, variance) = weighed(&shape, case, (number, reading), &head, &noise)?;
+            expected.y.extend(y);
+            expected.variance.extend(variance);
+        } else {
+            let columns = columns(&shape, case.recorded.len())?;
+            for column in 0..columns {
+                let (y, variance, hidden) = cell(case.op, &head, column, &noise);
+                expected.y.push(y);
+                expected.variance.push(variance);
+                expected.hidden.push(hidden);
+            }
+        }
+    }
+    Ok(Expectation::Noisy(expected))
+}
+
+/// The key head that a query head reads.
+fn kv_head(shape: &AttentionShape, head: usize, reading: &Reading) -> usize {
+    if reading.modulo { head % shape.kv_heads.max(1) } else { shape.kv_head(head) }
+}
+
+/// One key head's rows.
+fn rows_of<'a>(shape: &AttentionShape, cache: &Cached<'a>, kv_head: usize) -> Cached<'a> {
+    let size = cache.rows * shape.head_dim;
+    Cached { values: cache.values.get(kv_head * size..(kv_head + 1) * size).unwrap_or_default(), ..*cache }
+}
+
+/// A head by itself.
+fn alone(shape: &AttentionShape) -> AttentionShape {
+    AttentionShape { heads: 1, kv_heads: 1, ..*shape }
+}
+
+pub fn head(shape: &AttentionShape, case: &Case, (number, reading): (usize, &Reading)) -> Result<Head, Unjudged> {
+    let recorded = |columns: usize| case.task.input(0).chunks(columns.max(1)).nth(number).unwrap_or_default().to_vec();
+    let mut scores = match case.op {
+        Op::Weigh => {
+            let weights = recorded(columns(shape, case.task.input(0).len())?);
+            let none = vec![0.0; weights.len()];
+            return Ok(Head { scores: HeadScores { scores: none.clone(), squares: none }, weights, factor: 1.0 });
+        }
+        Op::Softmax => {
+            let scores = recorded(columns(shape, case.task.input(0).len())?);
+            HeadScores { squares: vec![0.0; scores.len()], scores }
+        }
+        _ => {
+            let q = case.task.input(0).get(number * shape.head_dim..(number + 1) * shape.head_dim).unwrap_or_default();
+            let k = cached(shape, case.task.input(1), case.task.pos)?;
+            let k = rows_of(shape, &k, kv_head(shape, number, reading));
+            head_scores(&alone(shape), q, &k, (0, case.task.pos))
+        }
+    };
+    hide(&mut scores, case.task.pos, reading.hidden);
+    let (weights, factor) = weights(&scores.scores, reading);
+    Ok(Head { scores, weights, factor })
+}
+
+/// Hides a key; but a row sees one at least.
+fn hide(scores: &mut HeadScores, pos: usize, hidden: Hidden) {
+    let rows = scores.scores.len();
+    let first = (pos + 1).saturating_sub(rows);
+    let row = match hidden {
+        Hidden::Nothing => None,
+        Hidden::Newest => rows.checked_sub(1),
+        Hidden::First => 0usize.checked_sub(first),
+    };
+    if let Some(score) = row.filter(|_| pos > 0).and_then(|row| scores.scores.get_mut(row)) {
+        *score = f64::NEG_INFINITY;
+    }
+}
+
+fn weights(scores: &[f64], reading: &Reading) -> (Vec<f64>, f64) {
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exps = || scores.iter().map(|s| (s - max).exp()).collect::<Vec<f64>>();
+    match reading.merge {
+        None if reading.unnormalised => {
+            let exps = exps();
+            let sum = exps.iter().sum();
+            (exps, sum)
+        }
+        None => (softmax(scores), 1.0),
+        Some((keys, merge)) => (merged(scores, keys, merge), 1.0),
+    }
+}
+
+/// Parts in order, each with the maximum so far.
+fn merged(scores: &[f64], keys: usize, merge: Merge) -> Vec<f64> {
+    let mut running = f64::from(f32::MIN);
+    let mut exps = Vec::with_capacity(scores.len());
+    let (mut own, mut right) = (0.0, 0.0);
+    let mut last = running;
+    for part in scores.chunks(keys.max(1)) {
+        running = part.iter().copied().fold(running, f64::max);
+        let sum: f64 = part.iter().map(|s| (s - running).exp()).sum();
+        own += sum;
+        right = right * (last - running).exp() + sum;
+        exps.extend(part.iter().map(|s| (running, (s - running).exp())));
+        last = running;
+    }
+    let total = if merge == Merge::Output { right } else { own };
+    let rescaled = |(max, e): (f64, f64)| if merge == Merge::Sum { e * (max - last).exp() } else { e };
+    exps.into_iter().map(|e| rescaled(e) / total).collect()
+}
+
+/// Output and variance of one head.
+fn weighed(
+    shape: &AttentionShape,
+    case: &Case,
+    (number, reading): (usize, &Reading),
+    head: &Head,
+    noise: &AttentionNoise,
+) -> Result<(Vec<f64>, Vec<f64>), Unjudged> {
+    let values = if case.op == Op::Weigh { 1 } else { 2 };
+    let v = cached(shape, case.task.input(values), case.task.pos)?;
+    let (v, one) = (rows_of(shape, &v, kv_head(shape, number, reading)), alone(shape));
+    let out = weigh(&one, &head.weights, &v, 0);
+    let rows = v.rows_of(&one, 0);
+    if case.op == Op::Weigh {
+        let inputs = HeadInputs { scores: &[], squares: &[], probs: &head.weights, out: &out };
+        let variance = weigh_variance(&inputs, rows, noise);
+        return Ok((out, variance));
+    }
+    // As of the normalised head, by the square of the factor.
+    let probs: Vec<f64> = head.weights.iter().map(|w| w / head.factor).collect();
+    let normalised: Vec<f64> = out.iter().map(|o| o / head.factor).collect();
+    let inputs =
+        HeadInputs { scores: &head.scores.scores, squares: &head.scores.squares, probs: &probs, out: &normalised };
+    let variance = attention_head(&inputs, rows, noise).iter().map(|v| v * head.factor.powi(2)).collect();
+    Ok((out, variance))
+}
+
+/// Value, variance, and whether it is hidden, of one score or probability.
+fn cell(op: Op, head: &Head, column: usize, noise: &AttentionNoise) -> (f64, f64, bool) {
+    let score = head.scores.scores.get(column).copied().unwrap_or(f64::NEG_INFINITY);
+    let square = head.scores.squares.get(column).copied().unwrap_or(0.0);
+    let seen = score.is_finite();
+    if op == Op::Scores {
+        let stored = noise.score_roundings * noise.scores.rounding_variance(score);
+        let stored = if noise.scores < crate::oracle::Float::F32 { stored } else { 0.0 };
+        let variance = if seen { scores_variance(score, square, noise) + stored } else { 0.0 };
+        return (score, variance, !seen);
+    }
+    let weight = head.weights.get(column).copied().unwrap_or(0.0);
+    let own = softmax_variance(&head.scores.scores, &head.weights, noise).get(column).copied().unwrap_or(0.0);
+    if op == Op::Softmax {
+        return (weight, own, !seen);
+    }
+    let v = (scores_variance(score, square, noise) + noise.score_roundings * noise.scores.rounding_variance(score))
+        .min(8.0);
+    let variance = if seen { own + weight * weight * (2.0 * v).exp() * v.exp_m1() } else { 0.0 };
+    (if seen { weight } else { 0.0 }, variance, !seen)
+}

@@ -1,0 +1,187 @@
+//! Hypotheses of attention with a number or a place to be looked for: the window, the pair of heads, the block of keys.
+
+use super::reading::{Merge, Reading, head};
+use super::{Trial, merged, noisy_of, reordered, window};
+use crate::cause::trial::{Expect, Freedom};
+use crate::oracle::evaluate::attention::cached;
+use crate::oracle::evaluate::{Expectation, evaluate};
+use crate::oracle::judgement::Unjudged;
+use crate::oracle::replay::cases::Case;
+use crate::oracle::stage::Op;
+use driftprobe_model::Model;
+use driftprobe_model::reference::AttentionShape;
+
+/// Windows that are tried in full.
+const WINDOWS_TRIED: usize = 2;
+/// Sizes of a part that are tried one by one.
+const SIZES_MAX: usize = 64;
+/// Merges that are tried in full.
+const MERGES_TRIED: usize = 2;
+
+/// No window at all where the model has one, and the windows that fit the longest row best.
+pub fn windows<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
+    let mut all = Vec::new();
+    if model.config.sliding_windows.iter().any(Option::is_some) {
+        all.push(window(model, None));
+    }
+    let Some(case) = cases.iter().max_by_key(|c| c.task.pos) else { return all };
+    let found = match case.op {
+        Op::Attention => by_values(model, case),
+        _ => by_mask(model, case),
+    };
+    all.extend(found.unwrap_or_default().into_iter().map(|keys| window(model, Some(keys))));
+    all
+}
+
+/// As many keys as the first head's row shows, counted from its newest.
+fn by_mask(model: &Model, case: &Case) -> Option<Vec<usize>> {
+    let columns = case.recorded.len() / model.config.num_attention_heads.max(1);
+    let row = case.recorded.get(..columns)?;
+    let is_seen = |x: &&f64| if case.op == Op::Scores { **x > -1e9 } else { **x > 0.0 };
+    Some(vec![row.iter().rev().take_while(is_seen).count()])
+}
+
+/// Σ pⱼVⱼ/Σ pⱼ over the newest 1, 2, … keys of the first head, held against what is recorded.
+fn by_values(model: &Model, case: &Case) -> Option<Vec<usize>> {
+    let shape = AttentionShape::of(&model.config, case.layer_index());
+    let expected = noisy_of(model, case).ok()?;
+    let first = head(&shape, case, (0, &Reading::CLEAN)).ok()?;
+    let v = cached(&shape, case.task.input(2), case.task.pos).ok()?;
+    let width = shape.head_dim;
+    let (mut sum, mut out) = (0.0, vec![0.0; width]);
+    let mut ranked: Vec<(f64, usize)> = Vec::new();
+    for (keys, row) in (1..).zip((0..v.rows).rev()) {
+        let (weight, values) = (*first.weights.get(row)?, v.values.get(row * width..(row + 1) * width)?);
+        sum += weight;
+        out.iter_mut().zip(values).for_each(|(o, v)| *o += weight * v);
+        let z = |(i, o): (usize, &f64)| {
+            let (Some(recorded), Some(variance)) = (case.recorded.get(i), expected.variance.get(i)) else { return 0.0 };
+            (recorded - o / sum).powi(2) / (variance + expected.output.rounding_variance(*o))
+        };
+        ranked.push((out.iter().enumerate().map(z).sum(), keys));
+    }
+    ranked.retain(|(d, _)| d.is_finite());
+    ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    Some(ranked.into_iter().take(WINDOWS_TRIED).map(|(_, keys)| keys).collect())
+}
+
+/// The order of heads that the last row has: each head's place goes to the clean head that fits it best.
+pub fn swaps<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
+    let found = cases.iter().rev().find_map(|case| order(model, case));
+    let Some(order) = found else { return Vec::new() };
+    let moved: Vec<usize> = order.iter().enumerate().filter(|(h, o)| h != *o).map(|(h, _)| h).collect();
+    let names = moved.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    vec![Trial::new("HEAD_SWAP", reordered(model, order)).with("heads", names)]
+}
+
+fn order(model: &Model, case: &Case) -> Option<Vec<usize>> {
+    let expected = noisy_of(model, case).ok()?;
+    let (heads, width) = (model.config.num_attention_heads, model.config.head_dim);
+    let distance = |place: usize, from: usize| -> f64 {
+        let one = |i: usize| {
+            let (r, y, v) = (place * width + i, from * width + i, from * width + i);
+            let (Some(r), Some(y), Some(v)) = (case.recorded.get(r), expected.y.get(y), expected.variance.get(v))
+            else {
+                return f64::INFINITY;
+            };
+            (r - y).powi(2) / (v + expected.output.rounding_variance(*y))
+        };
+        (0..width).map(one).sum()
+    };
+    let best = |place: usize| {
+        // Its own place wins where it fits.
+        let own = (distance(place, place), place);
+        (0..heads).map(|from| (distance(place, from), from)).fold(own, |a, b| if b.0 < a.0 / 2.0 { b } else { a }).1
+    };
+    let order: Vec<usize> = (0..heads).map(best).collect();
+    let mut sorted = order.clone();
+    sorted.sort_unstable();
+    let is_permutation = sorted.iter().enumerate().all(|(i, h)| i == *h);
+    (is_permutation && order.iter().enumerate().any(|(i, h)| i != *h)).then_some(order)
+}
+
+/// The sizes of a part that fit the longest row's heads best, for each way to merge wrongly.
+pub fn merges<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
+    let Some(case) = cases.iter().max_by_key(|c| c.task.pos) else { return Vec::new() };
+    let rows = case.task.input(1).len() / (model.config.num_key_value_heads * model.config.head_dim).max(1);
+    let mut sizes: Vec<usize> = (1..rows.min(SIZES_MAX)).collect();
+    sizes.extend((2..=16).map(|parts| rows.div_ceil(parts)));
+    sizes.extend((7..16).map(|bits| 1 << bits).filter(|size| *size < rows));
+    sizes.sort_unstable();
+    sizes.dedup();
+    let ways = [Merge::Output, Merge::Sum, Merge::Both];
+    let tried = ways.iter().flat_map(|way| sizes.iter().map(move |size| (*size, *way)));
+    let one = std::slice::from_ref(case);
+    let mut ranked: Vec<(f64, usize, Merge)> = tried
+        .map(|(size, way)| (crate::cause::fit::distance(one, &merged(model, size, way).expect), size, way))
+        .collect();
+    ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut all: Vec<Trial<'a>> =
+        ranked.into_iter().take(MERGES_TRIED).map(|(_, size, way)| merged(model, size, way)).collect();
+    all.extend(split(model, rows, &ways));
+    all
+}
+
+/// Parts whose size follows from the number of keys, as split-k kernels have them.
+fn split<'a>(model: &'a Model, rows: usize, ways: &[Merge]) -> Vec<Trial<'a>> {
+    let one = |(parts, way): (usize, Merge)| -> Trial<'a> {
+        let expect: Expect<'a> = Box::new(move |case: &Case| {
+            let width = (model.config.num_key_value_heads * model.config.head_dim).max(1);
+            let keys = (case.task.input(1).len() / width).div_ceil(parts);
+            (merged(model, keys, way).expect)(case)
+        });
+        let what = format!("{way:?}").to_lowercase();
+        Trial::new("SOFTMAX_MERGE", expect).with("parts", parts).with("not rescaled", what)
+    };
+    let few = (2..=8).filter(|parts| *parts < rows);
+    few.flat_map(|parts| ways.iter().map(move |way| (parts, *way))).map(one).collect()
+}
+
+/// Keys behind the row's own: read from a later row's cache where that is recorded; else seen by what they take away from
+/// the probabilities, one factor a head.
+pub fn futures<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
+    let mut all = Vec::new();
+    if matches!(cases.first().map(|c| c.op), Some(Op::Attention)) {
+        let caches: Vec<Case> = cases.to_vec();
+        for ahead in 1..=2usize {
+            let known = caches.clone();
+            let expect: Expect<'a> = Box::new(move |case| with_future(model, case, (&known, ahead)));
+            all.push(Trial::new("MASK_SEES_FUTURE", expect).with("keys", ahead));
+        }
+    }
+    if matches!(cases.first().map(|c| c.op), Some(Op::Softmax | Op::ScoresSoftmax)) {
+        let expect: Expect<'a> = Box::new(move |case| diluted(model, case));
+        all.push(Trial::new("MASK_SEES_FUTURE", expect).freedom(Freedom::Fitted));
+    }
+    all
+}
+
+/// The row as it is at the position so many further: with the cache of the row recorded there, if there is one.
+fn with_future(model: &Model, case: &Case, (known, ahead): (&[Case], usize)) -> Result<Expectation, Unjudged> {
+    let alike = |c: &&Case| c.prompt_id == case.prompt_id && c.layer == case.layer;
+    let last = known.iter().filter(alike).map(|c| c.task.pos).max().unwrap_or(case.task.pos);
+    let pos = (case.task.pos + ahead).min(last);
+    let other = known.iter().filter(alike).find(|c| c.task.pos == pos).ok_or(Unjudged::NoPayload)?;
+    let mut task = case.task.clone();
+    task.inputs.truncate(1);
+    task.inputs.extend(other.task.inputs.iter().skip(1).cloned());
+    task.pos = pos;
+    // The window's other end stays.
+    let mut config = model.config.clone();
+    config.sliding_windows.iter_mut().flatten().for_each(|w| *w += pos - case.task.pos);
+    evaluate(&model.with_config(config), case.op, &task, case.layer_index())
+}
+
+/// Every head's probabilities by one factor below 1.
+fn diluted(model: &Model, case: &Case) -> Result<Expectation, Unjudged> {
+    let mut expected = noisy_of(model, case)?;
+    let columns = (expected.y.len() / model.config.num_attention_heads.max(1)).max(1);
+    let heads = expected.y.chunks_mut(columns).zip(expected.variance.chunks_mut(columns));
+    for ((y, variance), recorded) in heads.zip(case.recorded.chunks(columns)) {
+        let (up, down) = y.iter().zip(recorded).fold((0.0, 0.0), |(u, d), (y, r)| (u + y * r, d + y * y));
+        let factor = (up / down).clamp(0.0, 1.0);
+        y.iter_mut().for_each(|y| *y *= factor);
+        variance.iter_mut().for_each(|v| *v *= factor * factor);
+    }
+    Ok(Expectation::Noisy(expected))
+}

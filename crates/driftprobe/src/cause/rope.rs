@@ -1,0 +1,178 @@
+//! Hypotheses of the rotary embedding.
+
+use super::fit::{distance, fit};
+use super::trial::{Expect, Freedom, Trial, noisy_of, with_config};
+use crate::oracle::Float;
+use crate::oracle::evaluate::{Expectation, evaluate};
+use crate::oracle::judgement::Unjudged;
+use crate::oracle::replay::cases::Case;
+use driftprobe_model::reference::pair;
+use driftprobe_model::{Config, Model, RopeLayout, RopeScaling};
+use driftprobe_trace::Point;
+
+/// Offsets of the position that are tried in full.
+const OFFSETS_TRIED: usize = 3;
+/// Largest factor of a scaling.
+const SCALING_MAX: f64 = 512.0;
+/// Offsets that are looked at.
+const OFFSET_MAX: i64 = 64;
+
+/// All of them, fitted to the rows.
+pub(super) fn trials<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
+    let Some(point) = cases.first().map(|c| c.point) else { return Vec::new() };
+    let mut all = fixed(model, point);
+    all.extend(offsets(model, cases));
+    all.extend(thetas(model, cases));
+    all.extend(scalings(model, cases));
+    all
+}
+
+/// Those without a parameter to be fitted.
+pub(super) fn fixed(model: &Model, point: Point) -> Vec<Trial<'_>> {
+    let other = match model.config.rope.layout {
+        RopeLayout::Half => RopeLayout::Interleaved,
+        RopeLayout::Interleaved => RopeLayout::Half,
+    };
+    let layout = with_config(model, |c| c.rope.layout = other);
+    let mut all = vec![Trial::new("ROPE_LAYOUT", layout).with("layout", other.id())];
+    if point == Point::KPostRope {
+        all.push(Trial::new("K_WITHOUT_ROPE", Box::new(move |case| unturned(model, case))));
+    }
+    if model.config.rope.scaling != RopeScaling::None {
+        let plain = with_config(model, |c| c.rope.scaling = RopeScaling::None);
+        all.push(Trial::new("ROPE_SCALING", plain).with("scaling", "none"));
+    }
+    for format in [Float::F16, Float::Bf16] {
+        let table: Expect<'_> = Box::new(move |case| {
+            let mut task = case.task.clone();
+            task.arithmetic = task.arithmetic.with_rope_table(format);
+            evaluate(model, case.op, &task, case.layer_index())
+        });
+        all.push(Trial::new("ROPE_TABLE_PRECISION", table).with("precision", format));
+    }
+    all
+}
+
+/// The input as it is.
+fn unturned(model: &Model, case: &Case) -> Result<Expectation, Unjudged> {
+    let mut expected = noisy_of(model, case)?;
+    expected.y = case.task.input(0).to_vec();
+    expected.variance = vec![0.0; expected.y.len()];
+    Ok(Expectation::Noisy(expected))
+}
+
+/// The row turned to another position.
+pub(super) fn offset<'a>(model: &'a Model, by: i64) -> Trial<'a> {
+    let expect = move |case: &Case| turned_to(model, case, i128::from(case.task.pos_id) + i128::from(by));
+    Trial::new("ROPE_POSITION_OFFSET", Box::new(expect)).with("offset", format!("{by:+}"))
+}
+
+/// Turned to any position. Backwards is forwards with the halves of each pair exchanged.
+fn turned_to(model: &Model, case: &Case, pos: i128) -> Result<Expectation, Unjudged> {
+    let mut task = case.task.clone();
+    task.pos_id = u64::try_from(pos.unsigned_abs()).unwrap_or(u64::MAX);
+    if pos >= 0 {
+        return evaluate(model, case.op, &task, case.layer_index());
+    }
+    let exchange = |x: &mut Vec<f64>| exchange_pairs(x, &model.config);
+    task.inputs.iter_mut().for_each(exchange);
+    let mut expectation = evaluate(model, case.op, &task, case.layer_index())?;
+    if let Expectation::Noisy(expected) = &mut expectation {
+        exchange_pairs(&mut expected.y, &model.config);
+        exchange_pairs(&mut expected.variance, &model.config);
+    }
+    Ok(expectation)
+}
+
+fn exchange_pairs(x: &mut [f64], config: &Config) {
+    for head in x.chunks_exact_mut(config.head_dim.max(1)) {
+        for i in 0..config.head_dim / 2 {
+            let (first, second) = pair(config.rope.layout, config.head_dim, i);
+            head.swap(first, second);
+        }
+    }
+}
+
+/// The offsets under which the first head of the rows fits best.
+fn offsets<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
+    let few = first_heads(model, cases);
+    let near = (-OFFSET_MAX..=OFFSET_MAX).chain((7..=16).flat_map(|bits| [-(1 << bits), 1 << bits]));
+    let mut ranked: Vec<(f64, i64)> =
+        near.filter(|by| *by != 0).map(|by| (distance(&few, &offset(model, by).expect), by)).collect();
+    ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut all: Vec<Trial<'a>> = ranked.iter().take(OFFSETS_TRIED).map(|(_, by)| offset(model, *by)).collect();
+    // Every row turned alike: the position stands still. (Of K alone that is K without a rotation.)
+    let of_q = cases.first().is_some_and(|c| c.point == Point::QPostRope);
+    if of_q && cases.iter().any(|c| c.task.pos_id != cases.first().map_or(0, |f| f.task.pos_id)) {
+        for still in [0, 1] {
+            let expect: Expect<'_> = Box::new(move |case| turned_to(model, case, still));
+            all.push(Trial::new("ROPE_POSITION_OFFSET", expect).with("position", format!("always {still}")));
+        }
+    }
+    all
+}
+
+/// At most three rows, and their first heads only: enough to choose a start by.
+fn first_heads(model: &Model, cases: &[Case]) -> Vec<Case> {
+    let width = model.config.head_dim;
+    let mut few: Vec<Case> = cases.iter().rev().take(3).cloned().collect();
+    for case in &mut few {
+        case.recorded.truncate(width);
+        case.task.inputs.iter_mut().for_each(|x| x.truncate(width));
+        case.task.recorded_len = case.recorded.len();
+    }
+    few
+}
+
+/// The base, so many times as large.
+pub(super) fn theta<'a>(model: &Model, factor: f64) -> Expect<'a> {
+    with_config(model, |c| c.rope.theta *= factor)
+}
+
+fn thetas<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
+    let few = first_heads(model, cases);
+    let make = |t: f64| theta(model, t.exp());
+    let Some(t) = fit_finely(&few, cases, 9.3, &make) else { return Vec::new() };
+    let expect = make(t);
+    let value = model.config.rope.theta * t.exp();
+    vec![Trial::new("ROPE_THETA", expect).with("theta", significant(value)).freedom(Freedom::Fitted)]
+}
+
+/// Positions divided by a factor: in place of the model's own scaling where it has one.
+pub(super) fn scaling<'a>(model: &Model, factor: f64) -> Expect<'a> {
+    with_config(model, |c| c.rope.scaling = RopeScaling::Linear { factor })
+}
+
+fn scalings<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
+    let few = first_heads(model, cases);
+    let make = |t: f64| scaling(model, t.exp());
+    let Some(t) = fit_finely(&few, cases, 4.2, &make) else { return Vec::new() };
+    if t.abs() > SCALING_MAX.ln() {
+        return Vec::new();
+    }
+    let nearest = t.exp().round();
+    // A whole factor is what configs have.
+    let is_whole = nearest >= 2.0 && (t.exp() / nearest - 1.0).abs() < 1e-4;
+    let factor = if is_whole { nearest } else { t.exp() };
+    let freedom = if is_whole { Freedom::Fixed } else { Freedom::Fitted };
+    let trial = Trial::new("ROPE_SCALING", scaling(model, factor)).freedom(freedom);
+    vec![trial.with("scaling", "linear").with("factor", significant(factor))]
+}
+
+/// A logarithm within ±`reach`: on a grid, on a finer one around the best, then by steps.
+fn fit_finely<'a>(few: &[Case], cases: &[Case], reach: f64, make: &dyn Fn(f64) -> Expect<'a>) -> Option<f64> {
+    let step = 0.02;
+    let coarse = (-(reach / step) as i64..=(reach / step) as i64).map(|i| i as f64 * step);
+    let best = |grid: &mut dyn Iterator<Item = f64>| {
+        grid.map(|t| (distance(few, &make(t)), t)).filter(|(d, _)| d.is_finite()).min_by(|a, b| a.0.total_cmp(&b.0))
+    };
+    let (_, rough) = best(&mut coarse.into_iter())?;
+    let (_, fine) = best(&mut (-100..=100).map(|i| rough + f64::from(i) * step / 100.0))?;
+    fit(cases, &[fine, rough, 0.0], make)
+}
+
+/// Six digits.
+pub(super) fn significant(value: f64) -> String {
+    let text = format!("{value:.5e}");
+    text.parse::<f64>().map_or(text, |v| v.to_string())
+}

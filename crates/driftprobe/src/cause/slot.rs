@@ -1,0 +1,177 @@
+//! A cached row that is wrong: which row is it?
+
+use super::trial::Freedom;
+use crate::oracle::float::Float;
+use std::sync::Arc;
+
+/// K or V.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Keys.
+    K,
+    /// Values.
+    V,
+}
+
+/// Rows of a cache by position, each `[kv_heads × head_dim]`; `None` where it is not known.
+pub type CacheRows = [Option<Vec<f64>>];
+
+/// A prompt and its rows.
+pub type Foreign = (Arc<str>, Vec<Option<Vec<f64>>>);
+
+/// One cached row that is not what it should be, and all that it might be instead.
+#[derive(Clone, Copy, Debug)]
+pub struct WrongSlot<'a> {
+    /// Whose row it is.
+    pub part: Part,
+    /// Its position.
+    pub slot: usize,
+    /// What is recorded there.
+    pub recorded: &'a [f64],
+    /// What the rows of this part should be.
+    pub expected: &'a CacheRows,
+    /// What the rows of the other part should be.
+    pub expected_other: &'a CacheRows,
+    /// What is recorded of this part.
+    pub cache: &'a CacheRows,
+    /// Rows of the same part and layer that other prompts have.
+    pub foreign: &'a [Foreign],
+    /// Rows whose distance is at most this part of their norm count as equal; 0: exactly equal.
+    pub tolerance: f64,
+}
+
+/// A name for a wrong row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SlotName {
+    /// Id in the catalogue of faults.
+    pub id: &'static str,
+    /// Parameters by name.
+    pub parameters: Vec<(String, String)>,
+    /// How much freedom the name has.
+    pub freedom: Freedom,
+}
+
+fn name(id: &'static str, parameters: &[(&str, String)]) -> SlotName {
+    let parameters = parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    SlotName { id, parameters, freedom: Freedom::Fixed }
+}
+
+/// Names a wrong row; several names are a tie, none says that it is nothing known.
+pub fn name_slot(wrong: &WrongSlot<'_>) -> Vec<SlotName> {
+    let at = |rows: &CacheRows, slot: usize| rows.get(slot).cloned().flatten();
+    let same = |row: &[f64]| is_same(wrong.recorded, row, wrong.tolerance);
+    let slot = || ("slot", wrong.slot.to_string());
+    if wrong.recorded.iter().all(|x| *x == 0.0) {
+        return vec![name("KV_NOT_WRITTEN", &[slot()])];
+    }
+    if at(wrong.expected_other, wrong.slot).is_some_and(|row| same(&row)) {
+        return vec![name("KV_EXCHANGED", &[])];
+    }
+    if let Some(own) = at(wrong.expected, wrong.slot) {
+        for (format, round) in FORMATS {
+            let squeezed: Vec<f64> = own.iter().map(|x| round(*x)).collect();
+            if squeezed != own && same(&squeezed) {
+                return vec![name("KV_PRECISION", &[("precision", (*format).to_owned())])];
+            }
+        }
+    }
+    if let Some(other) = other_slot(wrong) {
+        return vec![other];
+    }
+    foreign(wrong)
+}
+
+/// The row of another slot of the same cache.
+fn other_slot(wrong: &WrongSlot<'_>) -> Option<SlotName> {
+    let same = |a: &[f64], b: &[f64]| is_same(a, b, wrong.tolerance);
+    let rows = wrong.expected.len().max(wrong.cache.len());
+    let others = (0..rows).filter(|s| *s != wrong.slot);
+    // The nearest first: of equal rows (a token repeated, before the rotary embedding) any would do.
+    let mut others: Vec<usize> = others.collect();
+    others.sort_by_key(|s| s.abs_diff(wrong.slot));
+    let row = |rows: &CacheRows, slot: usize| rows.get(slot).cloned().flatten();
+    for other in others {
+        let (should, is) = (row(wrong.expected, other), row(wrong.cache, other));
+        let is_that = should.as_ref().is_some_and(|r| same(wrong.recorded, r));
+        if is_that && is.as_ref().is_some_and(|is| row(wrong.expected, wrong.slot).is_some_and(|own| same(is, &own))) {
+            let (one, two) = (wrong.slot.min(other), wrong.slot.max(other));
+            return Some(name("KV_SWAPPED_SLOTS", &[("slot", one.to_string()), ("other slot", two.to_string())]));
+        }
+        if is_that || is.as_ref().is_some_and(|is| same(wrong.recorded, is)) {
+            let parameters = [("slot", wrong.slot.to_string()), ("holds slot", other.to_string())];
+            return Some(name("KV_DUPLICATED_SLOT", &parameters));
+        }
+    }
+    None
+}
+
+/// A row of another sequence: found in one that is recorded, or of one that is not.
+fn foreign(wrong: &WrongSlot<'_>) -> Vec<SlotName> {
+    for (prompt, rows) in wrong.foreign {
+        let here = |pos: &usize| {
+            rows.get(*pos).and_then(Option::as_ref).is_some_and(|r| is_same(wrong.recorded, r, wrong.tolerance))
+        };
+        let mut places: Vec<usize> = (0..rows.len()).collect();
+        places.sort_by_key(|p| p.abs_diff(wrong.slot));
+        if let Some(pos) = places.into_iter().find(here) {
+            let id = if pos == wrong.slot { "KV_STALE_SLOT" } else { "KV_FOREIGN_ROW" };
+            let from =
+                [("slot", wrong.slot.to_string()), ("prompt", prompt.to_string()), ("position", pos.to_string())];
+            return vec![name(id, &from)];
+        }
+    }
+    if !is_like_a_row(wrong) {
+        return Vec::new();
+    }
+    let loose = |id| SlotName { freedom: Freedom::Loose, ..name(id, &[("slot", wrong.slot.to_string())]) };
+    vec![loose("KV_STALE_SLOT"), loose("KV_FOREIGN_ROW")]
+}
+
+/// Whether it has a row's size and yet nothing of the row that it should be: more than half of its length is new.
+fn is_like_a_row(wrong: &WrongSlot<'_>) -> bool {
+    let Some(own) = wrong.expected.get(wrong.slot).and_then(Option::as_ref) else { return false };
+    let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let others = wrong.cache.iter().enumerate().filter(|(slot, _)| *slot != wrong.slot).map(|(_, row)| row);
+    let mut norms: Vec<f64> = wrong.expected.iter().chain(others).flatten().map(|r| norm(r)).collect();
+    norms.sort_by(f64::total_cmp);
+    let (Some(least), Some(most)) = (norms.first(), norms.last()) else { return false };
+    let size = norm(wrong.recorded);
+    let differing = wrong.recorded.iter().zip(own).filter(|(a, b)| a != b).count();
+    let away = distance(wrong.recorded, own);
+    size >= least / 2.0 && size <= most * 2.0 && differing * 2 > own.len() && away > 0.1 * norm(own)
+}
+
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
+}
+
+fn is_same(a: &[f64], b: &[f64], tolerance: f64) -> bool {
+    let norm = b.iter().map(|x| x * x).sum::<f64>().sqrt();
+    a.len() == b.len() && if tolerance == 0.0 { a == b } else { distance(a, b) <= tolerance * norm }
+}
+
+/// A format's name, and rounding to it.
+type Format = (&'static str, fn(f64) -> f64);
+
+/// Formats that caches are squeezed through, the coarsest last.
+pub(super) const FORMATS: &[Format] =
+    &[("f16", |x| Float::F16.round(x)), ("bf16", |x| Float::Bf16.round(x)), ("fp8", e4m3), ("fp8_e5m2", e5m2)];
+
+/// To the nearest of the 8-bit format with 3 bits of mantissa and exponents from −6 (OCP OFP8), at most 448.
+fn e4m3(x: f64) -> f64 {
+    eight_bits(x, (3, -6, 448.0))
+}
+
+/// The one with 2 bits of mantissa and exponents from −14, at most 57344.
+fn e5m2(x: f64) -> f64 {
+    eight_bits(x, (2, -14, 57344.0))
+}
+
+fn eight_bits(x: f64, (mantissa, least, largest): (i32, i32, f64)) -> f64 {
+    if x == 0.0 || !x.is_finite() {
+        return x;
+    }
+    let exponent = x.abs().log2().floor().max(f64::from(least));
+    let step = (exponent - f64::from(mantissa)).exp2();
+    ((x / step).round_ties_even() * step).clamp(-largest, largest)
+}
