@@ -94,8 +94,13 @@ impl Gaps {
         let unit = scene.unit(phase);
         let measures = views.iter().map(|view| {
             let pairs = draws.iter().zip(replays);
-            let of_draws = pairs.filter_map(|(draw, replay)| Some(view.distance_of(row(draw)?, row(replay)?)));
-            let of_draws: Vec<f64> = of_draws.collect();
+            // Rounding is in proportion to what is rounded, and a fault before the stretch may have made that larger.
+            let scale = size(replayed);
+            let one = |(draw, replay)| {
+                let replay = row(replay)?;
+                Some(view.distance_of(row(draw)?, replay) * scale / size(replay))
+            };
+            let of_draws: Vec<f64> = pairs.filter_map(one).collect();
             (Measure::of(view.distance(replayed), &of_draws, view.floor(replayed, unit)), Limits::of(view.len()))
         });
         let worst = measures.reduce(|worst, other| if other.0.score <= worst.0.score { worst } else { other });
@@ -118,6 +123,11 @@ impl Gaps {
     pub fn finish(self) -> Vec<Gap> {
         self.all
     }
+}
+
+/// Sum of squares; never 0.
+fn size(row: &[f64]) -> f64 {
+    row.iter().map(|x| x * x).sum::<f64>().max(f64::MIN_POSITIVE)
 }
 
 /// Whether the cached rows that a phase reads of positions which are not its own are flagged: in prefill all, in decode
