@@ -38,8 +38,23 @@ fn run_of(engine: &dyn Engine, model: &Model, shape: (usize, usize)) -> (tempfil
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
     record(engine, &plan(engine, model, shape), &path, Manifest::default(), &mut Unwatched).unwrap();
-    let run = Run::open(&path).unwrap();
+    let mut run = Run::open(&path).unwrap();
+    run.events.retain(|e| !hidden().contains(&e.point));
     (dir, run)
+}
+
+/// Points that are taken out of a run, as of an engine that does not show them.
+fn hidden() -> Vec<Point> {
+    std::env::var("HIDE").unwrap_or_default().split(',').filter_map(Point::parse).collect()
+}
+
+/// The first point behind those taken out that shows the fault.
+fn shown(point: Point) -> Point {
+    let later = [Point::AttnScores, Point::AttnProbs, Point::AttnOut];
+    match later.iter().position(|p| *p == point) {
+        Some(at) => later.iter().skip(at).copied().find(|p| !hidden().contains(p)).unwrap_or(point),
+        None => point,
+    }
 }
 
 fn causes(model: &Model, run: &Run) -> Vec<Cause> {
@@ -123,6 +138,7 @@ fn catalogue(
     let shape = (24, 3);
     let clean = EmbeddedEngine::new(model, settings.clone()).unwrap();
     let (_dir, clean) = run_of(&clean, model, shape);
+    assert_eq!(causes(model, &clean), [], "{name} {contract}: the clean run");
     let subject = Subject { model, settings, tokens: shape.0 };
     for scope in scopes {
         // Slots of the cache in the middle of that subject are those whose sources are recorded in this run.
@@ -144,7 +160,7 @@ fn catalogue(
                     assert!(found.is_none(), "{what}: {fault}: {phase} is clean: {found:?}");
                     continue;
                 }
-                let point = fault.point(subject, phase);
+                let point = shown(fault.point(subject, phase));
                 let layer = fault.scope.layer.map(|l| l as i32);
                 score.add(&what, (&fault, point, layer), found);
             }
