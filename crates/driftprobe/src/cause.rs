@@ -251,11 +251,11 @@ fn test(cases: &[Case], trials: &[Trial<'_>], scope: &Scope) -> Vec<Candidate> {
     trials.iter().map(one).collect()
 }
 
-/// A hypothesis that allows more noise than it leaves explains nothing.
-const RMS_LEAST: f64 = 0.05;
+/// A hypothesis that only allows more noise must leave as much of it as it allows.
+const LOOSE_RMS: std::ops::Range<f64> = 0.1..1.5;
 
 fn is_accepted(held: &Held, trial: &Trial<'_>, scope: &Scope) -> bool {
-    let is_idle = trial.freedom == Freedom::Loose && held.rms < RMS_LEAST;
+    let is_idle = trial.freedom == Freedom::Loose && !LOOSE_RMS.contains(&held.rms);
     let systematic = scope.systematic && held.tests.values().any(|t| t.is_flagged());
     held.all() && !is_idle && !systematic
 }

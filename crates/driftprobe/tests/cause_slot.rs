@@ -1,6 +1,6 @@
 //! A wrong row of the cache, and its name.
 
-use driftprobe::cause::{Freedom, Part, SlotName, WrongSlot, name_slot};
+use driftprobe::cause::{Foreign, Freedom, Part, SlotName, WrongSlot, name_slot};
 use std::sync::Arc;
 
 const WIDTH: usize = 16;
@@ -19,7 +19,7 @@ struct Bench {
     expected: Vec<Option<Vec<f64>>>,
     other: Vec<Option<Vec<f64>>>,
     cache: Vec<Option<Vec<f64>>>,
-    foreign: Vec<(Arc<str>, Vec<Option<Vec<f64>>>)>,
+    foreign: Vec<Foreign>,
 }
 
 impl Bench {

@@ -36,6 +36,8 @@ pub(super) fn tails<'a>(model: &'a Model, narrowed: &Narrowed) -> Vec<Trial<'a>>
         distances.iter_mut().zip(found).for_each(|(d, f)| *d += f);
     }
     let mut ranked: Vec<(f64, usize)> = distances.into_iter().zip(1..).collect();
+    // What is left of a sum that has lost more than half of its products is no tail's loss.
+    ranked.truncate(cols / 2);
     ranked.retain(|(d, _)| d.is_finite());
     ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     ranked.iter().take(TAILS_TRIED).map(|(_, columns)| tail(model, &narrowed.outputs, *columns)).collect()
@@ -64,14 +66,13 @@ fn without_tails(model: &Model, narrowed: &Narrowed, case: &Case) -> Option<Vec<
     Some(distances)
 }
 
-/// Sums kept in f16: product by product in the order of the inputs, and in any order. In bf16: in any order.
+/// Sums kept in f16: product by product in the order of the inputs, and in any order.
 pub(super) fn narrow<'a>(model: &'a Model, outputs: &Outputs) -> Vec<Trial<'a>> {
     let own = outputs.clone();
     let in_order: Expect<'a> = Box::new(move |case| sequential(model, &own, case));
     vec![
         Trial::new("ACCUMULATOR_SATURATED", in_order).with("accumulator", "f16").freedom(Freedom::Fitted),
         coarse(model, outputs, Float::F16),
-        coarse(model, outputs, Float::Bf16),
     ]
 }
 
