@@ -10,6 +10,7 @@ use crate::pair::Pairing;
 use crate::place::{describe, describe_row};
 use crate::reason::{ReasonCode, Reasons};
 use crate::repeat::RepeatOutcome;
+use crate::simulate::EndToEnd;
 use driftprobe_trace::{Event, Note, Phase, Point, Run};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -55,7 +56,7 @@ pub fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, 
 }
 
 /// Below this p-value the phases' difference is no draw of rounding.
-const P_VALUE_MIN: f64 = 1e-4;
+const P_VALUE_MIN: f64 = 1e-3;
 
 /// What the model gave, as far as no pair tells it.
 pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reasons: &mut Reasons) {
@@ -72,9 +73,10 @@ pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reas
     for (prompt, why) in &examination.study.skipped {
         reasons.add(ReasonCode::NotSimulated, format!("{prompt}: {why}"));
     }
-    if let Some(drift) =
-        examination.study.end_to_end.as_ref().filter(|drift| drift.p_value.is_nan() || drift.p_value < P_VALUE_MIN)
-    {
+    // What is at fault drives the phases apart; there is nothing more to say of that.
+    let sound = examination.faults().next().is_none() && examination.causes.is_empty();
+    let too_much = |drift: &&EndToEnd| sound && (drift.p_value.is_nan() || drift.p_value < P_VALUE_MIN);
+    if let Some(drift) = examination.study.end_to_end.as_ref().filter(too_much) {
         let ratio = drift.observed_over_expected;
         reasons.add(ReasonCode::TooMuchDrift, format!("{ratio:.3} times as far, p = {:.1e}", drift.p_value));
     }
