@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
+use driftprobe::examine::Oracle;
 use driftprobe_engine::faulty::Fault;
 use driftprobe_engine::{DecodeAttention, PrefillAttention, QuantisedMatmul, Storage};
 use std::path::PathBuf;
@@ -145,6 +146,10 @@ pub struct RunArgs {
     /// Seed to record; the embedded engine draws no random numbers
     #[arg(long, env = "GRETA_SEED", default_value_t = 1)]
     pub seed: u64,
+    /// Operations that simulating the prompts from their tokens may take; prompts beyond it are left out, and the report says
+    /// what that leaves open
+    #[arg(long, default_value_t = Oracle::BUDGET_FLOPS, value_name = "FLOPS")]
+    pub simulate: f64,
     /// Keep hashes, statistics and eight values of each row, but not the rows themselves
     #[arg(long)]
     pub no_payloads: bool,
@@ -181,6 +186,10 @@ pub struct AnalyzeArgs {
     /// The arithmetic that the engine claims, in place of the manifest's: a JSON file, or a preset by name
     #[arg(long, value_name = "FILE|PRESET")]
     pub contract: Option<String>,
+    /// Operations that simulating the prompts from their tokens may take; prompts beyond it are left out, and the report says
+    /// what that leaves open
+    #[arg(long, default_value_t = Oracle::BUDGET_FLOPS, value_name = "FLOPS")]
+    pub simulate: f64,
     /// Folder of the report [default: report/ inside the run's folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

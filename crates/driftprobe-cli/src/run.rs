@@ -59,7 +59,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     watcher.finish();
     match recorded {
         Ok(_) => {
-            let oracle = Oracle::new(&model);
+            let oracle = Oracle { budget_flops: args.simulate, ..Oracle::new(&model) };
             analyze::report(&dir, Some(&oracle), None, args.format)
         }
         Err(EngineError::Interrupted) => Err(Failure::interrupted(&dir)),
