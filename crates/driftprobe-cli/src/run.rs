@@ -4,18 +4,22 @@ use crate::analyze;
 use crate::args::{Modes, RunArgs};
 use crate::environment;
 use crate::failure::Failure;
+use crate::output;
 use crate::progress::TerminalWatcher;
 use crate::prompts;
 use candle_core::Device;
+use driftprobe::Analysis;
 use driftprobe::examine::Oracle;
+use driftprobe::search::{Round, between, with_search};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{self, Plan, record};
 use driftprobe_engine::{EmbeddedEngine, Engine, EngineError, Settings};
 use driftprobe_model::{Model, Tokenizer};
-use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, ModelInfo, Phase, Point, PromptInfo};
+use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, ModelInfo, Phase, Point, PromptInfo, SEARCH_PREFIX};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The layers that are traced when none are named.
 const LAYERS_BY_DEFAULT: &[usize] = &[0, 1, 2, 4, 8];
@@ -53,18 +57,50 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let mut watcher = TerminalWatcher::new();
     let mut recorded = record(engine, &plan, &dir, manifest(args, &model), &mut watcher);
     if recorded.is_ok() && args.mode == Modes::Both {
-        let plan = Plan { mode: Mode::KvAligned, ..plan };
-        recorded = record(engine, &plan, &dir.join(ALIGNED_DIR), manifest(args, &model), &mut watcher);
+        let aligned = Plan { mode: Mode::KvAligned, ..plan.clone() };
+        recorded = record(engine, &aligned, &dir.join(ALIGNED_DIR), manifest(args, &model), &mut watcher);
     }
     watcher.finish();
     match recorded {
         Ok(_) => {
             let oracle = Oracle { budget_flops: args.simulate, ..Oracle::new(&model) };
-            analyze::report(&dir, Some(&oracle), None, args.format)
+            let analysis = analyze::judge(&dir, Some(&oracle))?;
+            let rounds = search(engine, &plan, &analysis, (&dir, &oracle))?;
+            let analysis = with_search(analysis, rounds);
+            output::write(&analysis, &analyze::beside(&dir), args.format)?;
+            Ok(analysis.exit_code())
         }
         Err(EngineError::Interrupted) => Err(Failure::interrupted(&dir)),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Rounds of the search for a fault between recorded layers; each narrows them down to at most an eighth.
+const ROUNDS_MAX: usize = 8;
+
+/// Records the layers between which a fault lies, until it is found in one of them.
+fn search(
+    engine: &dyn Engine,
+    plan: &Plan,
+    analysis: &Analysis,
+    (dir, oracle): (&Path, &Oracle<'_>),
+) -> Result<Vec<Round>, Failure> {
+    let mut rounds = Vec::new();
+    let mut open = between(analysis, engine.layers());
+    while let Some(found) = open.take().filter(|_| rounds.len() < ROUNDS_MAX) {
+        let prompts = plan.prompts.iter().filter(|prompt| *prompt.id == *found.prompt_id).cloned().collect();
+        let plan = Plan { prompts, layers: found.layers(), repeats: 0, overwrite: true, ..plan.clone() };
+        let folder = dir.join(format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
+        let mut watcher = TerminalWatcher::new();
+        let manifest = Manifest { model: None, ..Manifest::default() };
+        let recorded = record(engine, &plan, &folder, manifest, &mut watcher);
+        watcher.finish();
+        recorded?;
+        let analysis = analyze::judge(&folder, Some(oracle))?;
+        open = between(&analysis, engine.layers()).filter(|next| *next != found);
+        rounds.push(Round { layers: plan.layers, analysis: Arc::new(analysis) });
+    }
+    Ok(rounds)
 }
 
 /// The embedded engine with a fault, for the curious.
