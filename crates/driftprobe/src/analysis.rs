@@ -14,6 +14,7 @@ use crate::grounds::{
     duplicate_reasons, examination_reasons, pair_reasons, repeat_reasons, run_reasons, unpaired_reasons,
 };
 use crate::judge::{JudgedPair, PairVerdict, judge};
+use crate::kv::AttentionEvidence;
 use crate::modes::ModeRow;
 use crate::pair::{Pairing, WhyLoose, pair};
 use crate::place::{Place, Places, describe};
@@ -68,6 +69,8 @@ pub struct Analysis {
     pub repeats: Vec<RepeatOutcome>,
     /// What the model says of each phase; none: no model was given, or not the run's.
     pub examination: Option<Examination>,
+    /// Projections, scores and caches of attention, in this mode.
+    pub attention: AttentionEvidence,
     /// The same run with prefill's cache under decode.
     pub aligned: Option<Arc<Analysis>>,
     /// Every tensor in both modes; empty where there is only one.
@@ -230,6 +233,9 @@ pub fn analyze_against(
         attribute(&mut pairs, examination);
     }
 
+    let config = examination.is_some().then_some(oracle).flatten().map(|oracle| &oracle.model.config);
+    let attention = AttentionEvidence::of(&events, (rows, &places), &pairs, config);
+
     let counts = count(&pairs);
     let coverage = Coverage {
         expected: expectation.rows,
@@ -280,6 +286,7 @@ pub fn analyze_against(
         unmapped: run.unmapped.iter().map(|one| (one.source.to_string(), one.point.clone())).collect(),
         repeats,
         examination,
+        attention,
         aligned: None,
         modes: vec![],
         own_verdict: None,
