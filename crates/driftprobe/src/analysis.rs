@@ -63,7 +63,7 @@ pub struct Analysis {
     pub counts: PairCounts,
     /// What was promised, found and paired.
     pub coverage: Coverage,
-    /// Differing pairs by failure code, in the order of the codes.
+    /// Failing pairs by failure code, in the order of the codes: see [`JudgedPair::fails`].
     pub codes: Vec<(&'static str, u64)>,
     /// Each phase against its repeats.
     pub repeats: Vec<RepeatOutcome>,
@@ -277,7 +277,7 @@ pub fn analyze_against(
         verdict,
         counts,
         coverage,
-        codes: codes(&pairs, &unpaired),
+        codes: codes(&pairs, &unpaired, examination.is_some()),
         pairs,
         unpaired,
         missing: expectation.missing,
@@ -344,9 +344,9 @@ fn count(pairs: &[JudgedPair]) -> PairCounts {
 }
 
 /// How often each failure code stands, in the order of the codes.
-fn codes(pairs: &[JudgedPair], unpaired: &[Unpaired]) -> Vec<(&'static str, u64)> {
+fn codes(pairs: &[JudgedPair], unpaired: &[Unpaired], judged: bool) -> Vec<(&'static str, u64)> {
     let mut by_point: BTreeMap<(Point, &'static str), u64> = BTreeMap::new();
-    for pair in pairs.iter().filter(|pair| pair.parts()) {
+    for pair in pairs.iter().filter(|pair| pair.fails(judged)) {
         *by_point.entry((pair.prefill.point, pair.code())).or_default() += 1;
     }
     let offset = unpaired.iter().filter(|one| !one.one_phase).count() as u64;

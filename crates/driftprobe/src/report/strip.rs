@@ -100,6 +100,12 @@ pub fn lines(analysis: &Analysis, width: usize) -> Vec<Vec<Span>> {
         }
     }
     out.push(vec![Span::new(Style::Dim, "= bit-equal  ~ equal as sampled  ? not decided  ≠ differs  ! not finite")]);
+    if analysis.examination.is_some() {
+        let judged = "X at fault; what differs and is neither ≠ nor X is within rounding";
+        let open = cells.values().any(|cell| matches!(cell, Cell::Differs(_)));
+        let judged = if open { "X at fault  ≈ differs within rounding" } else { judged };
+        out.push(vec![Span::new(Style::Dim, judged)]);
+    }
     if cells.values().any(|cell| BARS.contains(&cell.draw().0)) {
         let bars = "▁▂▃▄▅▆▇█ differs, rel L2 < 1e-7, 1e-6 … 1e-1 and above; blank: not compared";
         out.push(vec![Span::new(Style::Dim, bars)]);

@@ -3,7 +3,8 @@
 //! It is text with semantic styles; whoever prints it decides on colour. Nothing is told by colour alone.
 
 use super::escape::{columns, cut, visible};
-use super::format::{distances, number, share, statistics};
+use super::format::{brief, distances, number, p_value, share, statistics};
+use super::power::{shown, smallest};
 use super::strip;
 use super::suspects::cause_in_words;
 use crate::advice::rows_of;
@@ -201,10 +202,16 @@ fn causes(out: &mut Styled, analysis: &Analysis) {
     if let Some(drift) = examination.study.end_to_end.as_ref().filter(|_| examination.causes.is_empty()) {
         let text = format!(
             "end to end the phases are {} times as far apart as {} draws of rounding, p = {}",
-            number(drift.observed_over_expected),
+            brief(drift.observed_over_expected),
             drift.draws,
-            number(drift.p_value)
+            p_value(drift.p_value)
         );
+        out.wrapped("  ", Style::Dim, &text);
+    }
+    if analysis.verdict.verdict == Verdict::Pass && !examination.power.is_empty() {
+        let (seen, of, _) = shown(examination);
+        let smallest = smallest(&examination.power).map_or_else(String::new, |sizes| format!("; smallest: {sizes}"));
+        let text = format!("would have shown {seen} of {of} bugs of the catalogue{smallest}");
         out.wrapped("  ", Style::Dim, &text);
     }
 }
