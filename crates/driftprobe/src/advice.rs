@@ -10,7 +10,7 @@ use crate::judge::{JudgedPair, PairVerdict};
 use crate::metrics::Scope;
 use crate::pair::KeyField;
 use crate::reason::ReasonCode;
-use crate::verdict::{FirstFailure, Parting, layer_of};
+use crate::verdict::{FirstFailure, Parting, SubVerdict, Verdict, layer_of};
 use driftprobe_trace::{Event, Phase, Point};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -74,6 +74,7 @@ pub(crate) fn rows_of(count: u64, noun: &str) -> String {
 
 fn recommendations(analysis: &Analysis) -> Vec<String> {
     let mut out = vec![];
+    out.extend(nothing(analysis).map(str::to_owned));
     out.extend(shifted_positions(analysis));
     out.extend(one_phase_only(analysis));
     out.extend(cure::of_causes(analysis));
@@ -99,6 +100,18 @@ fn recommendations(analysis: &Analysis) -> Vec<String> {
         out.push(format!("{} ({}): {}.", reason.code.id(), reason.count, reason.code.hint()));
     }
     out
+}
+
+/// What to do after a PASS.
+fn nothing(analysis: &Analysis) -> Option<&'static str> {
+    match (analysis.verdict.verdict, analysis.verdict.sub_verdict) {
+        (Verdict::Pass, Some(SubVerdict::BitIdentical)) => Some("Nothing to mend: every pair is bit-equal."),
+        (Verdict::Pass, _) => Some(
+            "Nothing to mend: the drift is what rounding makes. Document it as expected; a gate on bit equality would only \
+             ever alarm.",
+        ),
+        _ => None,
+    }
 }
 
 /// A field of the key by whose constant shift the unpaired events of each prompt miss one another.

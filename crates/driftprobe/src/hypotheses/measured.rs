@@ -83,12 +83,14 @@ fn same_rows(mode: &'static str, analysis: &Analysis) -> Evidence {
         (_, true) => {
             row(what, measured, (Supports::Structural, "what the cache holds cannot be what parts the phases"))
         }
-        _ if earlier == 0 => row(what, measured, {
+        _ if earlier == 0 => row(
+            what,
+            measured,
             (
                 Supports::Neither,
                 "only rows of the newest position differ: what was computed before them differs already",
-            )
-        }),
+            ),
+        ),
         _ => row(
             what,
             measured,
@@ -123,12 +125,14 @@ fn outputs(mode: &'static str, analysis: &Analysis) -> Evidence {
             format!("no: {all} of {all} rows equal"),
             (Supports::Structural, "attention gives the same in both phases"),
         ),
-        (all, _) => row(what, format!("{differing} of {all} rows, {by}"), {
+        (all, _) => row(
+            what,
+            format!("{differing} of {all} rows, {by}"),
             (
                 Supports::Neither,
                 "another order of summation makes them diverge too; the stages below measure whether it is that",
-            )
-        }),
+            ),
+        ),
     }
 }
 
@@ -145,12 +149,14 @@ fn with_prefills_cache(analysis: &Analysis) -> Evidence {
         format!("of {differing} tensors that drift: gone {gone}, less than half left {mostly}, stays {stays}");
     match differing {
         0 => row(what, "nothing drifts", (Supports::Structural, "there is no drift to explain")),
-        _ => row(what, measured, {
+        _ => row(
+            what,
+            measured,
             (
                 Supports::Neither,
                 "it says where drift arises (what the cache holds, or the step itself), not what makes it",
-            )
-        }),
+            ),
+        ),
     }
 }
 
@@ -220,12 +226,11 @@ fn causes(analysis: &Analysis) -> Evidence {
         .flat_map(|(mode, e)| e.causes.iter().map(move |cause| format!("{mode}: {}", cause_in_words(cause))))
         .collect();
     match causes.is_empty() {
-        true => row(what, "nothing is off that a bug would have to explain", {
-            (
-                Supports::Structural,
-                "bugs of the catalogue are looked for where a row is off; the power table says which would have shown",
-            )
-        }),
+        true => row(
+            what,
+            "nothing is off that a bug would have to explain",
+            (Supports::Neither, "it is asked only where a row is off; the power table says which bugs would have been"),
+        ),
         false => row(
             what,
             causes.join("; "),

@@ -100,7 +100,8 @@ impl ProjectionHash {
 /// By layer, prompt, projection and position.
 pub(super) fn of(events: &[&Event], rows: &dyn Rows, places: &Places) -> Vec<ProjectionHash> {
     type Key = (i32, usize, Projection);
-    let mut all: BTreeMap<Key, (Arc<str>, Point, BTreeMap<u64, RowOfHash>)> = BTreeMap::new();
+    type Rows = (Arc<str>, Point, BTreeMap<u64, RowOfHash>);
+    let mut all: BTreeMap<Key, Rows> = BTreeMap::new();
     for &event in events {
         let Some(projection) = Projection::of(event.point) else { continue };
         let key = (event.layer, places.rank(&event.prompt_id), projection);
@@ -124,10 +125,13 @@ pub(super) fn of(events: &[&Event], rows: &dyn Rows, places: &Places) -> Vec<Pro
             *side = hash_of(event, rows);
         }
     }
-    let one =
-        |((layer, _, projection), (prompt_id, point, rows)): (Key, (Arc<str>, Point, BTreeMap<u64, RowOfHash>))| {
-            ProjectionHash { layer, prompt_id, projection, point, rows: rows.into_values().collect() }
-        };
+    let one = |((layer, _, projection), (prompt_id, point, rows)): (Key, Rows)| ProjectionHash {
+        layer,
+        prompt_id,
+        projection,
+        point,
+        rows: rows.into_values().collect(),
+    };
     all.into_iter().map(one).collect()
 }
 
@@ -137,10 +141,12 @@ fn hash_of(event: &Event, rows: &dyn Rows) -> Option<RowHash> {
 }
 
 pub(super) fn across_prompts(all: &[ProjectionHash], projection: Projection) -> (u64, u64) {
-    /// Rows of one layer and phase by hash: the prompts and tokens that have it.
-    type Seen = BTreeMap<(i32, usize, RowHashKey), Vec<(Arc<str>, Option<u32>)>>;
+    /// A prompt, and the token of its row.
+    type Owner = (Arc<str>, Option<u32>);
+    /// Rows of one layer and phase by hash: who has it.
+    type Seen = BTreeMap<(i32, usize, RowHashKey), Vec<Owner>>;
     let mut seen: Seen = BTreeMap::new();
-    let mut prompts: BTreeMap<i32, Vec<(Arc<str>, Option<u32>)>> = BTreeMap::new();
+    let mut prompts: BTreeMap<i32, Vec<Owner>> = BTreeMap::new();
     for one in all.iter().filter(|one| one.projection == projection) {
         for row in &one.rows {
             let who = (one.prompt_id.clone(), row.token_id);
@@ -152,9 +158,7 @@ pub(super) fn across_prompts(all: &[ProjectionHash], projection: Projection) -> 
         }
     }
     // The same token in layer 0 gives the same row in every prompt.
-    let unlike = |a: &(Arc<str>, Option<u32>), b: &(Arc<str>, Option<u32>)| {
-        a.0 != b.0 && a.1.is_some() && b.1.is_some() && a.1 != b.1
-    };
+    let unlike = |a: &Owner, b: &Owner| a.0 != b.0 && a.1.is_some() && b.1.is_some() && a.1 != b.1;
     let (mut compared, mut shared) = (0, 0);
     for ((layer, _, _), owners) in &seen {
         let others = prompts.get(layer).map(Vec::as_slice).unwrap_or_default();

@@ -107,7 +107,8 @@ impl Tally {
 
     /// Scores of one head; hidden keys count for nothing.
     fn scores(&mut self, scores: &[f64]) {
-        scores.iter().filter(|score| !(**score <= MASKED)).for_each(|score| self.add(*score));
+        // A NaN is no mask.
+        scores.iter().filter(|score| **score > MASKED || score.is_nan()).for_each(|score| self.add(*score));
     }
 
     /// Probabilities of one head from the key at `first_pos` on; `visible` says which keys are seen.

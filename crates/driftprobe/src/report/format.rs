@@ -12,9 +12,9 @@ pub fn number(value: f64) -> String {
 /// A measured number in a sentence or a narrow cell: three significant digits, with an exponent only where it is needed.
 pub fn brief(value: f64) -> String {
     match value.abs() {
-        size if size == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         size if !size.is_finite() => value.to_string().replace("inf", "∞"),
-        size if size >= 999.5 || size < 1e-3 => format!("{value:.2e}"),
+        size if !(1e-3..999.5).contains(&size) => format!("{value:.2e}"),
         size => format!("{value:.*}", (2 - size.log10().floor() as i32).clamp(0, 5) as usize),
     }
 }

@@ -1,6 +1,5 @@
 //! What a run would have shown, by bug and phase: the rows of the power table put together.
 
-use super::format::brief;
 use crate::cause::{PowerRow, UNEXPLAINED};
 use crate::examine::Examination;
 use crate::simulate::{PlaceDrift, TokenJudgement};
@@ -59,7 +58,7 @@ pub fn by_bug(power: &[PowerRow]) -> Vec<BugPower> {
     let rank = |bug: &BugPower| (bug.id == UNEXPLAINED, order.iter().position(|id| *id == bug.id), bug.phase);
     let ranks: Vec<_> = all.iter().map(rank).collect();
     let mut sorted: Vec<_> = ranks.into_iter().zip(all).collect();
-    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    sorted.sort_by_key(|(rank, _)| *rank);
     sorted.into_iter().map(|(_, bug)| bug).collect()
 }
 
@@ -126,25 +125,23 @@ pub fn shown(examination: &Examination) -> (usize, usize, Vec<&'static str>) {
     (ids.len() - unseen.len(), ids.len(), unseen.into_iter().collect())
 }
 
-/// Short names of what is measured, and the bug that has such a size.
-const SIZES: [(&str, &str); 6] = [
+/// Short names of what is measured, most telling first.
+const SIZES: [(&str, &str); 4] = [
     ("relative change of the scale", "temperature"),
     ("relative change of theta", "theta"),
-    ("change of epsilon", "epsilon"),
     ("attention weight that another row gets", "weight of a wrong slot"),
     ("relative change of the row", "gain of a row"),
-    ("relative change of one element", "one element"),
 ];
 
-/// The smallest sizes found in every phase, in short: `temperature 2.6e-7, theta 7.7e-7`.
+/// The smallest sizes found in every phase, the first three in short: `temperature 3e-7, theta 8e-7`.
 pub fn smallest(power: &[PowerRow]) -> Option<String> {
     let all = by_bug(power);
     let of = |(what, name): (&str, &str)| {
-        let sizes = all.iter().filter_map(|bug| Some(bug.smallest.get(what)?[1]));
+        let sizes = all.iter().filter_map(|bug| bug.smallest.get(what).map(|[_, all_rows]| *all_rows));
         let worst = sizes.reduce(f64::max).filter(|size| size.is_finite())?;
-        Some(format!("{name} {}", brief(worst)))
+        Some(format!("{name} {worst:.0e}"))
     };
-    let parts: Vec<String> = SIZES.into_iter().filter_map(of).collect();
+    let parts: Vec<String> = SIZES.into_iter().filter_map(of).take(3).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
@@ -177,7 +174,7 @@ mod tests {
         assert_eq!((all[0].rows, all[0].seen, all[0].effect), (8, 7, Some(40.0)));
         assert_eq!(all[0].smallest["relative change of theta"], [3e-6, 1e-6]);
         assert_eq!(all[0].unseen, [(Point::AttnOut, "seen in 2 of 3 rows only".to_owned())]);
-        assert_eq!(smallest(&power).unwrap(), "theta 5.00e-6");
+        assert_eq!(smallest(&power).unwrap(), "theta 5e-6");
         let mut examination = Examination::default();
         examination.power = power.to_vec();
         assert_eq!(shown(&examination), (1, 2, vec!["NORM_EPS"]));

@@ -3,8 +3,7 @@
 //!
 //! Rules for readers: unknown fields may be added within a version; hashes are decimal strings; numbers that JSON cannot
 //! hold are the strings `"NaN"`, `"Infinity"` and `"-Infinity"`; `null` means "not known" or "not given", never zero.
-//! `not_judged` names the fields that this version writes but has no means to fill: their zeros and empty lists claim
-//! nothing.
+//! `not_judged` names the fields that only a model can fill: where none was given, their zeros and empty lists claim nothing.
 
 mod attention;
 mod cause;

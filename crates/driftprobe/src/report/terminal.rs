@@ -179,7 +179,7 @@ pub fn to_terminal(analysis: &Analysis) -> Styled {
             out.wrapped("  ", Style::Plain, &format!("{} ({}): {what}", reason.code.id(), reason.count));
         }
     }
-    if !analysis.advice.recommendations.is_empty() {
+    if run.verdict != Verdict::Pass && !analysis.advice.recommendations.is_empty() {
         out.blank();
         out.line(Style::Strong, "Next");
         for recommendation in analysis.advice.recommendations.iter().take(3) {

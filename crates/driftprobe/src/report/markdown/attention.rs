@@ -6,6 +6,7 @@ use crate::hypotheses::modes;
 use crate::kv::{AttentionEvidence, AttentionStatistics, Consistency, KvIndicator, ProjectionHash};
 use crate::report::escape::{code, markdown_sentence};
 use crate::report::format::{number, or_dash};
+use std::collections::{BTreeMap, BTreeSet};
 
 pub fn alignment(out: &mut Document, analysis: &Analysis) {
     out.section("KV alignment analysis");
@@ -76,10 +77,6 @@ fn statistics(out: &mut Document, analysis: &Analysis) {
         );
         return;
     }
-    out.line(
-        "Scaled scores before softmax and probabilities after it, over all prompts, positions and heads of a layer;",
-    );
-    out.line("entropy in nats, and the mass on the first token, are means over rows and heads.\n");
     let measured = |s: &&(&str, &AttentionStatistics)| s.1.before.value().is_some() || s.1.after.value().is_some();
     let header = [
         "Mode",
@@ -96,15 +93,19 @@ fn statistics(out: &mut Document, analysis: &Analysis) {
         "Source (pre, post)",
     ];
     if all.iter().any(|s| measured(&s)) {
+        out.line(
+        "Scaled scores before softmax and probabilities after it, over all prompts, positions and heads of a layer;",
+    );
+        out.line("entropy in nats, and the mass on the first token, are means over rows and heads.\n");
         out.table(header, all.iter().filter(measured).map(|(mode, s)| row(mode, s)));
     }
-    let mut absent: Vec<String> = vec![];
+    let mut absent: BTreeMap<(&str, &str), BTreeSet<i32>> = BTreeMap::new();
     for (mode, s) in all.iter().filter(|s| !measured(s)) {
-        absent.push(format!("{mode}, layer {}, {}: {}", s.layer, s.phase, s.before.source()));
+        absent.entry((mode, s.before.source())).or_default().insert(s.layer);
     }
-    if !absent.is_empty() {
-        out.line("\nNot measured:\n");
-        absent.iter().for_each(|line| out.line(format!("- {}", markdown_sentence(line))));
+    for ((mode, why), layers) in absent {
+        let layers: Vec<String> = layers.iter().map(i32::to_string).collect();
+        out.line(format!("Not measured in {mode}, layers {}: {}.\n", layers.join(", "), markdown_sentence(why)));
     }
 }
 

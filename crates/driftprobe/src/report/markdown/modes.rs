@@ -25,7 +25,7 @@ pub fn execution(out: &mut Document, analysis: &Analysis) {
         [
             mode.to_owned(),
             own.id().to_owned(),
-            first.map_or_else(|| "none".to_owned(), |first| place(first)),
+            first.map_or_else(|| "none".to_owned(), place),
             format!("{good} / {bad}"),
             (counts.total - good - bad).to_string(),
             counts.differing.to_string(),
