@@ -60,7 +60,7 @@ pub fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, 
 const NOISE_MAX: f64 = 0.05;
 
 /// Below this p-value the phases' difference is no draw of rounding.
-const P_VALUE_MIN: f64 = 1e-3;
+pub const P_VALUE_MIN: f64 = 1e-3;
 
 /// What the model gave, as far as no pair tells it.
 pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reasons: &mut Reasons) {

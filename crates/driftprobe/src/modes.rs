@@ -54,6 +54,18 @@ pub enum Says {
 }
 
 impl Says {
+    /// As `drift.json` spells it.
+    pub const fn id(self) -> &'static str {
+        match self {
+            Says::None => "none",
+            Says::Cache => "cache",
+            Says::MostlyCache => "mostly_cache",
+            Says::Step => "step",
+            Says::OnlyAligned => "only_aligned",
+            Says::Unknown => "unknown",
+        }
+    }
+
     /// In words.
     pub const fn in_words(self) -> &'static str {
         match self {
@@ -137,5 +149,6 @@ pub fn combine(mut as_designed: Analysis, aligned: Analysis) -> Analysis {
         as_designed.verdict.sub_verdict = Some(crate::verdict::SubVerdict::StructuralDrift);
     }
     as_designed.aligned = Some(Arc::new(aligned));
+    as_designed.advice = crate::advice::advise(&as_designed);
     as_designed
 }

@@ -213,8 +213,8 @@ fn first_fault(pairs: &[JudgedPair], unpaired: &[Unpaired], examination: &Examin
     let pair = paired.and_then(|at| pairs.get(at).map(|pair| (at, pair)));
     match (pair, loose) {
         (Some((at, pair)), loose) if loose.is_none_or(|loose| pair.place <= loose.place) => {
-            let (last_equal, from) = last_equal_before(pairs, at);
-            Some(FirstFailure { parting: Parting::Fault, last_equal, ..of_pair(pairs, at, pair, from) })
+            // What lies between it and the last equal row is judged, or left open by its own reason.
+            Some(FirstFailure { parting: Parting::Fault, ..of_pair(pairs, at, pair, None) })
         }
         (_, Some(loose)) => Some(FirstFailure {
             parting: Parting::Fault,
