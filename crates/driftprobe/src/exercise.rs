@@ -21,6 +21,7 @@ pub fn reasons(manifest: Option<&Manifest>, pairs: &[JudgedPair], reasons: &mut 
     passes(manifest, pairs, reasons);
     tested(pairs, reasons);
     hashes(pairs, reasons);
+    manifest.into_iter().for_each(|manifest| slot_tables(manifest, reasons));
     let contract = manifest.and_then(|manifest| manifest.contract.as_ref());
     let engine = manifest.and_then(|manifest| manifest.engine.as_ref()?.name.as_deref());
     let quantised = contract.is_some_and(|contract| {
@@ -29,6 +30,38 @@ pub fn reasons(manifest: Option<&Manifest>, pairs: &[JudgedPair], reasons: &mut 
     });
     if quantised && engine == Some(EMBEDDED) {
         reasons.add(ReasonCode::SharedKernels, "");
+    }
+}
+
+/// Slot tables, where the manifest has them (by prompt and phase, a slot for each position): no two positions share a slot,
+/// and each table is as long as its prompt.
+fn slot_tables(manifest: &Manifest, reasons: &mut Reasons) {
+    let tables = manifest.slots.as_ref().and_then(|slots| slots.as_object());
+    for (prompt, phases) in tables.into_iter().flatten() {
+        let tokens = manifest.prompts.iter().flatten().find(|one| one.id == *prompt).map(|one| one.tokens.len());
+        for (phase, table) in phases.as_object().into_iter().flatten() {
+            let Some(table) = table.as_array() else {
+                reasons.add(ReasonCode::SlotTable, format!("{prompt}, {phase}: no list of slots"));
+                continue;
+            };
+            let mut first: BTreeMap<Option<u64>, usize> = BTreeMap::new();
+            for (position, slot) in table.iter().map(serde_json::Value::as_u64).enumerate() {
+                match (slot, first.get(&slot)) {
+                    (None, _) => {
+                        reasons.add(ReasonCode::SlotTable, format!("{prompt}, {phase}: position {position} has none"))
+                    }
+                    (Some(slot), Some(other)) => {
+                        let example = format!("{prompt}, {phase}: positions {other} and {position} have slot {slot}");
+                        reasons.add(ReasonCode::SlotTable, example);
+                    }
+                    _ => drop(first.insert(slot, position)),
+                }
+            }
+            if tokens.is_some_and(|tokens| tokens != table.len()) {
+                let example = format!("{prompt}, {phase}: {} slots for {} tokens", table.len(), tokens.unwrap_or(0));
+                reasons.add(ReasonCode::SlotTable, example);
+            }
+        }
     }
 }
 

@@ -55,6 +55,10 @@ pub fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, 
     }
 }
 
+/// Most noise, relative to a row's size, that a contract may allow at a point: bf16 stores to 0.2%, and a bug that is to be
+/// told from noise must be larger than it.
+const NOISE_MAX: f64 = 0.05;
+
 /// Below this p-value the phases' difference is no draw of rounding.
 pub const P_VALUE_MIN: f64 = 1e-3;
 
@@ -66,6 +70,12 @@ pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reas
             format!("{}, {}: {}", finding.phase, finding.point, finding.variant.says),
         );
     }
+    for (phase, point, noise) in examination.loosest() {
+        if noise.is_nan() || noise > NOISE_MAX {
+            let example = format!("{phase}, {point}: noise of {:.1}% of the row's size", noise * 100.0);
+            reasons.add(ReasonCode::LooseContract, example);
+        }
+    }
     for (field, points) in examination.assumed() {
         let points: Vec<&str> = points.iter().map(|point| point.id()).collect();
         reasons.add(ReasonCode::Assumed, format!("{field} ({})", points.join(", ")));
@@ -74,7 +84,9 @@ pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reas
         reasons.add(ReasonCode::NotSimulated, format!("{prompt}: {why}"));
     }
     // What is at fault drives the phases apart; there is nothing more to say of that.
-    let sound = examination.faults().next().is_none() && examination.causes.is_empty();
+    let sound = examination.faults().next().is_none()
+        && examination.causes.is_empty()
+        && !examination.study.gaps.iter().any(|gap| gap.flagged);
     let too_much = |drift: &&EndToEnd| sound && (drift.p_value.is_nan() || drift.p_value < P_VALUE_MIN);
     if let Some(drift) = examination.study.end_to_end.as_ref().filter(too_much) {
         let ratio = drift.observed_over_expected;
