@@ -10,6 +10,7 @@ use super::suspects::cause_in_words;
 use crate::advice::rows_of;
 use crate::analysis::Analysis;
 use crate::evidence::Bits;
+use crate::judge::{JudgedPair, PairVerdict};
 use crate::reason::ReasonCode;
 use crate::verdict::{FirstFailure, Parting, Verdict, layer_of};
 
@@ -224,7 +225,13 @@ fn causes(out: &mut Styled, analysis: &Analysis) {
 fn pairs_sentence(analysis: &Analysis) -> String {
     let counts = &analysis.counts;
     let coverage = &analysis.coverage;
-    let sampled = analysis.pairs.iter().filter(|pair| matches!(pair.bits, Bits::EqualAsSampled { .. })).count() as u64;
+    let undecided = |is: fn(&Bits) -> bool| {
+        let of = |pair: &&JudgedPair| pair.verdict == PairVerdict::Undecided && is(&pair.bits);
+        analysis.pairs.iter().filter(of).count() as u64
+    };
+    let sampled = undecided(|bits| matches!(bits, Bits::EqualAsSampled { .. }));
+    let differ = undecided(|bits| matches!(bits, Bits::Differ { .. }));
+    let differs = if analysis.examination.is_some() { "differ, not decided" } else { "differ" };
     let mut parts = vec![format!("{} bit-equal", share(counts.identical, counts.total))];
     let more = [
         (sampled, "equal as sampled"),
@@ -232,7 +239,8 @@ fn pairs_sentence(analysis: &Analysis) -> String {
         (counts.inherited, "inherited"),
         (counts.contract, "contract"),
         (counts.fault, "at fault"),
-        (counts.undecided, "undecided"),
+        (differ, differs),
+        (counts.undecided.saturating_sub(sampled + differ), "undecided"),
         (counts.non_finite, "not finite"),
         (counts.missing, "not comparable"),
     ];
