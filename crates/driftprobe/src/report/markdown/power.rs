@@ -95,7 +95,8 @@ fn unseen(out: &mut Document, examination: &Examination, all: &[&BugPower]) {
     }
     out.line("\n### What it could not have seen\n");
     // One line for a bug, a size and a reason: its points and phases.
-    let mut lines: BTreeMap<(&str, &str), (BTreeSet<Point>, BTreeSet<Phase>)> = BTreeMap::new();
+    type Where = (BTreeSet<Point>, BTreeSet<Phase>);
+    let mut lines: BTreeMap<(&str, &str), Where> = BTreeMap::new();
     for bug in all.iter().filter(|bug| !slots.iter().any(|(phase, slots)| *phase == bug.phase && slots.show(bug.id))) {
         for one in &bug.unseen {
             let (points, phases) = lines.entry((&one.named, &one.why)).or_default();
