@@ -23,8 +23,19 @@ pub struct BugPower {
     pub effect: Option<f64>,
     /// The smallest sizes that would have been found, in one row and in all: by what is measured.
     pub smallest: BTreeMap<&'static str, [f64; 2]>,
-    /// Where it would not have been seen, and why.
-    pub unseen: Vec<(Point, String)>,
+    /// Where it, in which size, would not have been seen, and why.
+    pub unseen: Vec<Unseen>,
+}
+
+/// A bug that would not have been seen at a point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unseen {
+    /// The point.
+    pub point: Point,
+    /// The bug with its size: `KV_PRECISION (precision bf16)`.
+    pub named: String,
+    /// Why.
+    pub why: String,
 }
 
 /// By bug, in the order of the computation, and phase. Changes without a name come last.
@@ -78,7 +89,9 @@ fn add(bug: &mut BugPower, row: &PowerRow) {
             0 => row.unseen.clone(),
             seen => format!("seen in {seen} of {} rows only", row.rows),
         };
-        bug.unseen.push((row.point, why));
+        let sizes: Vec<String> = row.parameters.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        let named = if sizes.is_empty() { row.id.to_owned() } else { format!("{} ({})", row.id, sizes.join(", ")) };
+        bug.unseen.push(Unseen { point: row.point, named, why });
     }
 }
 
@@ -173,7 +186,9 @@ mod tests {
         assert_eq!(order, named.chain([(UNEXPLAINED, prefill)]).collect::<Vec<_>>());
         assert_eq!((all[0].rows, all[0].seen, all[0].effect), (8, 7, Some(40.0)));
         assert_eq!(all[0].smallest["relative change of theta"], [3e-6, 1e-6]);
-        assert_eq!(all[0].unseen, [(Point::AttnOut, "seen in 2 of 3 rows only".to_owned())]);
+        let unseen =
+            Unseen { point: Point::AttnOut, named: "ROPE_THETA".into(), why: "seen in 2 of 3 rows only".into() };
+        assert_eq!(all[0].unseen, [unseen]);
         assert_eq!(smallest(&power).unwrap(), "theta 5e-6");
         let mut examination = Examination::default();
         examination.power = power.to_vec();

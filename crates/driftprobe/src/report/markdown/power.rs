@@ -10,7 +10,7 @@ use crate::report::escape::{code, markdown, markdown_sentence};
 use crate::report::format::{brief, p_value};
 use crate::report::power::{BugPower, Slots, by_bug, shown};
 use driftprobe_trace::{Phase, Point};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub fn power(out: &mut Document, analysis: &Analysis) {
     out.section("Power: what this run would have shown");
@@ -94,20 +94,21 @@ fn unseen(out: &mut Document, examination: &Examination, all: &[&BugPower]) {
         ));
     }
     out.line("\n### What it could not have seen\n");
-    let mut lines: BTreeMap<(String, Point), Vec<(&str, Phase)>> = BTreeMap::new();
+    // One line for a bug, a size and a reason: its points and phases.
+    type Where = (BTreeSet<Point>, BTreeSet<Phase>);
+    let mut lines: BTreeMap<(&str, &str), Where> = BTreeMap::new();
     for bug in all.iter().filter(|bug| !slots.iter().any(|(phase, slots)| *phase == bug.phase && slots.show(bug.id))) {
-        for (point, why) in &bug.unseen {
-            lines.entry((why.clone(), *point)).or_default().push((bug.id, bug.phase));
+        for one in &bug.unseen {
+            let (points, phases) = lines.entry((&one.named, &one.why)).or_default();
+            points.insert(one.point);
+            phases.insert(bug.phase);
         }
     }
-    for ((why, point), bugs) in &lines {
-        let mut phases: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for (id, phase) in bugs {
-            phases.entry(id).or_default().push(phase.to_string());
-        }
-        let bugs: Vec<String> =
-            phases.iter().map(|(id, phases)| format!("{} ({})", code(id), phases.join(", "))).collect();
-        out.line(format!("- {} at {}: {}", bugs.join(", "), code(point.id()), markdown_sentence(why)));
+    for ((named, why), (points, phases)) in &lines {
+        let points: Vec<String> = points.iter().map(|point| code(point.id())).collect();
+        let phases: Vec<String> = phases.iter().map(Phase::to_string).collect();
+        let (phases, points) = (phases.join(" and "), points.join(", "));
+        out.line(format!("- {} in {phases}, at {points}: {}", markdown(named), markdown_sentence(why)));
     }
     out.line("- A wrong cached row that attention gives less weight than its noise, in what attention makes of it");
     out.line("- Weights, config or tokens that are wrong for the engine and for this report alike");
