@@ -102,6 +102,7 @@ fn settings(args: &RunArgs) -> Result<Settings, Failure> {
     }
     Ok(Settings {
         storage: args.dtype,
+        residual: None,
         kv_cache: args.kv_cache.unwrap_or(args.dtype),
         prefill_attention: args.prefill_attention,
         decode_attention: args.decode_attention,
