@@ -7,7 +7,7 @@ use crate::progress::PairsBar;
 use driftprobe::examine::Oracle;
 use driftprobe::modes::combine;
 use driftprobe::presets;
-use driftprobe::{Options, analyze_against};
+use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_model::Model;
 use driftprobe_trace::{ALIGNED_DIR, Contract, Run};
 use std::fs;
@@ -21,7 +21,7 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
         None => named_model(&run),
     };
     let contract = args.contract.as_deref().map(contract).transpose()?;
-    let oracle = model.as_ref().map(|model| Oracle { contract: contract.as_ref(), ..Oracle::new(model) });
+    let oracle = model.as_ref().map(|model| Oracle { contract: contract.as_ref(), budget_flops: args.simulate, model });
     report(&args.run, oracle.as_ref(), args.out.as_deref(), args.format)
 }
 
@@ -50,6 +50,14 @@ fn contract(name: &str) -> Result<Contract, Failure> {
 
 /// Judges the run in `path`, against the model if there is one, writes its report and prints it.
 pub fn report(path: &Path, oracle: Option<&Oracle<'_>>, out: Option<&Path>, format: Format) -> Result<u8, Failure> {
+    let analysis = judge(path, oracle)?;
+    let folder = out.map_or_else(|| beside(path), Path::to_owned);
+    output::write(&analysis, &folder, format)?;
+    Ok(analysis.exit_code())
+}
+
+/// Judges the run in `path`, and its other mode if that lies inside.
+pub fn judge(path: &Path, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Failure> {
     let run = Run::open(path)?;
     let aligned = path.join(ALIGNED_DIR).is_dir().then(|| Run::open(&path.join(ALIGNED_DIR))).transpose()?;
     let mut bar = PairsBar::new();
@@ -60,13 +68,11 @@ pub fn report(path: &Path, oracle: Option<&Oracle<'_>>, out: Option<&Path>, form
         Some(aligned) => combine(analysis, analyze_against((aligned, aligned), oracle, Options::default(), progress)),
     };
     bar.finish();
-    let folder = out.map_or_else(|| beside(path), Path::to_owned);
-    output::write(&analysis, &folder, format)?;
-    Ok(analysis.exit_code())
+    Ok(analysis)
 }
 
 /// `report/` inside the run's folder, or beside a single file.
-fn beside(path: &Path) -> PathBuf {
+pub fn beside(path: &Path) -> PathBuf {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
     folder.join("report")
 }

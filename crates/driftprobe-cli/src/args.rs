@@ -1,7 +1,8 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
-use driftprobe_engine::faulty::Fault;
+use driftprobe::examine::Oracle;
+use driftprobe_engine::faulty::{Fault, FaultKind};
 use driftprobe_engine::{DecodeAttention, PrefillAttention, QuantisedMatmul, Storage};
 use std::path::PathBuf;
 
@@ -26,6 +27,15 @@ Honoured environment variables (an option given here comes first):
   GRETA_TRACE_STAGE_POINTS                       as --points
   GRETA_SEED                                     as --seed
   RAYON_NUM_THREADS                              threads of the embedded engine";
+
+const POWER_EXAMPLES: &str = "\
+Examples:
+  driftprobe power
+  driftprobe power --dtype bf16 --phase both --faults ROPE_THETA NORM_EPS:attn:0.001
+
+Every fault is real: the engine computes with it, and it propagates. A fault counts
+as seen if the run FAILs, as placed if the first failure is where the fault is, and
+as named if the cause is it. The exit status is 0 whatever is seen.";
 
 const ANALYZE_EXAMPLES: &str = "\
 Examples:
@@ -52,6 +62,9 @@ pub enum Command {
     /// Report on a run that lies on disk, whichever engine wrote it.
     #[command(after_help = ANALYZE_EXAMPLES)]
     Analyze(AnalyzeArgs),
+    /// Make every mistake of the catalogue in the model at hand, and say which of them this probe sees.
+    #[command(after_help = POWER_EXAMPLES)]
+    Power(PowerArgs),
     /// Print a completion script for a shell.
     #[command(
         after_help = "Examples:\n  driftprobe completions bash > driftprobe.bash\n  driftprobe completions zsh > _driftprobe"
@@ -92,6 +105,39 @@ pub enum Format {
 
 #[derive(Args)]
 pub struct RunArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// What decode's attention reads of earlier positions: the rows it wrote itself (as_designed), prefill's (kv_aligned), or
+    /// one after the other (both)
+    #[arg(long, value_enum, default_value = "both", value_name = "MODE")]
+    pub mode: Modes,
+    /// Make one real mistake, for the curious: an id of the catalogue, its parameters, @ phase and layer, such as
+    /// ROPE_POSITION_OFFSET:+1@decode:layer2 (docs/numerics.md has them all)
+    #[arg(long, value_name = "FAULT")]
+    pub fault: Option<Fault>,
+    /// How often each phase is run again, to see whether it repeats itself bit for bit
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub repeats: u32,
+    /// Seed to record; the embedded engine draws no random numbers
+    #[arg(long, env = "GRETA_SEED", default_value_t = 1)]
+    pub seed: u64,
+    /// Keep hashes, statistics and eight values of each row, but not the rows themselves
+    #[arg(long)]
+    pub no_payloads: bool,
+    /// Folder of the run [default: runs/NAME-NNN, a new one]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Replace the run that lies in --out
+    #[arg(long, requires = "out")]
+    pub overwrite: bool,
+    /// What to print
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// The model, how it is computed, and what is traced of it.
+#[derive(Args)]
+pub struct EngineArgs {
     /// A Hugging Face folder, a GGUF file, or DEMO for the embedded model
     #[arg(long, default_value = "DEMO", value_name = "DEMO|PATH")]
     pub model: PathBuf,
@@ -110,17 +156,6 @@ pub struct RunArgs {
     /// Decode steps to trace; later ones feed the engine's own greedy tokens to both phases
     #[arg(long, default_value_t = 1, value_name = "K")]
     pub steps: usize,
-    /// What decode's attention reads of earlier positions: the rows it wrote itself (as_designed), prefill's (kv_aligned), or
-    /// one after the other (both)
-    #[arg(long, value_enum, default_value = "both", value_name = "MODE")]
-    pub mode: Modes,
-    /// Make one real mistake, for the curious: an id of the catalogue, its parameters, @ phase and layer, such as
-    /// ROPE_POSITION_OFFSET:+1@decode:layer2 (docs/numerics.md has them all)
-    #[arg(long, value_name = "FAULT")]
-    pub fault: Option<Fault>,
-    /// How often each phase is run again, to see whether it repeats itself bit for bit
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub repeats: u32,
     /// Type in which values are stored between stages (sums are always f32): f32, f16 or bf16
     #[arg(long, default_value = "f32", value_name = "TYPE")]
     pub dtype: Storage,
@@ -142,21 +177,37 @@ pub struct RunArgs {
     /// Device: cpu, cuda or metal (the latter two as built in by the features of the same names)
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
-    /// Seed to record; the embedded engine draws no random numbers
-    #[arg(long, env = "GRETA_SEED", default_value_t = 1)]
-    pub seed: u64,
-    /// Keep hashes, statistics and eight values of each row, but not the rows themselves
-    #[arg(long)]
-    pub no_payloads: bool,
-    /// Folder of the run [default: runs/NAME-NNN, a new one]
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Replace the run that lies in --out
-    #[arg(long, requires = "out")]
-    pub overwrite: bool,
-    /// What to print
+    /// Operations that simulating the prompts from their tokens may take; prompts beyond it are left out, and the report says
+    /// what that leaves open
+    #[arg(long, default_value_t = Oracle::BUDGET_FLOPS, value_name = "FLOPS")]
+    pub simulate: f64,
+}
+
+#[derive(Args)]
+pub struct PowerArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Faults to make, such as ROPE_THETA or KV_STALE_SLOT:1 [default: the whole catalogue]
+    #[arg(long, num_args = 1.., value_name = "FAULT")]
+    pub faults: Vec<FaultKind>,
+    /// The phase that makes them: prefill, decode or both
+    #[arg(long, default_value = "decode", value_parser = ["prefill", "decode", "both"], value_name = "PHASE")]
+    pub phase: String,
+    /// The layer that makes them, or `all` [default: the middle one of those traced]
+    #[arg(long, value_name = "LAYER|all")]
+    pub layer: Option<String>,
+    /// What to print: text or json
     #[arg(long, value_enum, default_value = "text")]
-    pub format: Format,
+    pub format: PowerFormat,
+}
+
+/// How `power` prints its table.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PowerFormat {
+    /// A table of at most 80 columns.
+    Text,
+    /// The same as data.
+    Json,
 }
 
 impl RunArgs {
@@ -181,6 +232,10 @@ pub struct AnalyzeArgs {
     /// The arithmetic that the engine claims, in place of the manifest's: a JSON file, or a preset by name
     #[arg(long, value_name = "FILE|PRESET")]
     pub contract: Option<String>,
+    /// Operations that simulating the prompts from their tokens may take; prompts beyond it are left out, and the report says
+    /// what that leaves open
+    #[arg(long, default_value_t = Oracle::BUDGET_FLOPS, value_name = "FLOPS")]
+    pub simulate: f64,
     /// Folder of the report [default: report/ inside the run's folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -5,6 +5,7 @@ mod args;
 mod environment;
 mod failure;
 mod output;
+mod power;
 mod progress;
 mod prompts;
 mod run;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         None => run::run(&RunArgs::default_demo()),
         Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Power(args)) => power::run(&args),
         Some(Command::Analyze(args)) => analyze::run(&args),
         Some(Command::Completions { shell }) => {
             completions(shell);

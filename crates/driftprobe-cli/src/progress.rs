@@ -67,6 +67,32 @@ impl PairsBar {
     }
 }
 
+/// Counts pieces of work of the same kind.
+pub struct CountBar {
+    bar: std::cell::RefCell<LateBar>,
+    done: std::cell::Cell<u64>,
+    total: u64,
+    what: &'static str,
+}
+
+impl CountBar {
+    /// A bar that is not there yet.
+    pub fn new(total: u64, what: &'static str) -> CountBar {
+        CountBar { bar: LateBar::new().into(), done: 0.into(), total, what }
+    }
+
+    /// Takes note that another piece begins.
+    pub fn step(&self, name: &str) {
+        self.done.set(self.done.get() + 1);
+        self.bar.borrow_mut().show(self.done.get(), self.total, |_| format!("{} · {name}", self.what));
+    }
+
+    /// Takes the bar off the terminal.
+    pub fn finish(&self) {
+        self.bar.borrow().finish();
+    }
+}
+
 /// Shows a recording's progress and stops it on Ctrl-C.
 pub struct TerminalWatcher {
     bar: LateBar,

@@ -1,21 +1,25 @@
 //! `driftprobe run`: a model goes in; prefill and decode are traced, paired and reported.
 
 use crate::analyze;
-use crate::args::{Modes, RunArgs};
+use crate::args::{EngineArgs, Modes, RunArgs};
 use crate::environment;
 use crate::failure::Failure;
+use crate::output;
 use crate::progress::TerminalWatcher;
 use crate::prompts;
 use candle_core::Device;
+use driftprobe::Analysis;
 use driftprobe::examine::Oracle;
+use driftprobe::search::{Round, between, with_search};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{self, Plan, record};
 use driftprobe_engine::{EmbeddedEngine, Engine, EngineError, Settings};
 use driftprobe_model::{Model, Tokenizer};
-use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, ModelInfo, Phase, Point, PromptInfo};
+use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, ModelInfo, Phase, Point, PromptInfo, SEARCH_PREFIX};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The layers that are traced when none are named.
 const LAYERS_BY_DEFAULT: &[usize] = &[0, 1, 2, 4, 8];
@@ -24,10 +28,10 @@ const RUNS_MAX: usize = 100_000;
 
 /// Runs the command and returns the exit status.
 pub fn run(args: &RunArgs) -> Result<u8, Failure> {
-    let model = Model::open(&args.model)?;
-    let tokenizer = args.tokenizer.as_deref().map(Tokenizer::from_file).transpose()?;
-    let prompts = prompts::load(&args.prompts, &model, tokenizer.as_ref())?;
-    let settings = settings(args)?;
+    let model = Model::open(&args.engine.model)?;
+    let tokenizer = args.engine.tokenizer.as_deref().map(Tokenizer::from_file).transpose()?;
+    let prompts = prompts::load(&args.engine.prompts, &model, tokenizer.as_ref())?;
+    let settings = settings(&args.engine)?;
     let engine: Box<dyn Engine> = match &args.fault {
         None => Box::new(EmbeddedEngine::new(&model, settings)?),
         Some(fault) => faulty(&model, &settings, fault, &prompts)?,
@@ -36,9 +40,9 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let mode = if args.mode == Modes::KvAligned { Mode::KvAligned } else { Mode::AsDesigned };
     let plan = Plan {
         prompts,
-        steps: args.steps,
-        layers: layers(args, engine.layers())?,
-        points: points(args, engine)?,
+        steps: args.engine.steps,
+        layers: layers(&args.engine, engine.layers())?,
+        points: points(&args.engine, engine)?,
         repeats: args.repeats,
         payloads: !args.no_payloads,
         overwrite: args.overwrite,
@@ -53,18 +57,50 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let mut watcher = TerminalWatcher::new();
     let mut recorded = record(engine, &plan, &dir, manifest(args, &model), &mut watcher);
     if recorded.is_ok() && args.mode == Modes::Both {
-        let plan = Plan { mode: Mode::KvAligned, ..plan };
-        recorded = record(engine, &plan, &dir.join(ALIGNED_DIR), manifest(args, &model), &mut watcher);
+        let aligned = Plan { mode: Mode::KvAligned, ..plan.clone() };
+        recorded = record(engine, &aligned, &dir.join(ALIGNED_DIR), manifest(args, &model), &mut watcher);
     }
     watcher.finish();
     match recorded {
         Ok(_) => {
-            let oracle = Oracle::new(&model);
-            analyze::report(&dir, Some(&oracle), None, args.format)
+            let oracle = Oracle { budget_flops: args.engine.simulate, ..Oracle::new(&model) };
+            let analysis = analyze::judge(&dir, Some(&oracle))?;
+            let rounds = search(engine, &plan, &analysis, (&dir, &oracle))?;
+            let analysis = with_search(analysis, rounds);
+            output::write(&analysis, &analyze::beside(&dir), args.format)?;
+            Ok(analysis.exit_code())
         }
         Err(EngineError::Interrupted) => Err(Failure::interrupted(&dir)),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Rounds of the search for a fault between recorded layers; each narrows them down to at most an eighth.
+const ROUNDS_MAX: usize = 8;
+
+/// Records the layers between which a fault lies, until it is found in one of them.
+fn search(
+    engine: &dyn Engine,
+    plan: &Plan,
+    analysis: &Analysis,
+    (dir, oracle): (&Path, &Oracle<'_>),
+) -> Result<Vec<Round>, Failure> {
+    let mut rounds = Vec::new();
+    let mut open = between(analysis, engine.layers());
+    while let Some(found) = open.take().filter(|_| rounds.len() < ROUNDS_MAX) {
+        let prompts = plan.prompts.iter().filter(|prompt| *prompt.id == *found.prompt_id).cloned().collect();
+        let plan = Plan { prompts, layers: found.layers(), repeats: 0, overwrite: true, ..plan.clone() };
+        let folder = dir.join(format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
+        let mut watcher = TerminalWatcher::new();
+        let manifest = Manifest { model: None, ..Manifest::default() };
+        let recorded = record(engine, &plan, &folder, manifest, &mut watcher);
+        watcher.finish();
+        recorded?;
+        let analysis = analyze::judge(&folder, Some(oracle))?;
+        open = between(&analysis, engine.layers()).filter(|next| *next != found);
+        rounds.push(Round { layers: plan.layers, analysis: Arc::new(analysis) });
+    }
+    Ok(rounds)
 }
 
 /// The embedded engine with a fault, for the curious.
@@ -80,7 +116,7 @@ fn faulty<'m>(
 }
 
 /// Refuses sequences that are longer than the model was made for: what it computes there means little.
-fn check_context(plan: &Plan, model: &Model) -> Result<(), Failure> {
+pub fn check_context(plan: &Plan, model: &Model) -> Result<(), Failure> {
     let Some(context) = model.config.max_position_embeddings else { return Ok(()) };
     let tokens = |prompt: &PromptInfo| prompt.tokens.len() + plan.steps - 1;
     match plan.prompts.iter().find(|prompt| tokens(prompt) > context) {
@@ -96,7 +132,7 @@ fn check_context(plan: &Plan, model: &Model) -> Result<(), Failure> {
     }
 }
 
-fn settings(args: &RunArgs) -> Result<Settings, Failure> {
+pub fn settings(args: &EngineArgs) -> Result<Settings, Failure> {
     if args.prefill_chunk == Some(0) {
         return Err(Failure::new("--prefill-chunk 0 feeds nothing", "give a number of tokens from 1"));
     }
@@ -131,7 +167,7 @@ fn asked(option: (&'static str, &Option<String>), variables: &[&'static str]) ->
     option.1.clone().map(|value| (option.0, value)).or_else(|| variables.iter().find_map(set))
 }
 
-fn layers(args: &RunArgs, count: usize) -> Result<BTreeSet<usize>, Failure> {
+pub fn layers(args: &EngineArgs, count: usize) -> Result<BTreeSet<usize>, Failure> {
     let Some((by, list)) = asked(("--layers", &args.layers), &["GRETA_TRACE_LAYERS", "GRETA_TRACE_STAGE_LAYERS"])
     else {
         return Ok(LAYERS_BY_DEFAULT.iter().copied().filter(|l| *l < count).collect());
@@ -146,7 +182,7 @@ fn layers(args: &RunArgs, count: usize) -> Result<BTreeSet<usize>, Failure> {
     list.split(',').map(layer).collect()
 }
 
-fn points(args: &RunArgs, engine: &dyn Engine) -> Result<BTreeSet<Point>, Failure> {
+pub fn points(args: &EngineArgs, engine: &dyn Engine) -> Result<BTreeSet<Point>, Failure> {
     let phases = [Phase::Prefill, Phase::Decode];
     let offered: BTreeSet<Point> = phases.into_iter().flat_map(|phase| engine.points(phase)).collect();
     let Some((by, list)) = asked(("--points", &args.points), &["GRETA_TRACE_STAGE_POINTS"]) else {
@@ -165,7 +201,7 @@ fn points(args: &RunArgs, engine: &dyn Engine) -> Result<BTreeSet<Point>, Failur
 }
 
 fn manifest(args: &RunArgs, model: &Model) -> Manifest {
-    let path = if args.model == Path::new("DEMO") {
+    let path = if args.engine.model == Path::new("DEMO") {
         "DEMO".to_owned()
     } else {
         std::path::absolute(&model.path).unwrap_or_else(|_| model.path.clone()).to_string_lossy().into_owned()

@@ -15,7 +15,7 @@ mod rope;
 pub use attention::{AttentionShape, Cached, HeadScores, head_scores, softmax, weigh};
 pub use embedding::embed;
 pub use forward::forward;
-pub use linear::{Projection, linear};
+pub use linear::{Projection, linear, sums};
 pub use mlp::{gated, gelu_argument, gelu_tanh, silu, softcap};
 pub use norm::{norm_weight, rms_norm, rms_norm_heads};
 pub use rope::{RopePrecision, RopeTable, pair, rotate_heads};

@@ -40,5 +40,5 @@ pub use manifest::{
 pub use notes::Note;
 pub use point::Point;
 pub use row::{GRETA_HASHED_VALUES, Row, element_count};
-pub use run::{ALIGNED_DIR, Rows, Run, TENSORS_DIR, TRACES_DIR};
+pub use run::{ALIGNED_DIR, Rows, Run, SEARCH_PREFIX, TENSORS_DIR, TRACES_DIR};
 pub use write::{RowRecord, RunWriter, SAMPLE_VALUES};

@@ -19,6 +19,8 @@ use std::sync::Arc;
 
 /// Folder of a run in which the same run lies with prefill's cache under decode, a run of its own.
 pub const ALIGNED_DIR: &str = "kv_aligned";
+/// How folders of a run begin in which it was recorded again to find a fault, each a run of its own.
+pub const SEARCH_PREFIX: &str = "search-";
 /// Folder of a run that holds its events.
 pub const TRACES_DIR: &str = "traces";
 /// Folder of a run that holds its payloads.

@@ -3,7 +3,7 @@
 
 use crate::filename::FileNames;
 use crate::manifest::{MANIFEST_FILE, Manifest};
-use crate::run::{ALIGNED_DIR, TENSORS_DIR, TRACES_DIR, repeat_number};
+use crate::run::{ALIGNED_DIR, SEARCH_PREFIX, TENSORS_DIR, TRACES_DIR, repeat_number};
 use crate::tensors::{self, Tensor};
 use crate::{Dtype, Event, HashAlgo, LogitsTop, PayloadRef, Phase, Point, Row, Sample, Source, TraceError};
 use std::collections::BTreeMap;
@@ -329,7 +329,8 @@ fn delete_run(dir: &Path) -> Result<(), TraceError> {
         let path = entry.map_err(io_error("list", dir))?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         let of_run = name == TRACES_DIR || name == TENSORS_DIR || repeat_number(name).is_some();
-        if (of_run || (name == ALIGNED_DIR && holds_run(&path))) && path.is_dir() {
+        let inner = (name == ALIGNED_DIR || name.starts_with(SEARCH_PREFIX)) && holds_run(&path);
+        if (of_run || inner) && path.is_dir() {
             fs::remove_dir_all(&path).map_err(io_error("delete", &path))?;
         }
     }

@@ -19,6 +19,7 @@ use crate::pair::{Pairing, WhyLoose, pair};
 use crate::place::{Place, Places, describe};
 use crate::reason::{ReasonCode, Reasons};
 use crate::repeat::{RepeatOutcome, compare_repeats};
+use crate::search::Round;
 use crate::spelling;
 use crate::verdict::{RunVerdict, Verdict, reach};
 use crate::view::View;
@@ -70,6 +71,10 @@ pub struct Analysis {
     pub examination: Option<Examination>,
     /// The same run with prefill's cache under decode.
     pub aligned: Option<Arc<Analysis>>,
+    /// Rounds in which a fault between recorded layers was looked for again.
+    pub search: Vec<Round>,
+    /// Where the search found it.
+    pub found_by_search: Option<String>,
     /// Every tensor in both modes; empty where there is only one.
     pub modes: Vec<ModeRow>,
     /// The verdict on this mode alone, where there are two.
@@ -87,8 +92,9 @@ impl Analysis {
     /// What explains the first failure: the cause of its phase, where it is the same place.
     pub fn cause(&self) -> Option<&Cause> {
         let first = self.verdict.first_failure.as_ref()?;
-        let own = self.examination.iter();
-        let causes = own.chain(self.aligned.iter().flat_map(|aligned| &aligned.examination)).flat_map(|e| &e.causes);
+        let others = self.aligned.iter().map(|aligned| &aligned.examination);
+        let others = others.chain(self.search.iter().map(|round| &round.analysis.examination));
+        let causes = std::iter::once(&self.examination).chain(others).flatten().flat_map(|e| &e.causes);
         let fits = |cause: &&Cause| {
             cause.point == first.point
                 && cause.layer == first.layer
@@ -281,6 +287,8 @@ pub fn analyze_against(
         repeats,
         examination,
         aligned: None,
+        search: vec![],
+        found_by_search: None,
         modes: vec![],
         own_verdict: None,
         advice: Advice::default(),

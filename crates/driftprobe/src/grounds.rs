@@ -74,7 +74,9 @@ pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reas
         reasons.add(ReasonCode::NotSimulated, format!("{prompt}: {why}"));
     }
     // What is at fault drives the phases apart; there is nothing more to say of that.
-    let sound = examination.faults().next().is_none() && examination.causes.is_empty();
+    let sound = examination.faults().next().is_none()
+        && examination.causes.is_empty()
+        && !examination.study.gaps.iter().any(|gap| gap.flagged);
     let too_much = |drift: &&EndToEnd| sound && (drift.p_value.is_nan() || drift.p_value < P_VALUE_MIN);
     if let Some(drift) = examination.study.end_to_end.as_ref().filter(too_much) {
         let ratio = drift.observed_over_expected;

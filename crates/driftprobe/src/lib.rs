@@ -24,6 +24,7 @@ pub mod presets;
 pub mod reason;
 pub mod repeat;
 pub mod report;
+pub mod search;
 pub mod simulate;
 pub mod spelling;
 pub mod statement;

@@ -7,7 +7,7 @@ use driftprobe::oracle::Replay;
 use driftprobe_engine::{Settings, Storage};
 use driftprobe_model::Model;
 use driftprobe_trace::{Phase, Point, Run};
-use oracle_support::{judge, recording};
+use oracle_support::{fixture, judge, recording};
 
 fn settings(storage: Storage) -> Settings {
     Settings { storage, kv_cache: storage, ..Settings::default() }
@@ -24,7 +24,7 @@ fn of(all: &[PowerRow], id: &str, point: Point) -> PowerRow {
 
 #[test]
 fn gross_faults_would_be_seen_in_every_row_and_small_ones_have_their_size() {
-    let model = Model::demo().unwrap();
+    let model = fixture("hf/llama");
     for storage in [Storage::F32, Storage::Bf16] {
         let all = powers(&model, &recording(&model, settings(storage), &[40], 1).run);
         for row in all.iter().filter(|r| r.phase == Phase::Decode) {
@@ -74,11 +74,11 @@ fn gross_faults_would_be_seen_in_every_row_and_small_ones_have_their_size() {
 /// An engine whose scale is off by less than the smallest size that the clean run promises goes unseen; by more it does not.
 #[test]
 fn the_smallest_size_is_that_of_an_engine_with_the_fault() {
-    let model = Model::demo().unwrap();
+    let model = fixture("hf/llama");
     let clean = powers(&model, &recording(&model, settings(Storage::F32), &[40], 1).run);
     let smallest = of(&clean, "SCALE_WRONG", Point::AttnScores).smallest.unwrap().all_rows;
     let found = |size: f64| {
-        let mut faulty = Model::demo().unwrap();
+        let mut faulty = fixture("hf/llama");
         faulty.config.attention_scale *= 1.0 + size;
         let judged = judge(&model, &recording(&faulty, settings(Storage::F32), &[40], 1).run);
         let rows = judged.stages.iter().any(|j| j.outcome.is_fault());
@@ -90,7 +90,7 @@ fn the_smallest_size_is_that_of_an_engine_with_the_fault() {
 
 #[test]
 fn what_is_not_recorded_cannot_be_seen_and_is_said() {
-    let model = Model::demo().unwrap();
+    let model = fixture("hf/llama");
     let recorded = recording(&model, settings(Storage::F32), &[20], 1);
     let mut run = recorded.run.clone();
     run.events.retain(|e| !matches!(e.point, Point::QPreRope | Point::KPreRope));
@@ -104,7 +104,7 @@ fn what_is_not_recorded_cannot_be_seen_and_is_said() {
 
 #[test]
 fn the_four_suspects_are_each_tested_on_a_clean_run_and_on_a_faulty_one() {
-    let model = Model::demo().unwrap();
+    let model = fixture("hf/llama-gqa-sharded");
     let clean = recording(&model, settings(Storage::F32), &[20], 1);
     let powers = powers(&model, &clean.run);
     let examined = examine(&[], &powers);
@@ -113,7 +113,7 @@ fn the_four_suspects_are_each_tested_on_a_clean_run_and_on_a_faulty_one() {
         println!("{one}");
         assert!(one.explains.is_empty() && one.refuted.is_empty() && !one.excluded.is_empty(), "{one}");
     }
-    let mut faulty = Model::demo().unwrap();
+    let mut faulty = fixture("hf/llama-gqa-sharded");
     faulty.config.rope.theta *= 1.5;
     let recorded = recording(&faulty, settings(Storage::F32), &[20], 1);
     let run = &recorded.run;

@@ -7,7 +7,7 @@ use driftprobe::oracle::{Float, Replay};
 use driftprobe_engine::{Settings, Storage};
 use driftprobe_model::Model;
 use driftprobe_trace::{Dtype, Event, Phase, Point, Row, Rows, Run, TraceError};
-use oracle_support::{contracts, recording};
+use oracle_support::{Recording, contracts, fixture, recording};
 
 /// A run in which the rows of some events are altered.
 struct Altered<'a> {
@@ -35,15 +35,20 @@ impl Rows for Altered<'_> {
     }
 }
 
-/// The cause in decode when one point of layer 2 is altered.
-fn cause(storage: Storage, point: Point, alter: &dyn Fn(usize, f64) -> f64) -> Cause {
-    let model = Model::demo().unwrap();
+/// A recorded run, for one storage format.
+fn recorded(storage: Storage) -> (Model, Recording) {
+    let model = fixture("hf/llama");
     let settings = Settings { storage, kv_cache: storage, ..Settings::default() };
-    let recorded = recording(&model, settings, &[20], 2);
+    let recording = recording(&model, settings, &[20], 2);
+    (model, recording)
+}
+
+/// The cause in decode when one point of layer 1 is altered.
+fn cause((model, recorded): &(Model, Recording), point: Point, alter: &dyn Fn(usize, f64) -> f64) -> Cause {
     let run = &recorded.run;
-    let is_altered = |e: &Event| (e.phase, e.point) == (Phase::Decode, point) && (e.layer == 2 || !point.layered());
+    let is_altered = |e: &Event| (e.phase, e.point) == (Phase::Decode, point) && (e.layer == 1 || !point.layered());
     let rows = Altered { run, is_altered: &is_altered, alter };
-    let replay = Replay::new(&model, run.manifest.as_ref());
+    let replay = Replay::new(model, run.manifest.as_ref());
     let judged = [Phase::Prefill, Phase::Decode].map(|p| replay.phase(&run.events, &rows, p).unwrap());
     let mut causes = find(&replay, &run.events, &rows, &judged).unwrap();
     assert_eq!(causes.len(), 1);
@@ -55,7 +60,7 @@ fn cause(storage: Storage, point: Point, alter: &dyn Fn(usize, f64) -> f64) -> C
 
 #[test]
 fn what_is_clean_has_no_cause() {
-    let model = Model::demo().unwrap();
+    let model = fixture("hf/qwen3");
     for (name, settings) in contracts() {
         let recorded = recording(&model, settings, &[9], 2);
         let run = &recorded.run;
@@ -85,12 +90,13 @@ fn a_pattern_that_is_no_bug_of_the_catalogue_stays_unexplained() {
         Point::Logits,
     ];
     for storage in [Storage::F32, Storage::Bf16] {
+        let recorded = recorded(storage);
         for point in points {
             // Every element by another few per cent.
             let noise = |i: usize, x: f64| {
                 if x.is_finite() { x * (1.0 + 0.1 * ((i * 37 % 17) as f64 / 17.0 - 0.4)) } else { x }
             };
-            let found = cause(storage, point, &noise);
+            let found = cause(&recorded, point, &noise);
             assert!(found.candidates.is_empty(), "{point}: {:?}", found.candidates);
             assert!(found.evidence.contains("are off") && !found.tested.is_empty(), "{point}: {}", found.evidence);
             assert!(found.noise_rms_before > 2.0);
@@ -100,12 +106,13 @@ fn a_pattern_that_is_no_bug_of_the_catalogue_stays_unexplained() {
 
 #[test]
 fn the_evidence_says_what_kind_of_difference_it_is() {
-    let gain = cause(Storage::F32, Point::MlpOut, &|_, x| x * 1.25);
+    let (single, half) = (recorded(Storage::F32), recorded(Storage::Bf16));
+    let gain = cause(&single, Point::MlpOut, &|_, x| x * 1.25);
     assert!(gain.candidates.is_empty() && gain.evidence.contains("a constant factor of 1.25"), "{}", gain.evidence);
-    let one = cause(Storage::F32, Point::MlpUp, &|i, x| if i == 17 { x + 1.0 } else { x });
+    let one = cause(&single, Point::MlpUp, &|i, x| if i == 17 { x + 1.0 } else { x });
     assert!(one.candidates.is_empty() && one.evidence.starts_with("2 of "), "{}", one.evidence);
-    let nan = cause(Storage::F32, Point::MlpAct, &|i, x| if i == 3 { f64::NAN } else { x });
+    let nan = cause(&single, Point::MlpAct, &|i, x| if i == 3 { f64::NAN } else { x });
     assert!(nan.candidates.is_empty() && nan.evidence.contains("2 are not finite"), "{}", nan.evidence);
-    let zero = cause(Storage::Bf16, Point::AttnProjOut, &|_, _| 0.0);
+    let zero = cause(&half, Point::AttnProjOut, &|_, _| 0.0);
     assert!(zero.candidates.is_empty() && zero.evidence.contains("2 rows are all zero"), "{}", zero.evidence);
 }

@@ -4,6 +4,7 @@
 
 use super::{ShapeError, expect};
 use crate::Weight;
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -65,6 +66,46 @@ pub fn linear(weight: &Weight, outputs: Range<usize>, x: &[f64]) -> Result<Proje
         }
     }
     Ok(out)
+}
+
+/// All outputs of x·Wᵀ, `[tokens, outputs]`, without anything beside: as [`linear`]'s sums but for the order of summation,
+/// and many times faster for many tokens.
+///
+/// # Errors
+/// As [`linear`].
+pub fn sums(weight: &Weight, x: &[f64]) -> Result<Vec<f64>, ShapeError> {
+    let (width, outputs) = (weight.cols().max(1), weight.rows());
+    let tokens = x.len() / width;
+    expect(format!("the input of {}", weight.name()), x.len(), tokens * width)?;
+    let mut all = vec![0.0; tokens * outputs];
+    for start in (0..outputs).step_by(PRODUCT_ROWS) {
+        let end = (start + PRODUCT_ROWS).min(outputs);
+        let tile = product(weight, start..end, x).map_err(|_| ShapeError {
+            what: format!("a product with {}", weight.name()),
+            found: 0,
+            expected: tokens * (end - start),
+        })?;
+        for (row, of_tile) in all.chunks_exact_mut(outputs).zip(tile.chunks_exact(end - start)) {
+            if let Some(row) = row.get_mut(start..end) {
+                row.copy_from_slice(of_tile);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Weight rows that are multiplied at a time; bounds the memory of their f64 copies.
+const PRODUCT_ROWS: usize = 1024;
+
+/// x·Wᵀ for some rows of W, by candle.
+fn product(weight: &Weight, outputs: Range<usize>, x: &[f64]) -> candle_core::Result<Vec<f64>> {
+    let (width, count) = (weight.cols().max(1), outputs.len());
+    let mut rows = vec![0.0f32; count * width];
+    weight.dequantise_rows(outputs, &mut rows);
+    let rows: Vec<f64> = rows.into_iter().map(f64::from).collect();
+    let w = Tensor::from_vec(rows, (count, width), &Device::Cpu)?;
+    let x = Tensor::from_slice(x, (x.len() / width, width), &Device::Cpu)?;
+    x.matmul(&w.t()?)?.flatten_all()?.to_vec1()
 }
 
 /// Some outputs, `[outputs, tokens]`.
@@ -143,6 +184,20 @@ mod tests {
         let some = linear(&weight, 30..71, &x[width..2 * width]).unwrap();
         assert_eq!(some.sums, all.sums[rows + 30..rows + 71]);
         assert_eq!(some.squares, all.squares[rows + 30..rows + 71]);
+    }
+
+    #[test]
+    fn the_sums_alone_are_those_of_the_projection() {
+        let model = Model::demo().unwrap();
+        let weight = model.weights.get("model.layers.1.mlp.down_proj.weight").unwrap();
+        let x: Vec<f64> = (0..5 * weight.cols()).map(|i| ((i * 29 % 97) as f64 - 48.0) / 9.0).collect();
+        let projected = linear(&weight, 0..weight.rows(), &x).unwrap();
+        let alone = sums(&weight, &x).unwrap();
+        assert_eq!(alone.len(), projected.sums.len());
+        for ((a, b), square) in alone.iter().zip(&projected.sums).zip(&projected.squares) {
+            assert!((a - b).abs() <= 1e-13 * square.sqrt() * 8.0);
+        }
+        assert!(sums(&weight, &x[1..]).is_err());
     }
 
     #[test]

@@ -81,8 +81,9 @@ fn mean_subtracted(model: &Model, case: &Case) -> Result<Expectation, Unjudged> 
     for x in task.inputs.iter_mut().flat_map(|x| x.chunks_mut(width)) {
         let mean = x.iter().sum::<f64>() / x.len() as f64;
         x.iter_mut().for_each(|x| *x -= mean);
-        // The mean's own rounding, and that of the difference.
-        off.extend(x.iter().map(|x| cu * (4.0 * mean.abs() + x.abs())));
+        // The mean's own rounding (a sum of n terms that may cancel, by n), and that of the difference.
+        let rms = (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64).sqrt();
+        off.extend(x.iter().map(|x| cu * (4.0 * mean.abs() + 2.0 * rms + x.abs())));
     }
     let mut expectation = evaluate(model, case.op, &task, case.layer_index())?;
     if let Expectation::Noisy(expected) = &mut expectation {

@@ -6,7 +6,7 @@ mod linear;
 #[cfg(test)]
 mod tests;
 
-pub use linear::{Layer, linear};
+pub use linear::{Layer, Spread, linear};
 
 use super::arithmetic::Arithmetic;
 use super::float::Float;

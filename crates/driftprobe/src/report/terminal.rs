@@ -195,10 +195,15 @@ pub fn to_terminal(analysis: &Analysis) -> Styled {
 /// What explains the first fault of each phase, and what rounding explains.
 fn causes(out: &mut Styled, analysis: &Analysis) {
     let Some(examination) = &analysis.examination else { return };
-    for cause in &examination.causes {
+    for round in &analysis.search {
+        let layers: Vec<String> = round.layers.iter().map(usize::to_string).collect();
+        out.wrapped("Search: ", Style::Plain, &format!("recorded again with layers {}", layers.join(", ")));
+    }
+    let searched = analysis.search.last().and_then(|round| round.analysis.examination.as_ref());
+    for cause in searched.unwrap_or(examination).causes.iter() {
         out.wrapped("Cause: ", Style::Bad, &cause_in_words(cause));
     }
-    if let Some(drift) = examination.study.end_to_end.as_ref().filter(|_| examination.causes.is_empty()) {
+    if let Some(drift) = examination.study.end_to_end.as_ref().filter(|_| analysis.verdict.verdict != Verdict::Fail) {
         let text = format!(
             "end to end the phases are {} times as far apart as {} draws of rounding, p = {}",
             number(drift.observed_over_expected),

@@ -3,7 +3,7 @@
 use super::lane::{Formats, Kind, Lane};
 use super::random::Normal;
 use crate::oracle::arithmetic::Arithmetic;
-use crate::oracle::evaluate::{self, Expectation, Task};
+use crate::oracle::evaluate::{self, Expectation, Layer, Spread, Task};
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::stage::{Input, Op, Stage, graph};
 use driftprobe_model::{Config, Model};
@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Rows that are multiplied before any is kept; bounds the memory of what is known of a row beside its values.
-const ROWS_AT_ONCE: usize = 64;
+const ROWS_AT_ONCE: usize = 256;
 
 /// What a simulation starts from.
 #[derive(Clone, Copy)]
@@ -95,10 +95,15 @@ impl<'a> Lockstep<'a> {
             .enumerate()
             .flat_map(|(lane, of)| of.positions.iter().enumerate().map(move |(index, pos)| (lane, index, *pos)));
         let places: Vec<_> = places.filter(|(.., pos)| !only_ends || self.ends.contains(pos)).collect();
+        let mut matrix = Matrix::of(self.sequence.model, &stage)?;
         for places in places.chunks(ROWS_AT_ONCE) {
             let task = |(lane, _, pos): &(usize, usize, usize)| self.task(&stage, *lane, *pos);
             let tasks = places.par_iter().map(task).collect::<Result<Vec<_>, _>>()?;
-            for ((lane, index, pos), expectation) in places.iter().zip(self.evaluate(&stage, &tasks)) {
+            let expectations = match &mut matrix {
+                Some(matrix) => matrix.evaluate(places, &tasks),
+                None => self.evaluate(&stage, &tasks),
+            };
+            for ((lane, index, pos), expectation) in places.iter().zip(expectations) {
                 let seed = self.lanes.get(*lane).and_then(|lane| lane.seed(number, *pos));
                 if let Some(row) = computed.get_mut(*lane).and_then(|rows| rows.get_mut(*index)) {
                     *row = stored(expectation?, seed);
@@ -122,12 +127,7 @@ impl<'a> Lockstep<'a> {
     fn evaluate(&self, stage: &Stage, tasks: &[Task]) -> Vec<Result<Expectation, Unjudged>> {
         let Some(way) = stage.ways.first() else { return Vec::new() };
         let layer = usize::try_from(stage.layer).unwrap_or(0);
-        match way.op {
-            Op::Linear { weight, bias, softcap } => {
-                evaluate::linear(self.sequence.model, (weight, bias, softcap), tasks)
-            }
-            op => tasks.par_iter().map(|task| evaluate::evaluate(self.sequence.model, op, task, layer)).collect(),
-        }
+        tasks.par_iter().map(|task| evaluate::evaluate(self.sequence.model, way.op, task, layer)).collect()
     }
 
     fn task(&self, stage: &Stage, lane: usize, pos: usize) -> Result<Task, Unjudged> {
@@ -180,6 +180,45 @@ pub fn width(c: &Config, point: Point, pos: usize) -> usize {
 }
 
 /// What a lane keeps of a stage: its values, or values with errors of this seed, rounded to the storage format.
+/// A matrix and what the first lane's rows had in it: the other lanes' rows are so near to them that the squares of their
+/// products are the same but for rounding, and only their sums are computed.
+struct Matrix {
+    layer: Layer,
+    spreads: BTreeMap<usize, Spread>,
+}
+
+impl Matrix {
+    /// The matrix of a stage, if it is one's.
+    fn of(model: &Model, stage: &Stage) -> Result<Option<Matrix>, Unjudged> {
+        match stage.ways.first().map(|way| way.op) {
+            Some(Op::Linear { weight, bias, softcap }) => {
+                Ok(Some(Matrix { layer: Layer::new(model, (weight, bias, softcap))?, spreads: BTreeMap::new() }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The rows of (lane, index, position), the first lane's before all others.
+    fn evaluate(&mut self, places: &[(usize, usize, usize)], tasks: &[Task]) -> Vec<Result<Expectation, Unjudged>> {
+        let first = places.iter().take_while(|(lane, ..)| *lane == 0).count();
+        let (of_first, others) = tasks.split_at(first);
+        let mut all = Vec::with_capacity(tasks.len());
+        for ((_, _, pos), found) in places.iter().zip(self.layer.pass_with_spread(of_first)) {
+            all.push(found.map(|(expectation, spread)| {
+                self.spreads.insert(*pos, spread);
+                expectation
+            }));
+        }
+        let spreads: Option<Vec<&Spread>> =
+            places.iter().skip(first).map(|(_, _, pos)| self.spreads.get(pos)).collect();
+        match spreads {
+            Some(spreads) if !others.is_empty() => all.extend(self.layer.evaluate_like(others, &spreads)),
+            _ => all.extend(self.layer.evaluate(others)),
+        }
+        all
+    }
+}
+
 fn stored(expectation: Expectation, seed: Option<u64>) -> Vec<f64> {
     match (expectation, seed) {
         (Expectation::Exact { candidates, .. }, _) => candidates.into_iter().next().unwrap_or_default(),

@@ -6,9 +6,8 @@ use crate::oracle::judgement::Unjudged;
 use crate::oracle::noise::{ordered_sum_variance, relative_rms, softcap_variance};
 use crate::oracle::quantise::Quantiser;
 use crate::oracle::stats::{CELL_CHANNELS, Limits};
-use driftprobe_model::reference::{self, Projection, softcap};
+use driftprobe_model::reference::{self, softcap};
 use driftprobe_model::{Model, Weight, WeightId};
-use std::ops::Range;
 
 /// Rows that share a pass; bounds the memory.
 const ROWS_A_PASS: usize = 32;
@@ -44,13 +43,23 @@ struct Prepared {
     shifts: Vec<f64>,
 }
 
+/// The squares of a row's products, by output; see [`reference::Projection`].
+pub struct Spread {
+    squares: Vec<f64>,
+    partials: Vec<f64>,
+}
+
 impl Layer {
     /// What the layer gives for some rows, in order.
     pub fn evaluate(&self, tasks: &[Task]) -> Vec<Result<Expectation, Unjudged>> {
         tasks.chunks(ROWS_A_PASS).flat_map(|tasks| self.pass(tasks)).collect()
     }
 
-    fn new(model: &Model, (weight, bias, softcap): Parameters) -> Result<Layer, Unjudged> {
+    /// The layer of these weights.
+    ///
+    /// # Errors
+    /// When the model lacks a tensor.
+    pub fn new(model: &Model, (weight, bias, softcap): Parameters) -> Result<Layer, Unjudged> {
         let weight = model.weights.get(&weight.name())?;
         let bias = match bias {
             None => Vec::new(),
@@ -60,20 +69,50 @@ impl Layer {
     }
 
     fn pass(&self, tasks: &[Task]) -> Vec<Result<Expectation, Unjudged>> {
-        let prepared: Vec<Result<Prepared, Unjudged>> = tasks.iter().map(|t| self.prepare(t)).collect();
-        let x: Vec<f64> = prepared.iter().flatten().flat_map(|p| p.x.iter().copied()).collect();
+        self.pass_with_spread(tasks).into_iter().map(|one| one.map(|(expectation, _)| expectation)).collect()
+    }
+
+    /// As [`Layer::evaluate`], with the squares of each row's products beside it.
+    pub fn pass_with_spread(&self, tasks: &[Task]) -> Vec<Result<(Expectation, Spread), Unjudged>> {
+        let (prepared, x) = self.prepare_all(tasks);
         let outputs = self.weight.rows();
         let products = match reference::linear(&self.weight, 0..outputs, &x) {
             Ok(products) => products,
             Err(e) => return tasks.iter().map(|_| Err(e.clone().into())).collect(),
         };
-        let mut row = 0..prepared.iter().flatten().count();
+        let mut rows = 0..;
         let finish = |(task, prepared): (&Task, Result<Prepared, Unjudged>)| {
             let prepared = prepared?;
-            let at = row.next().unwrap_or_default() * outputs;
-            self.finish(task, &prepared, &products, at..at + outputs)
+            let at = rows.next().unwrap_or_default() * outputs;
+            let of = |all: &[f64]| all.get(at..at + outputs).unwrap_or_default().to_vec();
+            let spread = Spread { squares: of(&products.squares), partials: of(&products.partials) };
+            Ok((self.finish(task, &prepared, (&of(&products.sums), &spread))?, spread))
         };
         tasks.iter().zip(prepared).map(finish).collect()
+    }
+
+    /// As [`Layer::evaluate`], where the squares of the products are known well enough from rows that are almost the same:
+    /// the sums alone are a matter of fast matrix products.
+    pub fn evaluate_like(&self, tasks: &[Task], spreads: &[&Spread]) -> Vec<Result<Expectation, Unjudged>> {
+        let (prepared, x) = self.prepare_all(tasks);
+        let outputs = self.weight.rows();
+        let sums = match reference::sums(&self.weight, &x) {
+            Ok(sums) => sums,
+            Err(e) => return tasks.iter().map(|_| Err(e.clone().into())).collect(),
+        };
+        let mut rows = sums.chunks(outputs.max(1));
+        let finish = |((task, spread), prepared): ((&Task, &&Spread), Result<Prepared, Unjudged>)| {
+            let prepared = prepared?;
+            self.finish(task, &prepared, (rows.next().unwrap_or_default(), spread))
+        };
+        tasks.iter().zip(spreads).zip(prepared).map(finish).collect()
+    }
+
+    /// The rows as the kernel multiplies them, and all of them that can be, one behind the other.
+    fn prepare_all(&self, tasks: &[Task]) -> (Vec<Result<Prepared, Unjudged>>, Vec<f64>) {
+        let prepared: Vec<Result<Prepared, Unjudged>> = tasks.iter().map(|t| self.prepare(t)).collect();
+        let x = prepared.iter().flatten().flat_map(|p| p.x.iter().copied()).collect();
+        (prepared, x)
     }
 
     fn prepare(&self, task: &Task) -> Result<Prepared, Unjudged> {
@@ -93,15 +132,7 @@ impl Layer {
         Ok(Prepared { x: quantised.values, terms: (terms * shrink).max(1.0), shrink, shifts })
     }
 
-    fn finish(
-        &self,
-        task: &Task,
-        row: &Prepared,
-        products: &Projection,
-        range: Range<usize>,
-    ) -> Result<Expectation, Unjudged> {
-        let of = |all: &[f64]| all.get(range.clone()).unwrap_or_default().to_vec();
-        let (sums, squares, partials) = (of(&products.sums), of(&products.squares), of(&products.partials));
+    fn finish(&self, task: &Task, row: &Prepared, (sums, spread): (&[f64], &Spread)) -> Result<Expectation, Unjudged> {
         let cu = relative_rms(task.arithmetic.accumulate()?);
         let cu_after = relative_rms(task.arithmetic.elementwise()?);
         let inputs = task.arithmetic.input_variance();
@@ -135,7 +166,7 @@ impl Layer {
             }
             (y, variance)
         };
-        let (y, variance) = sums.iter().zip(&squares).zip(&partials).enumerate().map(one).unzip();
+        let (y, variance) = sums.iter().zip(&spread.squares).zip(&spread.partials).enumerate().map(one).unzip();
         independent(noisy(task, y, variance, (CELL_CHANNELS, Limits::PLAIN))?)
     }
 }
