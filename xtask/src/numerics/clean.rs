@@ -6,7 +6,7 @@ use super::contracts::{Contract, STORAGES};
 use super::gates::{Gates, pairs};
 use anyhow::Result;
 use driftprobe::oracle::Outcome;
-use driftprobe::oracle::stats::{Flag, Limits};
+use driftprobe::oracle::stats::Limits;
 use driftprobe::{Analysis, Verdict};
 use driftprobe_engine::EmbeddedEngine;
 use driftprobe_trace::Point;
@@ -245,24 +245,4 @@ fn line(name: &str, c: &Clean) -> String {
         c.largest[2],
         c.largest[3]
     )
-}
-
-/// The tests that flagged a row, in short.
-pub fn flags(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Flagged { flags, .. } => flags.iter().map(flag).collect::<Vec<_>>().join(", "),
-        Outcome::Mismatch { differing, .. } => format!("{differing} values"),
-        _ => String::new(),
-    }
-}
-
-fn flag(flag: &Flag) -> String {
-    match flag {
-        Flag::CellRms { z, .. } => format!("cell {z:.1}"),
-        Flag::Element { z, .. } => format!("z {z:.1}"),
-        Flag::Unrounded { size, .. } => format!("E3 {size:.1}"),
-        Flag::Score { score, .. } => format!("E2 {score:.1}"),
-        Flag::NonFinite { .. } => "not finite".to_owned(),
-        Flag::Mask { .. } => "mask".to_owned(),
-    }
 }

@@ -63,10 +63,17 @@ pub fn effect(model: &Model, (clean, faulty): (&Run, &Run), place: Place) -> f64
     let mut squares = 0.0;
     for stage in judged.stages.iter().filter(|stage| stage.layer == place.layer) {
         squares += match &stage.outcome {
+            // The elements of a norm's row have their largest error in common: they are one witness and not many.
+            Outcome::Clean(s) | Outcome::Flagged { statistics: s, .. } if is_norm(place.point) => s.rms * s.rms,
             Outcome::Clean(s) | Outcome::Flagged { statistics: s, .. } => s.rms * s.rms * s.compared as f64,
             Outcome::Exact { .. } => 0.0,
             Outcome::Mismatch { .. } | Outcome::Unjudged(_) => f64::INFINITY,
         };
     }
     if squares.is_finite() { squares.sqrt() / ENLARGED } else { f64::INFINITY }
+}
+
+fn is_norm(point: Point) -> bool {
+    use Point::*;
+    matches!(point, AttnNormOut | AttnPostNormOut | FfnNormOut | MlpPostNormOut | FinalNormOut)
 }
