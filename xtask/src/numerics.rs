@@ -8,6 +8,8 @@ mod effect;
 mod faults;
 mod gates;
 mod models;
+mod rows;
+mod smallest;
 mod write;
 
 use anyhow::{Result, ensure};

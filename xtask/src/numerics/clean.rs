@@ -77,9 +77,8 @@ fn limits(point: Point) -> Limits {
     match point {
         QPostRope | KPostRope => Limits::ROPE,
         AttnOut => Limits::ATTENTION,
-        AttnNormOut | FfnNormOut | FinalNormOut | AttnPostNormOut | MlpPostNormOut | QPreRope | KPreRope | AttnProbs => {
-            Limits::NORM
-        }
+        AttnNormOut | FfnNormOut | FinalNormOut | AttnPostNormOut | MlpPostNormOut | QPreRope | KPreRope
+        | AttnProbs => Limits::NORM,
         _ => Limits::PLAIN,
     }
 }
@@ -145,7 +144,7 @@ fn shapes(quick: bool) -> Vec<Shape> {
 }
 
 /// Operations that a clean run's simulation may take.
-const BUDGET_FLOPS: f64 = 4e9;
+const BUDGET_FLOPS: f64 = 1.5e9;
 
 /// Every contract on each of its models.
 pub fn table(bench: &Bench) -> Result<Vec<(String, Clean)>> {
@@ -222,7 +221,10 @@ pub fn text(rows: &[(String, Clean)]) -> String {
     let alarms: Vec<&String> = rows.iter().flat_map(|(_, c)| &c.alarms).collect();
     if !alarms.is_empty() {
         let _ = writeln!(text, "\nAlarms ({}):\n", alarms.len());
-        alarms.iter().take(20).for_each(|alarm| text += &format!("- `{}`\n", alarm.chars().take(400).collect::<String>()));
+        alarms
+            .iter()
+            .take(20)
+            .for_each(|alarm| text += &format!("- `{}`\n", alarm.chars().take(400).collect::<String>()));
     }
     text
 }

@@ -56,7 +56,8 @@ struct Cell {
 }
 
 /// Groups of the catalogue, in its order.
-pub const CATALOGUE: [&str; 9] = ["rope", "mask", "cache", "heads", "scores", "norm", "linear", "mlp, residual", "ends"];
+pub const CATALOGUE: [&str; 9] =
+    ["rope", "mask", "cache", "heads", "scores", "norm", "linear", "mlp, residual", "ends"];
 
 fn group(kind: &FaultKind) -> &'static str {
     let at = match kind {
@@ -94,6 +95,15 @@ fn shape(seed: u64) -> Shape {
     Shape { lengths: lengths[seed as usize % 3].clone(), steps: 2, seed: 100 + seed }
 }
 
+/// Of faults that only a simulation shows, which takes its time.
+fn short(seed: u64) -> Shape {
+    Shape { lengths: vec![20], steps: 2, seed: 200 + seed }
+}
+
+fn needs_simulation(fault: &Fault) -> bool {
+    fault.kind.id().starts_with("KV_")
+}
+
 /// The layer that a seed's faults are in; the last seed's are in all of them.
 fn layer(seed: u64, model: &Model) -> Option<usize> {
     match seed % 3 {
@@ -113,17 +123,21 @@ pub fn table(bench: &Bench) -> Result<Vec<Case>> {
 fn of_cell(bench: &Bench, cell: &Cell) -> Result<Vec<Case>> {
     let model = bench.model(cell.model);
     let settings = &cell.contract.settings;
-    let shape = shape(cell.seed);
-    let clean = recorded(&EmbeddedEngine::new(model, settings.clone())?, &shape, bench.scratch())?;
-    let alarms = alarmed(&pairs(&judged(model, &clean.run, &clean.run, 0.0), &clean.run));
-    let subject = Subject { model, settings, tokens: shape.lengths[0] };
     let phases = [Some(Phase::Decode), Some(Phase::Prefill), None];
     let scopes = phases.map(|phase| Scope { phase, layer: layer(cell.seed, model) });
-    let faults: Vec<Fault> = scopes.into_iter().flat_map(|scope| Fault::catalogue(&subject, scope)).collect();
-    let faults: Vec<Fault> = faults.into_iter().step_by(bench.fault_step()).collect();
-    let scene = Scene { bench, cell, model, shape: &shape, clean: &clean, alarms: &alarms };
+    let mut cases = Vec::new();
     let started = std::time::Instant::now();
-    let cases = faults.par_iter().map(|fault| scene.case(&subject, fault)).collect::<Result<Vec<Case>>>()?;
+    for (shape, simulated) in [(shape(cell.seed), false), (short(cell.seed), true)] {
+        let clean = recorded(&EmbeddedEngine::new(model, settings.clone())?, &shape, bench.scratch())?;
+        let alarms = alarmed(&pairs(&judged(model, &clean.run, &clean.run, 0.0), &clean.run));
+        let subject = Subject { model, settings, tokens: shape.lengths[0] };
+        let faults = scopes.into_iter().flat_map(|scope| Fault::catalogue(&subject, scope));
+        let faults: Vec<Fault> =
+            faults.filter(|f| needs_simulation(f) == simulated).step_by(bench.fault_step()).collect();
+        let scene = Scene { bench, cell, model, shape: &shape, clean: &clean, alarms: &alarms };
+        let found: Vec<Case> = faults.par_iter().map(|fault| scene.case(&subject, fault)).collect::<Result<_>>()?;
+        cases.extend(found);
+    }
     eprintln!(
         "{} on {}: {} faults, {:.0} ms each",
         cell.contract.name(),
@@ -171,7 +185,7 @@ impl Scene<'_> {
         if truth.phases.is_empty() {
             return Ok(case);
         }
-        let budget = if id.starts_with("KV_") { BUDGET_FLOPS } else { 0.0 };
+        let budget = if needs_simulation(fault) { BUDGET_FLOPS } else { 0.0 };
         let mut analysis = judged(self.model, &faulty.run, &faulty.run, budget);
         (case.outcome, case.said) = self.outcome(&analysis, &faulty.run, (fault, &truth));
         if matches!(case.outcome, Outcome::Missed(_)) && budget == 0.0 {

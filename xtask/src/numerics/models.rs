@@ -21,8 +21,14 @@ pub const MODELS: [(&str, &str); 7] = [
     ),
     ("gqa", "random llama, hidden 128, 4 layers, 8 heads on 2, F32 weights, tied, llama-3 scaled RoPE"),
     ("bias", "random qwen2, hidden 96, 3 layers, 6 heads on 3, F16 weights, large biases on Q, K and V"),
-    ("softcap", "random gemma2, hidden 96, 4 layers, F32 weights, soft caps, windows of 16 in every other layer, norms behind attention and MLP, GELU"),
-    ("q8_0", "random llama as GGUF, hidden 256, 3 layers, 8 heads on 4, Q8_0 weights, an attention sink, interleaved RoPE"),
+    (
+        "softcap",
+        "random gemma2, hidden 96, 4 layers, F32 weights, soft caps, windows of 16 in every other layer, norms behind attention and MLP, GELU",
+    ),
+    (
+        "q8_0",
+        "random llama as GGUF, hidden 256, 3 layers, 8 heads on 4, Q8_0 weights, an attention sink, interleaved RoPE",
+    ),
     ("q4_k", "the same in Q4_K"),
 ];
 
@@ -169,8 +175,7 @@ fn shape(name: &str) -> (Shape, Traits, DType) {
             (shape, Traits { tied: true, ..Traits::default() }, DType::F32)
         }
         "bias" => {
-            let shape =
-                Shape { hidden: 96, inner: 192, layers: 3, heads: 6, kv_heads: 3, head_dim: 16, ..plain };
+            let shape = Shape { hidden: 96, inner: 192, layers: 3, heads: 6, kv_heads: 3, head_dim: 16, ..plain };
             (shape, Traits { bias: true, ..Traits::default() }, DType::F16)
         }
         "softcap" => {

@@ -6,6 +6,7 @@ use super::contracts::STORAGES;
 use super::faults::{BELOW, CATALOGUE, Case, Outcome};
 use super::gates::{self, Gates, Own};
 use super::models::MODELS;
+use super::smallest;
 use anyhow::{Context, Result, ensure};
 use driftprobe_trace::Phase;
 use std::collections::BTreeMap;
@@ -45,11 +46,7 @@ impl Count {
     fn rates(&self) -> [f64; 3] {
         let of = |part: f64, all: usize| part / all.max(1) as f64;
         let visible = self.detected + self.missed;
-        [
-            of(self.detected as f64, visible),
-            of(self.localised as f64, self.detected),
-            of(self.named, self.detected),
-        ]
+        [of(self.detected as f64, visible), of(self.localised as f64, self.detected), of(self.named, self.detected)]
     }
 
     fn line(&self, name: &str) -> String {
@@ -138,8 +135,7 @@ pub fn text(bench: &Bench, clean: &[(String, Clean)], tables: &Tables<'_>) -> Re
     writeln!(text, "{HEAD}{}", lines(&tables.by(|case| format!("`{}`", case.id))))?;
     writeln!(text, "### Gates of others in the same runs\n\n{}", gates::text(&tables.gates, &tables.own))?;
     if !bench.quick {
-        text += "### Smallest fault seen\n\n";
-        text += "";
+        writeln!(text, "### Smallest fault seen\n\n{}", smallest::text(bench)?)?;
     }
     writeln!(text, "### What was missed\n\n{}", misses(tables.cases))?;
     Ok(text)
