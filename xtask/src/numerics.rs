@@ -10,6 +10,7 @@ mod gates;
 mod models;
 mod rows;
 mod smallest;
+mod work;
 mod write;
 
 use anyhow::{Result, ensure};
@@ -30,12 +31,16 @@ pub struct Args {
     /// One fault of so many, in place of all; its tables are no evidence.
     #[arg(long, value_name = "N", default_value_t = 1)]
     one_of: usize,
+    /// Only arithmetics whose name contains this; its tables are no evidence.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
 }
 
 /// What all tables share.
 pub struct Bench {
     quick: bool,
     one_of: usize,
+    only: String,
     models: BTreeMap<&'static str, Model>,
     scratch: TempDir,
 }
@@ -47,7 +52,7 @@ impl Bench {
         for (name, _) in models::MODELS {
             models.insert(name, models::model(scratch.path(), name)?);
         }
-        Ok(Bench { quick: args.quick, one_of: args.one_of.max(1), models, scratch })
+        Ok(Bench { quick: args.quick, one_of: args.one_of.max(1), only: args.only.clone(), models, scratch })
     }
 
     /// A model by its name.
@@ -63,7 +68,8 @@ impl Bench {
     fn contracts(&self) -> Vec<Contract> {
         let wanted = ["f32, naive", "bf16, blocked", "Q8_0 weights, q8_0 activations, naive"];
         let all = contracts().into_iter();
-        all.filter(|c| !self.quick || wanted.contains(&c.name().as_str())).collect()
+        let is_wanted = |c: &Contract| c.name().contains(&self.only);
+        all.filter(|c| is_wanted(c) && (!self.quick || wanted.contains(&c.name().as_str()))).collect()
     }
 
     fn seeds(&self) -> u64 {
@@ -77,7 +83,8 @@ impl Bench {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    ensure!(args.write.is_none() || !args.quick && args.one_of <= 1, "the document holds whole tables only");
+    let whole = !args.quick && args.one_of <= 1 && args.only.is_empty();
+    ensure!(args.write.is_none() || whole, "the document holds whole tables only");
     let bench = Bench::new(&args)?;
     let started = std::time::Instant::now();
     let clean = clean::table(&bench)?;

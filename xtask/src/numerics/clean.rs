@@ -1,16 +1,17 @@
 //! The table of false alarms: clean runs, every judgement of them counted.
 
-use super::Bench;
 use super::case::{Shape, judged, recorded};
 use super::contracts::{Contract, STORAGES};
 use super::gates::{Gates, pairs};
+use super::{Bench, work};
 use anyhow::Result;
-use driftprobe::oracle::Outcome;
+use driftprobe::attribute::in_words;
 use driftprobe::oracle::stats::Limits;
+use driftprobe::oracle::{Outcome, StageJudgement};
+use driftprobe::reason::ReasonCode;
 use driftprobe::{Analysis, Verdict};
 use driftprobe_engine::EmbeddedEngine;
 use driftprobe_trace::Point;
-use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -19,6 +20,8 @@ use std::fmt::Write as _;
 pub struct Clean {
     pub runs: usize,
     pub passes: usize,
+    /// Runs that were not simulated, and have nothing else against them.
+    pub open: usize,
     pub judged: u64,
     pub exact: u64,
     pub flagged: u64,
@@ -60,6 +63,7 @@ impl Clean {
         }
         self.runs += other.runs;
         self.passes += other.passes;
+        self.open += other.open;
         for (why, count) in other.unjudged {
             *self.unjudged.entry(why).or_default() += count;
         }
@@ -85,11 +89,17 @@ fn limits(point: Point) -> Limits {
 
 fn count(analysis: &Analysis, what: &str) -> Clean {
     let mut all = Clean { runs: 1, ..Clean::default() };
-    if analysis.verdict.verdict == Verdict::Pass {
-        all.passes = 1;
-    } else {
-        let reasons: Vec<String> = analysis.verdict.reasons.iter().map(|r| format!("{r:?}")).collect();
-        all.alarms.push(format!("{what}: {}: {}", analysis.verdict.verdict.id(), reasons.join("; ")));
+    let not_simulated = analysis.examination.iter().any(|e| !e.study.skipped.is_empty());
+    let open = [ReasonCode::Differs, ReasonCode::NotJudged];
+    let is_open = analysis.verdict.reasons.iter().all(|r| open.contains(&r.code));
+    match analysis.verdict.verdict {
+        Verdict::Pass => all.passes = 1,
+        // Of a prompt that was not simulated, cached rows of earlier positions are not known.
+        Verdict::Inconclusive if not_simulated && is_open => all.open = 1,
+        verdict => {
+            let reasons: Vec<String> = analysis.verdict.reasons.iter().map(|r| format!("{r:?}")).collect();
+            all.alarms.push(format!("{what}: {}: {}", verdict.id(), reasons.join("; ")));
+        }
     }
     let Some(examination) = &analysis.examination else { return all };
     for stage in examination.phases.iter().flat_map(|phase| &phase.stages) {
@@ -116,12 +126,16 @@ fn count(analysis: &Analysis, what: &str) -> Clean {
         all.judged += 1;
         if stage.outcome.is_fault() {
             all.flagged += 1;
-            all.alarms.push(format!("{what}: {stage:?}"));
+            let StageJudgement { point, layer, phase, pos, outcome, .. } = stage;
+            all.alarms.push(format!("{what}: {point} of layer {layer}, {phase}, {pos}: {}", in_words(outcome)));
         }
     }
     for test in examination.phases.iter().flat_map(|phase| &phase.systematic) {
         all.scores += 1;
-        all.scores_flagged += u64::from(test.test.is_flagged());
+        if test.test.is_flagged() {
+            all.scores_flagged += 1;
+            all.alarms.push(format!("{what}: {test:?}"));
+        }
         all.largest[3] = all.largest[3].max(test.test.score() / driftprobe::oracle::stats::ScoreTest::LIMIT);
     }
     all.findings = examination.contract_findings.len() as u64;
@@ -140,7 +154,7 @@ fn shapes(quick: bool) -> Vec<Shape> {
     if quick {
         return vec![shape(&[9, 40], 2, 1)];
     }
-    vec![shape(&[5, 24, 60], 6, 1), shape(&[33, 130], 8, 2), shape(&[350], 16, 3), shape(&[2040], 8, 4)]
+    vec![shape(&[5, 24], 6, 1), shape(&[60], 8, 5), shape(&[33, 130], 8, 2), shape(&[350], 16, 3)]
 }
 
 /// Operations that a clean run's simulation may take.
@@ -149,18 +163,19 @@ const BUDGET_FLOPS: f64 = 1.5e9;
 /// Every contract on each of its models.
 pub fn table(bench: &Bench) -> Result<Vec<(String, Clean)>> {
     let mut jobs = Vec::new();
-    for contract in bench.contracts() {
-        for model in contract.models {
-            for shape in shapes(bench.quick) {
-                if *model != "demo" || shape.lengths.iter().all(|n| *n < 1000) {
-                    jobs.push((contract.clone(), *model, shape));
-                }
+    for (number, contract) in bench.contracts().into_iter().enumerate() {
+        for (at, model) in contract.models.iter().copied().enumerate() {
+            jobs.extend(shapes(bench.quick).into_iter().map(|shape| (contract.clone(), model, shape)));
+            // Models take turns, but for the trained one, whose context is shorter.
+            let turn = if contract.models.len() == 1 { 0 } else { 1 + number % (contract.models.len() - 1) };
+            if !bench.quick && at == turn {
+                jobs.push((contract.clone(), model, Shape { lengths: vec![2040], steps: 8, seed: 4 }));
             }
         }
     }
-    let done: Vec<(&'static str, Clean)> = (jobs.par_iter())
-        .map(|(contract, model, shape)| Ok((contract.storage, one(bench, contract, model, shape)?)))
-        .collect::<Result<_>>()?;
+    let done = work::each("clean runs", &jobs, |(contract, model, shape)| {
+        Ok((contract.storage, one(bench, contract, model, shape)?))
+    })?;
     let mut by_storage: BTreeMap<&str, Clean> = BTreeMap::new();
     for (storage, clean) in done {
         by_storage.entry(storage).or_default().merge(clean);
@@ -181,8 +196,8 @@ fn one(bench: &Bench, contract: &Contract, name: &str, shape: &Shape) -> Result<
 pub fn text(rows: &[(String, Clean)]) -> String {
     let mut text = String::new();
     let mut total = Clean::default();
-    text += "| contract | runs | PASS | stages judged | of them exact | flagged | score tests | flagged | contract findings | rows against tokens | flagged | largest cell RMS, z, E3, E2 (shares of the limit) |\n";
-    text += "|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+    text += "| contract | runs | PASS | not simulated | stages judged | of them exact | flagged | score tests | flagged | contract findings | rows against tokens | flagged | largest cell RMS, z, E3, E2 (shares of the limit) |\n";
+    text += "|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
     for (name, c) in rows {
         let _ = writeln!(text, "{}", line(name, c));
     }
@@ -202,7 +217,7 @@ pub fn text(rows: &[(String, Clean)]) -> String {
         ] {
             *mine += theirs;
         }
-        (total.runs, total.passes) = (total.runs + c.runs, total.passes + c.passes);
+        (total.runs, total.passes, total.open) = (total.runs + c.runs, total.passes + c.passes, total.open + c.open);
         for (mine, theirs) in total.largest.iter_mut().zip(c.largest) {
             *mine = mine.max(theirs);
         }
@@ -231,9 +246,10 @@ pub fn text(rows: &[(String, Clean)]) -> String {
 
 fn line(name: &str, c: &Clean) -> String {
     format!(
-        "| {name} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.2}, {:.2}, {:.2}, {:.2} |",
+        "| {name} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.2}, {:.2}, {:.2}, {:.2} |",
         c.runs,
         c.passes,
+        c.open,
         c.judged,
         c.exact,
         c.flagged,

@@ -1,17 +1,16 @@
 //! The table of faults: the whole catalogue injected, each found, placed and named or not.
 
-use super::Bench;
 use super::case::{PHASES, Recorded, Shape, judged, recorded};
 use super::contracts::Contract;
 use super::effect::{Place, effect};
 use super::gates::{GATES, Gates, alarmed, pairs};
+use super::{Bench, work};
 use anyhow::Result;
 use driftprobe::{Analysis, Verdict};
 use driftprobe_engine::EmbeddedEngine;
 use driftprobe_engine::faulty::{Fault, FaultKind, FaultyEngine, Scope, Subject};
 use driftprobe_model::Model;
 use driftprobe_trace::{Phase, Point, Run};
-use rayon::prelude::*;
 
 /// Below this many units of noise, all rows of the faulty stage together, a fault counts as below it.
 pub const BELOW: f64 = 3.0;
@@ -116,7 +115,7 @@ fn layer(seed: u64, model: &Model) -> Option<usize> {
 /// All faults in all cells, in a fixed order.
 pub fn table(bench: &Bench) -> Result<Vec<Case>> {
     let cells = cells(bench);
-    let of_cells: Vec<Vec<Case>> = (cells.par_iter()).map(|cell| of_cell(bench, cell)).collect::<Result<_>>()?;
+    let of_cells = work::each("cells of faults", &cells, |cell| of_cell(bench, cell))?;
     Ok(of_cells.into_iter().flatten().collect())
 }
 
@@ -126,7 +125,6 @@ fn of_cell(bench: &Bench, cell: &Cell) -> Result<Vec<Case>> {
     let phases = [Some(Phase::Decode), Some(Phase::Prefill), None];
     let scopes = phases.map(|phase| Scope { phase, layer: layer(cell.seed, model) });
     let mut cases = Vec::new();
-    let started = std::time::Instant::now();
     for (shape, simulated) in [(shape(cell.seed), false), (short(cell.seed), true)] {
         let clean = recorded(&EmbeddedEngine::new(model, settings.clone())?, &shape, bench.scratch())?;
         let alarms = alarmed(&pairs(&judged(model, &clean.run, &clean.run, 0.0), &clean.run));
@@ -135,16 +133,9 @@ fn of_cell(bench: &Bench, cell: &Cell) -> Result<Vec<Case>> {
         let faults: Vec<Fault> =
             faults.filter(|f| needs_simulation(f) == simulated).step_by(bench.fault_step()).collect();
         let scene = Scene { bench, cell, model, shape: &shape, clean: &clean, alarms: &alarms };
-        let found: Vec<Case> = faults.par_iter().map(|fault| scene.case(&subject, fault)).collect::<Result<_>>()?;
+        let found: Vec<Case> = faults.iter().map(|fault| scene.case(&subject, fault)).collect::<Result<_>>()?;
         cases.extend(found);
     }
-    eprintln!(
-        "{} on {}: {} faults, {:.0} ms each",
-        cell.contract.name(),
-        cell.model,
-        cases.len(),
-        started.elapsed().as_secs_f64() * 1e3 / cases.len().max(1) as f64
-    );
     Ok(cases)
 }
 

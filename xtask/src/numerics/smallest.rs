@@ -3,16 +3,15 @@
 //! Faults of all rows are made by an engine with another config. Faults of one row are put into a recorded row: the stage
 //! in float64, altered, and rounded to the storage format.
 
-use super::Bench;
 use super::case::{Shape, judged, recorded};
 use super::rows::{Altered, attention_head, linear_row};
+use super::{Bench, work};
 use anyhow::{Context, Result};
 use driftprobe::Verdict;
 use driftprobe::oracle::{Float, Replay};
 use driftprobe_engine::{EmbeddedEngine, Settings, Storage};
 use driftprobe_model::{Config, Model};
 use driftprobe_trace::{ContractFields, Event, Phase, Point, Row, Rows, Run};
-use rayon::prelude::*;
 use std::fmt::Write as _;
 
 /// What is altered, and the sizes that a first prototype saw (f32, f16, bf16), which are to be reached.
@@ -29,21 +28,20 @@ const FAULTS: [(&str, [f64; 3]); 8] = [
 
 const STORAGES: [Storage; 3] = [Storage::F32, Storage::F16, Storage::Bf16];
 
-/// 1, 2, 3, 6 times the powers of ten, from the largest down.
-fn ladder() -> impl Iterator<Item = f64> {
-    (-8..0).rev().flat_map(|power: i32| [6.0, 3.0, 2.0, 1.0].map(|m| m * 10f64.powi(power)))
+/// 1, 2, 3, 6 times the powers of ten, the smallest first.
+fn ladder() -> Vec<f64> {
+    (-8..0).flat_map(|power: i32| [1.0, 2.0, 3.0, 6.0].map(|m| m * 10f64.powi(power))).collect()
 }
 
-/// The smallest size of which it and all larger ones are seen; infinite: none.
+/// The smallest size that is seen, larger ones being seen too; infinite: none. By halving the ladder.
 fn smallest(mut seen: impl FnMut(f64) -> Result<bool>) -> Result<f64> {
-    let mut last = f64::INFINITY;
-    for size in ladder() {
-        if !seen(size)? {
-            break;
-        }
-        last = size;
+    let sizes = ladder();
+    let (mut low, mut high) = (0, sizes.len());
+    while low < high {
+        let middle = (low + high) / 2;
+        if seen(sizes[middle])? { high = middle } else { low = middle + 1 }
     }
-    Ok(last)
+    Ok(sizes.get(high).copied().unwrap_or(f64::INFINITY))
 }
 
 /// A model in one storage, and its clean run.
@@ -54,14 +52,14 @@ struct Scene<'a> {
     run: &'a Run,
 }
 
-const SHAPE: ([usize; 1], usize) = ([200], 8);
+const SHAPE: ([usize; 1], usize) = ([200], 4);
 
 fn shape() -> Shape {
     Shape { lengths: SHAPE.0.to_vec(), steps: SHAPE.1, seed: 7 }
 }
 
 pub fn text(bench: &Bench) -> Result<String> {
-    let columns: Vec<[f64; 8]> = STORAGES.par_iter().map(|storage| column(bench, *storage)).collect::<Result<_>>()?;
+    let columns: Vec<[f64; 8]> = work::each("columns of sizes", &STORAGES, |storage| column(bench, *storage))?;
     let mut text = String::from("| fault | f32 | f16 | bf16 | prototype |\n|---|---|---|---|---|\n");
     for (row, (name, prototype)) in FAULTS.iter().enumerate() {
         let cell = |column: &[f64; 8], aim: f64| {

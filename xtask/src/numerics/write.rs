@@ -83,7 +83,7 @@ impl<'a> Tables<'a> {
             gates.merge(clean.gates.clone());
         }
         cases.iter().for_each(|case| gates.merge(case.gates.clone()));
-        let alarmed: usize = clean.iter().map(|(_, c)| c.runs - c.passes).sum();
+        let alarmed: usize = clean.iter().map(|(_, c)| c.runs - c.passes - c.open).sum();
         let own = Own { alarmed: alarmed as u64, detected: all.detected as u64, localised: all.localised as u64 };
         Tables { cases, all, gates, own }
     }
