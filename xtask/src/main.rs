@@ -1,6 +1,7 @@
 //! Chores of the repository: `cargo xtask <command>`.
 
 mod bench;
+mod numerics;
 mod tidy;
 mod train;
 
@@ -19,6 +20,8 @@ enum Command {
     Train(train::Args),
     /// Measure what tracing costs, and the embedded engine beside llama.cpp.
     Bench(bench::Args),
+    /// Measure what the judging is worth: false alarms, and faults found, placed and named.
+    Numerics(numerics::Args),
     /// Hold documentation and sources against the rules of CONTRIBUTING.md.
     Tidy,
 }
@@ -27,6 +30,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Train(args) => train::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Numerics(args) => numerics::run(args),
         Command::Tidy => tidy::run(),
     }
 }

@@ -21,7 +21,11 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
         None => named_model(&run),
     };
     let contract = args.contract.as_deref().map(contract).transpose()?;
-    let oracle = model.as_ref().map(|model| Oracle { contract: contract.as_ref(), budget_flops: args.simulate, model });
+    let oracle = model.as_ref().map(|model| Oracle {
+        contract: contract.as_ref(),
+        budget_flops: args.simulate,
+        ..Oracle::new(model)
+    });
     report(&args.run, oracle.as_ref(), args.out.as_deref(), args.format)
 }
 

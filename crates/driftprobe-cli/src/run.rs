@@ -138,6 +138,7 @@ pub fn settings(args: &EngineArgs) -> Result<Settings, Failure> {
     }
     Ok(Settings {
         storage: args.dtype,
+        residual: None,
         kv_cache: args.kv_cache.unwrap_or(args.dtype),
         prefill_attention: args.prefill_attention,
         decode_attention: args.decode_attention,

@@ -72,14 +72,13 @@ impl Engine for EmbeddedEngine {
     }
 
     fn contract(&self) -> Contract {
-        let storage = self.settings.storage.to_string();
         let f32 = || Some("f32".to_owned());
         let mut contract = Contract {
             flat: ContractFields {
                 weights: Some(self.weights.matrix_dtypes()),
-                activations: Some(storage.clone()),
+                activations: Some(self.settings.storage.to_string()),
                 accumulate: f32(),
-                residual: Some(storage),
+                residual: Some(self.settings.residual().to_string()),
                 kv_cache: Some(self.settings.kv_cache.to_string()),
                 softmax: f32(),
                 activation_quant: self.activation_quant(),

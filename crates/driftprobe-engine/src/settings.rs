@@ -147,6 +147,8 @@ impl FromStr for QuantisedMatmul {
 pub struct Settings {
     /// Type in which values are stored between stages.
     pub storage: Storage,
+    /// Type of the residual stream: the embedding and both sums of every layer; `None`: as `storage`.
+    pub residual: Option<Storage>,
     /// Type in which the KV cache holds its rows.
     pub kv_cache: Storage,
     /// Attention of the prefill phase.
@@ -166,6 +168,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             storage: Storage::F32,
+            residual: None,
             kv_cache: Storage::F32,
             prefill_attention: PrefillAttention::Naive,
             decode_attention: DecodeAttention::Naive,
@@ -177,6 +180,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Type of the residual stream.
+    pub fn residual(&self) -> Storage {
+        self.residual.unwrap_or(self.storage)
+    }
+
     /// Refuses blocks, parts and chunks of nothing.
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         let refuse = |what: String| Err(EngineError::request(what, "give a count from 1"));

@@ -22,6 +22,8 @@ pub struct Oracle<'a> {
     pub contract: Option<&'a Contract>,
     /// Operations that simulating the prompts from their tokens may take; see [`crate::simulate::cost_flops`].
     pub budget_flops: f64,
+    /// Whether to say what the run would have shown of each bug of the catalogue.
+    pub power: bool,
 }
 
 impl<'a> Oracle<'a> {
@@ -30,7 +32,7 @@ impl<'a> Oracle<'a> {
 
     /// With the manifest's own contract and an ordinary budget.
     pub fn new(model: &'a Model) -> Oracle<'a> {
-        Oracle { model, contract: None, budget_flops: Self::BUDGET_FLOPS }
+        Oracle { model, contract: None, budget_flops: Self::BUDGET_FLOPS, power: true }
     }
 }
 
@@ -169,7 +171,9 @@ pub fn examine(run: &Run, rows: &dyn Rows, oracle: &Oracle<'_>) -> Result<Examin
     let mut all = Examination::new(phases, findings.unwrap_or_default(), study);
     all.causes = cause::find(&replay, events, &rows, &all.phases).unwrap_or_default();
     all.name_slots(&simulation, run, &rows);
-    all.power = cause::power(&replay, events, &rows).unwrap_or_default();
+    if oracle.power {
+        all.power = cause::power(&replay, events, &rows).unwrap_or_default();
+    }
     all.suspects = cause::examine(&all.causes, &all.power);
     Ok(all)
 }

@@ -80,7 +80,8 @@ fn interleave(w: &Tensor, heads: usize) -> Result<Tensor> {
     Ok(w.reshape((heads, 2, rows / heads / 2, cols))?.transpose(1, 2)?.contiguous()?.reshape((rows, cols))?)
 }
 
-fn gguf_name(name: &str) -> String {
+/// A tensor's name in GGUF files.
+pub fn gguf_name(name: &str) -> String {
     let Some(rest) = name.strip_prefix("model.layers.") else {
         let plain = match name {
             "model.embed_tokens.weight" => "token_embd.weight",

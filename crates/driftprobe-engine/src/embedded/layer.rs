@@ -65,14 +65,14 @@ impl Forward<'_, '_> {
         if let Some(norm) = &w.attn_post_norm {
             projected = self.norm((Point::AttnPostNormOut, Norm::AttnPost), l, &projected, norm)?;
         }
-        let x = self.stored(self.interference.residual(at, Residual::Attn, x, projected)?)?;
+        let x = store(self.interference.residual(at, Residual::Attn, x, projected)?, self.settings.residual())?;
         self.show(Point::ResidualPostAttn, l, &x)?;
         let normed = self.norm((Point::FfnNormOut, Norm::Ffn), l, &x, &w.ffn_norm)?;
         let mut mlp = self.mlp(l, w, &normed)?;
         if let Some(norm) = &w.mlp_post_norm {
             mlp = self.norm((Point::MlpPostNormOut, Norm::MlpPost), l, &mlp, norm)?;
         }
-        let x = self.stored(self.interference.residual(at, Residual::Mlp, x, mlp)?)?;
+        let x = store(self.interference.residual(at, Residual::Mlp, x, mlp)?, self.settings.residual())?;
         self.show(Point::ResidualPostMlp, l, &x)?;
         Ok(x)
     }
@@ -156,6 +156,15 @@ impl Forward<'_, '_> {
         store(x, self.settings.storage)
     }
 
+    /// Type in which a stage's result is stored.
+    fn storage_of(&self, point: Point) -> Storage {
+        use Point::*;
+        match point {
+            EmbedOut | ResidualPreAttn | ResidualPostAttn | ResidualPostMlp | FinalNormIn => self.settings.residual(),
+            _ => self.settings.storage,
+        }
+    }
+
     fn norm(
         &mut self,
         (point, norm): (Point, Norm),
@@ -185,7 +194,7 @@ impl Forward<'_, '_> {
     pub fn show(&mut self, point: Point, l: usize, x: &Tensor) -> Result<(), EngineError> {
         let Some(positions) = self.tap.positions(point, l) else { return Ok(()) };
         for row in self.pass.overlap(&positions) {
-            self.put(point, l, row, (&x.get(row)?, self.settings.storage))?;
+            self.put(point, l, row, (&x.get(row)?, self.storage_of(point)))?;
         }
         Ok(())
     }
@@ -195,7 +204,7 @@ impl Forward<'_, '_> {
         let Some(positions) = self.tap.positions(point, 0) else { return Ok(()) };
         for row in self.pass.overlap(&positions) {
             if (first..first + x.dim(0)?).contains(&row) {
-                self.put(point, 0, row, (&x.get(row - first)?, self.settings.storage))?;
+                self.put(point, 0, row, (&x.get(row - first)?, self.storage_of(point)))?;
             }
         }
         Ok(())

@@ -101,9 +101,9 @@ impl<'m> EmbeddedSession<'m> {
         let scaled = match self.interference.embed_scale(pass.at(None), self.config.embed_scale) {
             None => embedded,
             // Engines hold the factor itself in the storage type.
-            Some(scale) => (embedded * rounded(scale, self.settings.storage))?,
+            Some(scale) => (embedded * rounded(scale, self.settings.residual()))?,
         };
-        store(scaled, self.settings.storage)
+        store(scaled, self.settings.residual())
     }
 }
 

@@ -141,3 +141,33 @@ fn the_engine_says_what_it_is() {
     assert_eq!(attention.prefill.as_deref(), Some("naive"));
     assert_eq!(attention.decode.as_deref(), Some("split-k:3"));
 }
+
+#[test]
+fn a_finer_residual_stream_is_not_rounded_and_everything_else_is() {
+    use Point::*;
+    let stream = [EmbedOut, ResidualPreAttn, ResidualPostAttn, ResidualPostMlp, FinalNormIn];
+    for path in FAMILIES {
+        let settings = Settings { residual: Some(Storage::F32), ..stored(Storage::Bf16, Storage::Bf16) };
+        let (engine, tokens) = (engine(path, &settings), tokens(path));
+        assert_eq!(engine.contract().flat.residual.as_deref(), Some("f32"));
+        assert_eq!(engine.contract().flat.activations.as_deref(), Some("bf16"));
+        for phase in [Phase::Prefill, Phase::Decode] {
+            let (_, rows) = tapped(&engine, phase, &tokens, (&everything(&engine), 0..tokens.len()));
+            let of = |point, pos| rows.iter().find(|r| (r.point, r.layer, r.pos) == (point, 0, pos)).map(values);
+            for pos in 0..tokens.len() {
+                let added = of(AttnPostNormOut, pos).or(of(AttnProjOut, pos)).unwrap();
+                let before = of(ResidualPreAttn, pos).unwrap();
+                let sum = before.iter().zip(added).map(|(a, b)| f64::from((a + b) as f32));
+                assert!(of(ResidualPostAttn, pos).unwrap().into_iter().eq(sum), "{path}: {phase} at {pos}");
+            }
+            for row in &rows {
+                let finer = stream.contains(&row.point) || [Logits, AttnScores, AttnProbs].contains(&row.point);
+                assert_eq!(row.dtype, if finer { Dtype::F32 } else { Dtype::Bf16 }, "{path}: {}", row.point);
+            }
+        }
+        let same = Settings { residual: Some(Storage::Bf16), ..settings.clone() };
+        let default = Settings { residual: None, ..settings };
+        let of = |settings: &Settings| bits(&logits(&crate::support::engine(path, settings), Phase::Decode, &tokens));
+        assert_eq!(of(&same), of(&default), "{path}: as the storage, said or not");
+    }
+}
