@@ -7,7 +7,7 @@
 use crate::judge::JudgedPair;
 use crate::place::describe;
 use crate::reason::{ReasonCode, Reasons};
-use driftprobe_trace::{Event, HashAlgo, Manifest, Phase, Point, RowHash};
+use driftprobe_trace::{Event, HashAlgo, Manifest, Mode, Phase, Point, RowHash};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// GRETA's hash of no value at all: the basis that its FNV-1a starts from.
@@ -22,6 +22,7 @@ pub fn reasons(manifest: Option<&Manifest>, pairs: &[JudgedPair], reasons: &mut 
     tested(pairs, reasons);
     hashes(pairs, reasons);
     manifest.into_iter().for_each(|manifest| slot_tables(manifest, reasons));
+    manifest.into_iter().for_each(|manifest| alignment(manifest, pairs, reasons));
     let contract = manifest.and_then(|manifest| manifest.contract.as_ref());
     let engine = manifest.and_then(|manifest| manifest.engine.as_ref()?.name.as_deref());
     let quantised = contract.is_some_and(|contract| {
@@ -30,6 +31,19 @@ pub fn reasons(manifest: Option<&Manifest>, pairs: &[JudgedPair], reasons: &mut 
     });
     if quantised && engine == Some(EMBEDDED) {
         reasons.add(ReasonCode::SharedKernels, "");
+    }
+}
+
+/// With prefill's cache under decode, rows of earlier positions are prefill's: only a row's own may differ.
+fn alignment(manifest: &Manifest, pairs: &[JudgedPair], reasons: &mut Reasons) {
+    if manifest.mode != Some(Mode::KvAligned) {
+        return;
+    }
+    for pair in pairs {
+        let Some(cache) = pair.cache else { continue };
+        if cache.first_differing.is_some_and(|first| first + 1 < cache.positions) {
+            reasons.add(ReasonCode::NotAligned, describe(&pair.prefill));
+        }
     }
 }
 

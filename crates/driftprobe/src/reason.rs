@@ -96,6 +96,8 @@ reasons! {
         "record the layers in between";
     NotSimulated, "NOT_SIMULATED", false, "prompts were not simulated from their tokens: rows whose inputs were not recorded are not judged",
         "allow more operations (--simulate), or record all points of all layers";
+    NotAligned, "NOT_ALIGNED", true, "the run is not one with prefill's cache under decode: its mode is another, or rows of earlier positions are not prefill's",
+        "record it again: before each step, put prefill's rows into decode's cache";
     LooseContract, "LOOSE_CONTRACT", true, "the contract allows so much rounding that gross faults would hide in it",
         "declare the arithmetic that the engine really has";
     ContractFinding, "CONTRACT", false, "stages round in a way that the contract does not declare; it is legitimate, and explains all of their rows",

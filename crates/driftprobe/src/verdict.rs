@@ -175,7 +175,10 @@ pub fn reach(
         first_failure = None;
         let why = match all_identical {
             true => "there is nothing to explain",
-            false => "every stage of both phases is within the rounding that its arithmetic must have",
+            false if examination.is_none_or(Examination::judges_no_stage) => {
+                "every row is as near to what the tokens give as rounding makes it; no stage was judged by itself"
+            }
+            false => "every row that differs is within the rounding that its arithmetic must have",
         };
         (Verdict::Pass, None, why.to_owned())
     } else if pairs.is_empty() && !unpaired.is_empty() {

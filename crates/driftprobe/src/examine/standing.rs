@@ -28,6 +28,12 @@ impl Examination {
         self.phases.iter().flat_map(|phase| &phase.stages).filter(|stage| stage.outcome.is_fault())
     }
 
+    /// Whether no row that differs could have is judged by its own inputs: nothing but exact copies, or nothing at all.
+    pub fn judges_no_stage(&self) -> bool {
+        let stages = self.phases.iter().flat_map(|phase| &phase.stages);
+        !stages.into_iter().any(|stage| matches!(stage.outcome, Outcome::Clean(_) | Outcome::Flagged { .. }))
+    }
+
     /// How much noise the arithmetic may have at each point of each phase, relative to the row: the median of its rows.
     pub fn loosest(&self) -> Vec<(Phase, Point, f64)> {
         let mut all: BTreeMap<(Phase, Point), Vec<f64>> = BTreeMap::new();
@@ -156,7 +162,7 @@ impl Examination {
         let slots: Vec<&TokenJudgement> = tokens.filter(|token| token.slot.is_some()).collect();
         let wrong = slots.iter().find(|token| token.flagged);
         match (wrong, stage.map(|stage| &stage.outcome)) {
-            (Some(token), _) if self.is_first(key.0, key.3) => Standing::Fault(token_in_words(token)),
+            (Some(token), _) if self.is_first_of_both(key.0, key.3) => Standing::Fault(token_in_words(token)),
             // What reaches the cache has been wrong before.
             (Some(_), Some(Outcome::Exact { .. })) => Standing::Clean,
             (None, Some(Outcome::Exact { compared })) => {
@@ -172,6 +178,17 @@ impl Examination {
             (_, Some(Outcome::Unjudged(why))) => Standing::Unknown(unjudged_in_words(why, key.2)),
             _ => Standing::Unknown("nothing of this row to judge".to_owned()),
         }
+    }
+
+    /// As [`Examination::is_first`], where the other phase counts too: rows of earlier positions in decode's cache were
+    /// written by a prefill, and whatever is wrong with that is in them.
+    pub(super) fn is_first_of_both(&self, phase: Phase, place: Input) -> bool {
+        let other = if phase == Phase::Prefill { Phase::Decode } else { Phase::Prefill };
+        let earlier = self.first.get(&other).is_some_and(|(part, layer, point)| {
+            let cache = matches!(point, Point::KCache | Point::VCache);
+            (*part, *layer, *point) < place_of(place) && !(cache && *layer == place.layer)
+        });
+        self.is_first(phase, place) && !earlier
     }
 
     /// Whether nothing earlier in the computation of the phase is at fault. K and V of one layer count as one.
