@@ -65,7 +65,8 @@ fn no_stage_of_any_family_is_flagged_in_any_contract() {
 fn rows_that_repeat_themselves_count_once_in_score_tests() {
     let model = Model::demo().unwrap();
     let settings = Settings { storage: Storage::F16, kv_cache: Storage::F16, ..Settings::default() };
-    let once = recording(&model, settings, &[12], 2).run;
+    let recorded = recording(&model, settings, &[12], 2);
+    let once = recorded.run.clone();
     let mut twice = once.clone();
     let again = once.events.iter().cloned().map(|event| Event { prompt_id: "again".into(), ..event });
     twice.events.extend(again);
