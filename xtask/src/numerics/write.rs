@@ -158,7 +158,7 @@ fn misses(cases: &[Case]) -> String {
             }
             Outcome::Missed(_) => "1. Not detected",
             Outcome::Found { localised: false, .. } => "2. Detected elsewhere",
-            Outcome::Found { named, .. } if named == 0.0 => "3. Not named",
+            Outcome::Found { named: 0.0, .. } => "3. Not named",
             Outcome::Found { named, .. } if named < 1.0 => "4. Named in a tie, or in one phase of two",
             _ => continue,
         };
