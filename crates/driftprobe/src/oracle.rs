@@ -11,6 +11,7 @@ pub(crate) mod evaluate;
 pub mod fit;
 pub mod float;
 pub mod judgement;
+mod minima;
 pub mod noise;
 pub mod quantise;
 pub mod replay;

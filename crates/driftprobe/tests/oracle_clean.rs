@@ -2,8 +2,9 @@
 
 mod oracle_support;
 
-use driftprobe_engine::QuantisedMatmul;
+use driftprobe_engine::{QuantisedMatmul, Settings, Storage};
 use driftprobe_model::Model;
+use driftprobe_trace::Event;
 use oracle_support::{Table, contracts, fixture, judge, recording};
 
 /// Families in the formats that differ: storage, biases, norms a head, caps, windows, rope scalings, tied heads.
@@ -57,4 +58,20 @@ fn no_stage_of_any_family_is_flagged_in_any_contract() {
         }
     }
     expect_no_alarm(&table, 20_000);
+}
+
+/// The same token gives the same rows in the first layer: the same roundings again, and no further witness.
+#[test]
+fn rows_that_repeat_themselves_count_once_in_score_tests() {
+    let model = Model::demo().unwrap();
+    let settings = Settings { storage: Storage::F16, kv_cache: Storage::F16, ..Settings::default() };
+    let recorded = recording(&model, settings, &[12], 2);
+    let once = recorded.run.clone();
+    let mut twice = once.clone();
+    let again = once.events.iter().cloned().map(|event| Event { prompt_id: "again".into(), ..event });
+    twice.events.extend(again);
+    let (once, twice) = (judge(&model, &once), judge(&model, &twice));
+    assert_eq!(twice.stages.len(), 2 * once.stages.len());
+    assert!(once.systematic.len() > 100);
+    assert_eq!(twice.systematic, once.systematic);
 }

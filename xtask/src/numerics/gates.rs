@@ -112,11 +112,11 @@ impl Gates {
     /// A faulty run; `clean` says which gates the clean run of the same tokens fails.
     pub fn faulty(&mut self, pairs: &[Pair], clean: &[bool; GATES.len()], is_place: impl Fn(Point, i32) -> bool) {
         self.faults += 1;
-        for gate in 0..GATES.len() {
+        for (gate, is_old) in clean.iter().enumerate() {
             if let Some(first) = pairs.iter().find(|pair| pair.fails[gate]) {
                 self.detected[gate] += 1;
                 self.localised[gate] += u64::from(is_place(first.point, first.layer));
-                self.news[gate] += u64::from(!clean[gate]);
+                self.news[gate] += u64::from(!is_old);
             }
         }
     }

@@ -142,7 +142,11 @@ impl Builder {
             self.norm(&name("post_attention_layernorm"), traits.plus_one)?;
             if traits.sink {
                 self.towards(&name("self_attn.q_proj"), s.heads, (&[CONSTANT], 2.5))?;
-                self.towards(&name("self_attn.k_proj"), s.kv_heads, (&MASSIVE, 0.8))?;
+                self.towards(
+                    &name("self_attn.k_proj"),
+                    s.kv_heads,
+                    (&MASSIVE, if s.hidden > 128 { 0.3 } else { 0.8 }),
+                )?;
             } else {
                 self.matrix(&name("self_attn.q_proj"), (q, s.hidden))?;
                 self.matrix(&name("self_attn.k_proj"), (kv, s.hidden))?;

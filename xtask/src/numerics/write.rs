@@ -9,7 +9,7 @@ use super::models::MODELS;
 use super::smallest;
 use anyhow::{Context, Result, ensure};
 use driftprobe_trace::Phase;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -149,6 +149,7 @@ fn lines(counts: &BTreeMap<String, Count>) -> String {
 fn misses(cases: &[Case]) -> String {
     let mut lists: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut below: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
+    let mut ties: BTreeMap<(&str, String), usize> = BTreeMap::new();
     for case in cases {
         let list = match case.outcome {
             Outcome::Below(d) => {
@@ -158,8 +159,11 @@ fn misses(cases: &[Case]) -> String {
             }
             Outcome::Missed(_) => "1. Not detected",
             Outcome::Found { localised: false, .. } => "2. Detected elsewhere",
-            Outcome::Found { named, .. } if named == 0.0 => "3. Not named",
-            Outcome::Found { named, .. } if named < 1.0 => "4. Named in a tie, or in one phase of two",
+            Outcome::Found { named: 0.0, .. } => "3. Not named",
+            Outcome::Found { named, .. } if named < 1.0 => {
+                *ties.entry((case.id, ids(&case.said))).or_default() += 1;
+                continue;
+            }
             _ => continue,
         };
         lists.entry(list).or_default().push(format!("- `{}`: {}", case.what, case.said));
@@ -168,12 +172,24 @@ fn misses(cases: &[Case]) -> String {
     for (title, list) in &lists {
         let _ = writeln!(text, "{} ({}):\n\n{}\n", title.split_at(3).1, list.len(), list.join("\n"));
     }
+    if !ties.is_empty() {
+        let _ = writeln!(text, "Named in a tie, or in one phase of two ({}):\n", ties.values().sum::<usize>());
+        ties.iter().for_each(|((id, said), count)| text += &format!("- `{id}` as {said}: {count}\n"));
+        text += "\n";
+    }
     if !below.is_empty() {
         let one = |(id, (count, d)): (&&str, &(usize, f64))| format!("`{id}` {count} (D to {d:.1})");
         let all: Vec<String> = below.iter().map(one).collect();
         let _ = writeln!(text, "Below noise (D < {BELOW}, not detected): {}.", all.join(", "));
     }
     text
+}
+
+/// The ids in what was said.
+fn ids(said: &str) -> String {
+    let is_id = |word: &&str| word.contains('_') && word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    let ids: BTreeSet<&str> = said.split(|c: char| !c.is_alphanumeric() && c != '_').filter(is_id).collect();
+    ids.into_iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(" or ")
 }
 
 /// Replaces what stands between the markers.

@@ -9,9 +9,11 @@ use super::judgement::{Outcome, PhaseJudgement, StageJudgement, SystematicJudgem
 use super::stage::{Input, Op, Stage, Way, graph};
 use super::stats::{Direction, Flag, ScoreTest, add_row, measure};
 use driftprobe_model::Model;
-use driftprobe_trace::{Contract, ContractFields, Dtype, Event, Manifest, Mode, Phase, Point, Row, Rows, TraceError};
+use driftprobe_trace::{
+    Contract, ContractFields, Dtype, Event, HashAlgo, Manifest, Mode, Phase, Point, Row, Rows, TraceError,
+};
 use recorded::{Found, Recorded};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Replays recorded stages against a model.
@@ -83,7 +85,7 @@ impl<'a> Replay<'a> {
     pub fn phase(&self, events: &[Event], rows: &dyn Rows, phase: Phase) -> Result<PhaseJudgement, TraceError> {
         let prompts = gather(events, rows, phase);
         let mut stages = Vec::new();
-        let mut tests = Tests::new();
+        let mut tests = Tests::default();
         for (prompt_id, recorded) in &prompts {
             for stage in &self.stages {
                 let place = Place { prompt_id, phase, stage };
@@ -120,8 +122,11 @@ impl<'a> Replay<'a> {
             let Some(way) = place.stage.ways.get(way) else { continue };
             let expectations = self.expectations(way, place.stage.layer, &group.tasks);
             for (((at, row), task), expectation) in group.rows.into_iter().zip(&group.tasks).zip(expectations) {
+                let is_new = tests.is_new(own, &row);
                 let scores = |direction, test: &ScoreTest| {
-                    tests.entry((own.point, own.layer, direction)).or_default().merge(test);
+                    if is_new {
+                        tests.all.entry((own.point, own.layer, direction)).or_default().merge(test);
+                    }
                 };
                 if let Some(judgement) = judgements.get_mut(at) {
                     judgement.outcome =
@@ -211,12 +216,24 @@ fn gather<'e>(events: &'e [Event], rows: &'e dyn Rows, phase: Phase) -> Vec<(&'e
 }
 
 /// Score tests by point, layer and parameter.
-type Tests = BTreeMap<(Point, i32, Direction), ScoreTest>;
+#[derive(Default)]
+struct Tests {
+    all: BTreeMap<(Point, i32, Direction), ScoreTest>,
+    /// Rows that have been counted. The same token gives the same rows in the first layer, wherever it stands: the same
+    /// roundings over and over are one witness.
+    seen: BTreeMap<Input, BTreeSet<u64>>,
+}
+
+impl Tests {
+    fn is_new(&mut self, place: Input, row: &Row) -> bool {
+        self.seen.entry(place).or_default().insert(row.hash(HashAlgo::Xxh3_64).value)
+    }
+}
 
 /// Each test, and each point's tests of all layers together.
 fn systematic(phase: Phase, tests: &Tests) -> Vec<SystematicJudgement> {
     let mut by_point: BTreeMap<(Point, Direction), ScoreTest> = BTreeMap::new();
-    for ((point, _, direction), test) in tests {
+    for ((point, _, direction), test) in &tests.all {
         by_point.entry((*point, *direction)).or_default().merge(test);
     }
     let one = |((point, layer, direction), test): (&(Point, i32, Direction), &ScoreTest)| SystematicJudgement {
@@ -233,7 +250,7 @@ fn systematic(phase: Phase, tests: &Tests) -> Vec<SystematicJudgement> {
         direction,
         test,
     });
-    tests.iter().map(one).chain(whole).collect()
+    tests.all.iter().map(one).chain(whole).collect()
 }
 
 /// Rows of one stage that are computed in the same way.

@@ -3,6 +3,7 @@
 use super::{Expectation, Task, independent, noisy};
 use crate::oracle::float::Float;
 use crate::oracle::judgement::Unjudged;
+use crate::oracle::minima::Minima;
 use crate::oracle::noise::{ordered_sum_variance, relative_rms, softcap_variance};
 use crate::oracle::quantise::Quantiser;
 use crate::oracle::stats::{CELL_CHANNELS, Limits};
@@ -40,6 +41,8 @@ struct Prepared {
     terms: f64,
     /// Roundings a product: 1, or less where blocks of products are summed exactly.
     shrink: f64,
+    /// Whether it is multiplied as integers.
+    quantised: bool,
     shifts: Vec<f64>,
 }
 
@@ -123,7 +126,7 @@ impl Layer {
         let spared = format!("{}=none", self.weight.dtype().id().to_lowercase());
         let is_quantised = !names.is_empty() && !names.iter().any(|name| *name == spared);
         let Some(quantiser) = Quantiser::of(self.weight.dtype()).filter(|_| is_quantised) else {
-            return Ok(Prepared { x: x.to_vec(), terms, shrink: 1.0, shifts: Vec::new() });
+            return Ok(Prepared { x: x.to_vec(), terms, shrink: 1.0, quantised: false, shifts: Vec::new() });
         };
         if !names.contains(&quantiser.id()) {
             let value = names.join(",");
@@ -132,7 +135,7 @@ impl Layer {
         let quantised = quantiser.apply(x);
         let shifts = quantised.shifts(self.weight.dtype(), self.weight.bytes(), self.weight.row_size_bytes());
         let shrink = 1.0 / Quantiser::products_a_rounding(self.weight.dtype());
-        Ok(Prepared { x: quantised.values, terms: (terms * shrink).max(1.0), shrink, shifts })
+        Ok(Prepared { x: quantised.values, terms: (terms * shrink).max(1.0), shrink, quantised: true, shifts })
     }
 
     fn finish(&self, task: &Task, row: &Prepared, (sums, spread): (&[f64], &Spread)) -> Result<Expectation, Unjudged> {
@@ -141,10 +144,14 @@ impl Layer {
         let inputs = task.arithmetic.input_variance();
         let parts = task.arithmetic.partials()?;
         let steps = task.arithmetic.inner()?.filter(|f| *f < Float::F32);
+        let minima = if row.quantised { Minima::of(&self.weight) } else { None };
         let one = |(out, ((sum, squares), partials)): (usize, ((&f64, &f64), &f64))| {
             let sum = sum + row.shifts.get(out).copied().unwrap_or(0.0);
             let mut variance = ordered_sum_variance(row.terms, *squares, (sum, partials * row.shrink), cu);
             variance += inputs * squares;
+            if let Some(minima) = &minima {
+                variance += minima.variance(&row.x, (out, sum), *squares, cu);
+            }
             if let Some(format) = parts {
                 // A part is as large as a partial sum in the mean, or as its products' random sum.
                 let part = squares.max(2.0 * partials * row.shrink / row.terms);
