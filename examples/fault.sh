@@ -8,6 +8,10 @@ test -d run/search-1
 grep -q '"root_cause": "ATTN_SCORES_DRIFT"' run/report/drift.json
 grep -q '"hypothesis": "GQA_MAP"' run/report/drift.json
 
+# The report can be made again from what lies there, and says the same.
+expect 1 driftprobe analyze run --model DEMO --out again
+diff run/report/drift.json again/drift.json
+
 # A stale slot of the cache: drift that goes away when decode reads prefill's cache was in what its own cache held.
 expect 1 driftprobe run --fault KV_DUPLICATED_SLOT:2@decode --prompts 'The learned hold that' --out stale
 grep -q '"hypothesis": "KV_DUPLICATED_SLOT"' stale/report/drift.json

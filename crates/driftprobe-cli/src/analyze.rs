@@ -7,11 +7,13 @@ use crate::progress::PairsBar;
 use driftprobe::examine::Oracle;
 use driftprobe::modes::combine;
 use driftprobe::presets;
+use driftprobe::search::{Round, with_search};
 use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_model::Model;
-use driftprobe_trace::{ALIGNED_DIR, Contract, Run};
+use driftprobe_trace::{ALIGNED_DIR, Contract, Run, SEARCH_PREFIX};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Runs the command and returns the exit status.
 pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
@@ -72,7 +74,21 @@ pub fn judge(path: &Path, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Failu
         Some(aligned) => combine(analysis, analyze_against((aligned, aligned), oracle, Options::default(), progress)),
     };
     bar.finish();
-    Ok(analysis)
+    Ok(with_search(analysis, searched(path, oracle)?))
+}
+
+/// The runs inside a run in which a fault between recorded layers was searched for.
+fn searched(path: &Path, oracle: Option<&Oracle<'_>>) -> Result<Vec<Round>, Failure> {
+    let mut rounds = Vec::new();
+    for folder in (1..).map(|number| path.join(format!("{SEARCH_PREFIX}{number}"))).take_while(|folder| folder.is_dir())
+    {
+        let run = Run::open(&folder)?;
+        let layers = run.manifest.iter().flat_map(|manifest| manifest.layers.iter().flatten().copied());
+        let layers = layers.filter_map(|layer| usize::try_from(layer).ok()).collect();
+        let analysis = analyze_against((&run, &run), oracle, Options::default(), &mut |_, _| {});
+        rounds.push(Round { layers, analysis: Arc::new(analysis) });
+    }
+    Ok(rounds)
 }
 
 /// `report/` inside the run's folder, or beside a single file.

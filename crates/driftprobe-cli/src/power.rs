@@ -213,7 +213,8 @@ fn text(outcomes: &[Outcome], power: &[PowerRow], sound: Verdict) -> String {
     blind.sort_unstable();
     blind.dedup();
     let seen: Vec<&str> = power.iter().filter(|row| row.unseen.is_empty()).map(|row| row.id).collect();
-    blind.retain(|id| !seen.contains(id));
+    let made = |id: &&str| outcomes.iter().any(|one| one.id == *id && one.seen());
+    blind.retain(|id| !seen.contains(id) && !made(id));
     if !blind.is_empty() {
         let _ = writeln!(out, "\nWhat this run cannot show at any point: {}.", blind.join(", "));
     }

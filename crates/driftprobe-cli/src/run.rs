@@ -89,7 +89,17 @@ fn search(
     let mut open = between(analysis, engine.layers());
     while let Some(found) = open.take().filter(|_| rounds.len() < ROUNDS_MAX) {
         let prompts = plan.prompts.iter().filter(|prompt| *prompt.id == *found.prompt_id).cloned().collect();
-        let plan = Plan { prompts, layers: found.layers(), repeats: 0, overwrite: true, ..plan.clone() };
+        // Whatever was asked for, to tell one stage from the next takes all points.
+        let points = [Phase::Prefill, Phase::Decode].into_iter().flat_map(|phase| engine.points(phase)).collect();
+        let plan = Plan {
+            prompts,
+            layers: found.layers(),
+            points,
+            payloads: true,
+            repeats: 0,
+            overwrite: true,
+            ..plan.clone()
+        };
         let folder = dir.join(format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
         let mut watcher = TerminalWatcher::new();
         let manifest = Manifest { model: None, ..Manifest::default() };

@@ -83,7 +83,7 @@ reasons! {
     SampleOnly, "SAMPLE_ONLY", true, "rows are equal only as far as they were sampled",
         "record xxh3-64 hashes over whole rows, or payloads; with greta-fnv1a-256, rows of at most 256 values and their shape";
     Differs, "DIFFERS", true, "rows differ; whether that is rounding or a fault is not decided by comparing them",
-        "give the model (--model), and record payloads of the stages' inputs and outputs";
+        "give the model (--model) where none was given, and record payloads of the stages' inputs and outputs";
     NotJudged, "NOT_JUDGED", true, "rows differ and could not be held against the model",
         "record what is named, as payloads, in both phases";
     WrongModel, "WRONG_MODEL", true, "the model given is not the one that the run was made with: nothing was held against it",

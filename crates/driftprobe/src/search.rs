@@ -62,7 +62,8 @@ pub struct Round {
 
 /// An analysis with the rounds of the search that followed it; the last one's finding is its own.
 pub fn with_search(mut analysis: Analysis, rounds: Vec<Round>) -> Analysis {
-    if let Some(last) = rounds.last()
+    let open = analysis.verdict.first_failure.as_ref().is_some_and(|first| first.parting == Parting::Fault);
+    if let Some(last) = rounds.last().filter(|_| open)
         && let Some(found) = &last.analysis.verdict.first_failure
         && found.parting == Parting::Fault
     {

@@ -174,7 +174,9 @@ pub fn to_terminal(analysis: &Analysis) -> Styled {
         out.line(Style::Strong, heading);
         for reason in reasons {
             let what = match reason.code {
-                ReasonCode::RecordingNotes | ReasonCode::ReadingFindings => reason.examples.join("; "),
+                ReasonCode::RecordingNotes | ReasonCode::ReadingFindings | ReasonCode::ContractFinding => {
+                    reason.examples.join("; ")
+                }
                 code => code.sentence().to_owned(),
             };
             out.wrapped("  ", Style::Plain, &format!("{} ({}): {what}", reason.code.id(), reason.count));
