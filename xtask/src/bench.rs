@@ -1,5 +1,6 @@
-//! `cargo xtask bench`: what tracing costs, and how fast the embedded engine is beside llama.cpp. Ratios in one run.
+//! `cargo xtask bench`: what tracing and judging cost, and how fast the embedded engine is beside llama.cpp. Ratios in one run.
 
+mod judging;
 mod model;
 mod peer;
 mod tracing;
@@ -50,6 +51,7 @@ pub fn run(args: Args) -> Result<()> {
             .sum();
         writeln!(text, "{:.3} billion parameters, {} layers.\n", parameters as f64 / 1e9, args.layers)?;
         text += &tracing::table(&engine, &args, &mut exceeded)?;
+        text += &judging::table(&model, &engine, &args, &mut exceeded)?;
         text += &peer::table(&engine, &path, &args)?;
     }
     print!("{text}");

@@ -91,6 +91,12 @@ impl Engine for EmbeddedEngine {
         };
         let unrounded = ContractFields { activations: f32(), ..Default::default() };
         contract.by_point.insert(Point::Logits.id().to_owned(), unrounded);
+        if let Some(quantisers) = self.activation_quant() {
+            for (point, floats) in self.weights.floats() {
+                let fields = contract.by_point.entry(point.id().to_owned()).or_default();
+                fields.activation_quant = Some(format!("{quantisers},{floats}"));
+            }
+        }
         contract
     }
 

@@ -1,13 +1,16 @@
 //! What a report says beside its tables: what the verdict rests on, what this run's evidence suggests to do next, and what
 //! it cannot claim. Every sentence follows from something found in this run; nothing is said by default.
 
+mod cure;
+mod limits;
+
 use crate::analysis::Analysis;
 use crate::evidence::{Bits, Means};
 use crate::judge::{JudgedPair, PairVerdict};
 use crate::metrics::Scope;
 use crate::pair::KeyField;
 use crate::reason::ReasonCode;
-use crate::verdict::{FirstFailure, Parting, Verdict, layer_of};
+use crate::verdict::{FirstFailure, Parting, SubVerdict, Verdict, layer_of};
 use driftprobe_trace::{Event, Phase, Point};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +27,11 @@ pub struct Advice {
 
 /// Writes the sentences for an analysis (its own `advice` is not looked at).
 pub fn advise(analysis: &Analysis) -> Advice {
-    Advice { rests_on: rests_on(analysis), recommendations: recommendations(analysis), limits: limits(analysis) }
+    Advice {
+        rests_on: rests_on(analysis),
+        recommendations: recommendations(analysis),
+        limits: limits::limits(analysis),
+    }
 }
 
 fn rests_on(analysis: &Analysis) -> Vec<String> {
@@ -46,6 +53,7 @@ fn rests_on(analysis: &Analysis) -> Vec<String> {
     }
     let mut out: Vec<String> =
         by_means.into_iter().map(|(means, count)| format!("{}: {means}", rows_of(count, "pair"))).collect();
+    out.extend(limits::judged(analysis));
     let numbers = analysis.pairs.iter().filter(|pair| pair.numbers.is_some()).count() as u64;
     if numbers > 0 {
         out.push(format!("{}: distances measured in f64", rows_of(numbers, "pair")));
@@ -66,8 +74,11 @@ pub(crate) fn rows_of(count: u64, noun: &str) -> String {
 
 fn recommendations(analysis: &Analysis) -> Vec<String> {
     let mut out = vec![];
+    out.extend(nothing(analysis).map(str::to_owned));
     out.extend(shifted_positions(analysis));
     out.extend(one_phase_only(analysis));
+    out.extend(cure::of_causes(analysis));
+    out.extend(cure::of_gaps(analysis));
     if let Some(first) = &analysis.verdict.first_failure {
         out.extend(at_first_failure(analysis, first));
     }
@@ -79,10 +90,28 @@ fn recommendations(analysis: &Analysis) -> Vec<String> {
     if reasons.iter().any(|reason| reason.code == ReasonCode::NoManifest) {
         told.push(ReasonCode::ExpectedUnknown);
     }
+    if analysis.verdict.first_failure.as_ref().is_some_and(|first| first.parting == Parting::Fault) {
+        told.push(ReasonCode::Fault);
+    }
+    if !cure::of_gaps(analysis).is_empty() {
+        told.push(ReasonCode::GapFault);
+    }
     for reason in reasons.iter().filter(|reason| !told.contains(&reason.code)) {
         out.push(format!("{} ({}): {}.", reason.code.id(), reason.count, reason.code.hint()));
     }
     out
+}
+
+/// What to do after a PASS.
+fn nothing(analysis: &Analysis) -> Option<&'static str> {
+    match (analysis.verdict.verdict, analysis.verdict.sub_verdict) {
+        (Verdict::Pass, Some(SubVerdict::BitIdentical)) => Some("Nothing to mend: every pair is bit-equal."),
+        (Verdict::Pass, _) => Some(
+            "Nothing to mend: the drift is what rounding makes. Document it as expected; a gate on bit equality would only \
+             ever alarm.",
+        ),
+        _ => None,
+    }
 }
 
 /// A field of the key by whose constant shift the unpaired events of each prompt miss one another.
@@ -157,7 +186,13 @@ fn at_first_failure(analysis: &Analysis, first: &FirstFailure) -> Vec<String> {
         (Parting::NonFinite, None) => {
             out.push(format!("Look at {place} in both phases: it is the first row that is not finite."));
         }
-        (Parting::Fault, _) => return out,
+        (Parting::Fault, _) if analysis.cause().is_some() => return out,
+        (Parting::Fault, phase) => {
+            let phase = phase.map_or("both phases".to_owned(), |phase| phase.to_string());
+            return vec![format!(
+                "Look at {place} in {phase}: it is the first stage that is not what its inputs and the model give."
+            )];
+        }
         (Parting::Differs, _) => {}
     }
     let recordable = |point: Point| !analysis.one_phase.iter().any(|(one, _)| *one == point);
@@ -256,9 +291,10 @@ fn about_cache(pair: &JudgedPair, place: &str, attention: bool) -> Option<String
 
 /// Differences of unknown size.
 fn without_payload(analysis: &Analysis) -> Option<String> {
+    let judged = analysis.examination.is_some();
     let unmeasured = |pair: &&JudgedPair| {
         let whole = pair.numbers.as_ref().is_some_and(|numbers| !matches!(numbers.scope, Scope::Sample { .. }));
-        matches!(pair.bits, Bits::Differ { .. }) && !whole
+        matches!(pair.bits, Bits::Differ { .. }) && !whole && !(judged && pair.verdict.is_good())
     };
     let count = analysis.pairs.iter().filter(unmeasured).count() as u64;
     (count > 0).then(|| {
@@ -283,43 +319,4 @@ fn weak_keys(analysis: &Analysis) -> Option<String> {
         })
         .collect();
     if parts.is_empty() { None } else { Some(format!("Write {}.", parts.join("; "))) }
-}
-
-fn limits(analysis: &Analysis) -> Vec<String> {
-    let mut out = vec![];
-    if analysis.counts.differing > 0 {
-        out.push(format!(
-            "That any of the {} is a fault, or is none: rounding makes rows differ too, and nothing here measures it.",
-            rows_of(analysis.counts.differing, "difference")
-        ));
-    }
-    if analysis.counts.total > 0 {
-        out.push(
-            "That either phase computes the model correctly: what is wrong in both alike shows no difference."
-                .to_owned(),
-        );
-    }
-    if analysis.verdict.verdict == Verdict::Pass {
-        out.push("Anything of prompts, positions, layers and points that were not recorded.".to_owned());
-    } else if let Some(layers) = skipped_layers(analysis) {
-        out.push(layers);
-    }
-    if !analysis.one_phase.is_empty() {
-        let points: Vec<String> =
-            analysis.one_phase.iter().map(|(point, phase)| format!("`{point}` ({phase} only)")).collect();
-        out.push(format!("Anything of {}: only one phase gives it.", points.join(", ")));
-    }
-    if analysis.repeats.is_empty() {
-        out.push("That the engine repeats itself bit for bit: no self-repeat was recorded.".to_owned());
-    }
-    out
-}
-
-fn skipped_layers(analysis: &Analysis) -> Option<String> {
-    let layers: BTreeSet<i32> =
-        analysis.pairs.iter().map(|pair| pair.prefill.layer).filter(|layer| *layer >= 0).collect();
-    let (first, last) = (layers.first()?, layers.last()?);
-    let gaps = i64::from(*last) - i64::from(*first) + 1 > layers.len() as i64;
-    let names: Vec<String> = layers.iter().map(i32::to_string).collect();
-    gaps.then(|| format!("Where between the recorded layers ({}) a difference arises or grows.", names.join(", ")))
 }

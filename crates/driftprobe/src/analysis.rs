@@ -14,6 +14,7 @@ use crate::grounds::{
     duplicate_reasons, examination_reasons, pair_reasons, repeat_reasons, run_reasons, unpaired_reasons,
 };
 use crate::judge::{JudgedPair, PairVerdict, judge};
+use crate::kv::AttentionEvidence;
 use crate::modes::ModeRow;
 use crate::pair::{Pairing, WhyLoose, pair};
 use crate::place::{Place, Places, describe};
@@ -63,12 +64,14 @@ pub struct Analysis {
     pub counts: PairCounts,
     /// What was promised, found and paired.
     pub coverage: Coverage,
-    /// Differing pairs by failure code, in the order of the codes.
+    /// Failing pairs by failure code, in the order of the codes: see [`JudgedPair::fails`].
     pub codes: Vec<(&'static str, u64)>,
     /// Each phase against its repeats.
     pub repeats: Vec<RepeatOutcome>,
     /// What the model says of each phase; none: no model was given, or not the run's.
     pub examination: Option<Examination>,
+    /// Projections, scores and caches of attention, in this mode.
+    pub attention: AttentionEvidence,
     /// The same run with prefill's cache under decode.
     pub aligned: Option<Arc<Analysis>>,
     /// Rounds in which a fault between recorded layers was looked for again.
@@ -236,6 +239,9 @@ pub fn analyze_against(
         attribute(&mut pairs, examination);
     }
 
+    let config = examination.is_some().then_some(oracle).flatten().map(|oracle| &oracle.model.config);
+    let attention = AttentionEvidence::of(&events, (rows, &places), &pairs, config);
+
     let counts = count(&pairs);
     let coverage = Coverage {
         expected: expectation.rows,
@@ -277,7 +283,7 @@ pub fn analyze_against(
         verdict,
         counts,
         coverage,
-        codes: codes(&pairs, &unpaired),
+        codes: codes(&pairs, &unpaired, examination.is_some()),
         pairs,
         unpaired,
         missing: expectation.missing,
@@ -286,6 +292,7 @@ pub fn analyze_against(
         unmapped: run.unmapped.iter().map(|one| (one.source.to_string(), one.point.clone())).collect(),
         repeats,
         examination,
+        attention,
         aligned: None,
         search: vec![],
         found_by_search: None,
@@ -345,9 +352,9 @@ fn count(pairs: &[JudgedPair]) -> PairCounts {
 }
 
 /// How often each failure code stands, in the order of the codes.
-fn codes(pairs: &[JudgedPair], unpaired: &[Unpaired]) -> Vec<(&'static str, u64)> {
+fn codes(pairs: &[JudgedPair], unpaired: &[Unpaired], judged: bool) -> Vec<(&'static str, u64)> {
     let mut by_point: BTreeMap<(Point, &'static str), u64> = BTreeMap::new();
-    for pair in pairs.iter().filter(|pair| pair.parts()) {
+    for pair in pairs.iter().filter(|pair| pair.fails(judged)) {
         *by_point.entry((pair.prefill.point, pair.code())).or_default() += 1;
     }
     let offset = unpaired.iter().filter(|one| !one.one_phase).count() as u64;

@@ -4,7 +4,7 @@ use crate::evidence::Bits;
 use crate::examine::{Examination, Standing};
 use crate::judge::{Finding, JudgedPair, PairVerdict};
 use crate::oracle::stats::Flag;
-use crate::oracle::{Input, Outcome};
+use crate::oracle::{Input, Outcome, StageJudgement};
 use crate::reason::ReasonCode;
 use driftprobe_trace::{Phase, Point};
 use std::collections::BTreeMap;
@@ -27,7 +27,13 @@ pub fn attribute(pairs: &mut [JudgedPair], examination: &Examination) {
         if standings.iter().any(wrong) {
             fault(pair, &standings);
         } else if matches!(pair.bits, Bits::Differ { .. }) {
-            if standings.iter().all(|standing| *standing == Standing::Clean) {
+            let last_rows = last_rows_differ(pair);
+            let clean = |standing: &Standing| match standing {
+                Standing::Clean => true,
+                Standing::LastRows(_) => last_rows,
+                _ => false,
+            };
+            if standings.iter().all(clean) {
                 let inputs_equal = inputs_equal(pair, &equal);
                 let contract = pair.stages.iter().flatten().any(|stage| stage.fitted);
                 pair.findings.retain(|finding| finding.code != ReasonCode::Differs);
@@ -41,6 +47,17 @@ pub fn attribute(pairs: &mut [JudgedPair], examination: &Examination) {
             }
         }
     }
+}
+
+/// Whether the rows of a cache that differ are among the last ones, whose sources were recorded.
+fn last_rows_differ(pair: &JudgedPair) -> bool {
+    let Some((cache, first)) = pair.cache.and_then(|cache| Some((cache, cache.first_differing?))) else { return false };
+    let judged = |stage: &StageJudgement| match &stage.outcome {
+        Outcome::Exact { compared } => *compared as u64 * cache.positions / stage.values.max(1) as u64,
+        _ => 0,
+    };
+    let judged = pair.stages.iter().map(|stage| stage.as_ref().map_or(0, judged)).min().unwrap_or(0);
+    first >= cache.positions.saturating_sub(judged)
 }
 
 /// Whether the events' own evidence is sound: what is damaged, dependent or contradictory carries no claim.
@@ -71,7 +88,7 @@ fn fault(pair: &mut JudgedPair, standings: &[Standing; 2]) {
 /// Says why a difference is not judged.
 fn unjudged(pair: &mut JudgedPair, standings: &[Standing; 2]) {
     for (phase, standing) in [Phase::Prefill, Phase::Decode].into_iter().zip(standings) {
-        if let Standing::Unknown(why) = standing {
+        if let Standing::Unknown(why) | Standing::LastRows(why) = standing {
             pair.findings.push(Finding { code: ReasonCode::NotJudged, detail: format!("{phase}: {why}") });
         }
     }

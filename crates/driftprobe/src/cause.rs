@@ -34,7 +34,7 @@ use driftprobe_model::Model;
 use driftprobe_trace::{Event, Phase, Point, Rows, TraceError};
 use scope::Scope;
 use std::sync::Arc;
-use trial::{Expect, Held, Trial, hold};
+use trial::{Expect, Held, Trial, hold, hold_grossly};
 
 /// Id of a fault that no hypothesis explains.
 pub const UNEXPLAINED: &str = "UNEXPLAINED";
@@ -88,7 +88,8 @@ impl Candidate {
         Candidate {
             id: name.id,
             parameters: name.parameters,
-            noise_rms_after: 0.0,
+            // A row that is merely nobody's explains nothing to the digit.
+            noise_rms_after: if name.freedom == Freedom::Loose { f64::NAN } else { 0.0 },
             accepted: true,
             freedom: name.freedom,
             surprise: 0.0,
@@ -198,7 +199,8 @@ fn of_stage(model: &Model, cases: Vec<Case>, scope: &Scope) -> Findings {
         _ => (trial::clean(model), trials(model, op, &cases)),
     };
     let before = hold(&cases, &clean);
-    let mut tested = test(&cases, &trials, scope);
+    let gross = before.rms > GROSS_RMS;
+    let mut tested = test(&cases, &trials, scope, gross);
     let mut candidates = choose(&tested);
     if candidates.is_empty() && !scope.systematic && before.holds.iter().any(|h| *h) {
         // A fault of some rows only.
@@ -208,7 +210,7 @@ fn of_stage(model: &Model, cases: Vec<Case>, scope: &Scope) -> Findings {
             Op::Linear { .. } => trials,
             _ => self::trials(model, op, &faulty),
         };
-        let of_some = test(&faulty, &again, scope);
+        let of_some = test(&faulty, &again, scope, gross);
         candidates = choose(&of_some);
         if !candidates.is_empty() {
             tested = of_some;
@@ -236,9 +238,9 @@ fn trials<'a>(model: &'a Model, op: Op, cases: &[Case]) -> Vec<Trial<'a>> {
     }
 }
 
-fn test(cases: &[Case], trials: &[Trial<'_>], scope: &Scope) -> Vec<Candidate> {
+fn test(cases: &[Case], trials: &[Trial<'_>], scope: &Scope, gross: bool) -> Vec<Candidate> {
     let one = |trial: &Trial<'_>| {
-        let held = hold(cases, &trial.expect);
+        let held = if gross { hold_grossly(cases, &trial.expect) } else { hold(cases, &trial.expect) };
         Candidate {
             id: trial.id,
             parameters: trial.parameters.clone(),
@@ -253,6 +255,9 @@ fn test(cases: &[Case], trials: &[Trial<'_>], scope: &Scope) -> Vec<Candidate> {
 
 /// A hypothesis that only allows more noise must leave as much of it as it allows.
 const LOOSE_RMS: std::ops::Range<f64> = 0.1..1.5;
+
+/// RMS z from which a fault is far beyond what any rounding in between could do.
+const GROSS_RMS: f64 = 30.0;
 
 fn is_accepted(held: &Held, trial: &Trial<'_>, scope: &Scope) -> bool {
     let is_idle = trial.freedom == Freedom::Loose && !LOOSE_RMS.contains(&held.rms);

@@ -115,6 +115,8 @@ pub enum Standing {
     Fault(String),
     /// A stretch that was not recorded lies before it, in which this phase leaves what the model gives.
     Gap(String),
+    /// Of a cache: its last rows are, up to its own; those of earlier positions are not known.
+    LastRows(String),
     /// Not known.
     Unknown(String),
 }
@@ -211,5 +213,46 @@ struct Readable<'a>(&'a dyn Rows);
 impl Rows for Readable<'_> {
     fn row(&self, event: &Event) -> Result<Option<Row>, TraceError> {
         Ok(self.0.row(event).unwrap_or(None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::Outcome;
+
+    fn stage(phase: Phase, point: Point, outcome: Outcome) -> StageJudgement {
+        let (assumed, inputs) = (vec![], vec![]);
+        StageJudgement {
+            prompt_id: "p".into(),
+            phase,
+            point,
+            layer: 0,
+            pos: 0,
+            outcome,
+            assumed,
+            values: 4,
+            inputs,
+            fitted: false,
+        }
+    }
+
+    fn judged(phase: Phase, wrong: &[Point], right: &[Point]) -> PhaseJudgement {
+        let mismatch = Outcome::Mismatch { compared: 4, differing: 4, first: 0, largest: 1.0 };
+        let wrong = wrong.iter().map(|point| stage(phase, *point, mismatch.clone()));
+        let right = right.iter().map(|point| stage(phase, *point, Outcome::Exact { compared: 4 }));
+        PhaseJudgement { stages: wrong.chain(right).collect(), systematic: vec![] }
+    }
+
+    #[test]
+    fn weights_are_in_doubt_only_if_every_matrix_of_both_phases_is_wrong() {
+        use Point::{AttnProjOut, EmbedOut, Logits, MlpOut, ResidualPostMlp, VProj};
+        let all = [EmbedOut, VProj, AttnProjOut, MlpOut, Logits];
+        let of = |wrong: &[Point], right: &[Point]| judged(Phase::Prefill, wrong, right);
+        let doubt = weights_in_doubt(&[of(&all, &[ResidualPostMlp]), of(&all, &[ResidualPostMlp])]);
+        assert_eq!(doubt, Some(Doubt::Weights { faulty: 10 }));
+        assert_eq!(weights_in_doubt(&[of(&all, &[]), of(&all[1..], &[EmbedOut])]), None);
+        assert_eq!(weights_in_doubt(&[of(&all, &[]), of(&[], &all)]), None);
+        assert_eq!(weights_in_doubt(&[of(&all, &[]), of(&[], &[])]), None);
     }
 }

@@ -7,7 +7,7 @@
 use crate::judge::JudgedPair;
 use crate::place::describe;
 use crate::reason::{ReasonCode, Reasons};
-use driftprobe_trace::{Event, HashAlgo, Manifest, Phase, Point, RowHash};
+use driftprobe_trace::{Event, HashAlgo, Manifest, Mode, Phase, Point, RowHash};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// GRETA's hash of no value at all: the basis that its FNV-1a starts from.
@@ -21,6 +21,8 @@ pub fn reasons(manifest: Option<&Manifest>, pairs: &[JudgedPair], reasons: &mut 
     passes(manifest, pairs, reasons);
     tested(pairs, reasons);
     hashes(pairs, reasons);
+    manifest.into_iter().for_each(|manifest| slot_tables(manifest, reasons));
+    manifest.into_iter().for_each(|manifest| alignment(manifest, pairs, reasons));
     let contract = manifest.and_then(|manifest| manifest.contract.as_ref());
     let engine = manifest.and_then(|manifest| manifest.engine.as_ref()?.name.as_deref());
     let quantised = contract.is_some_and(|contract| {
@@ -29,6 +31,51 @@ pub fn reasons(manifest: Option<&Manifest>, pairs: &[JudgedPair], reasons: &mut 
     });
     if quantised && engine == Some(EMBEDDED) {
         reasons.add(ReasonCode::SharedKernels, "");
+    }
+}
+
+/// With prefill's cache under decode, rows of earlier positions are prefill's: only a row's own may differ.
+fn alignment(manifest: &Manifest, pairs: &[JudgedPair], reasons: &mut Reasons) {
+    if manifest.mode != Some(Mode::KvAligned) {
+        return;
+    }
+    for pair in pairs {
+        let Some(cache) = pair.cache else { continue };
+        if cache.first_differing.is_some_and(|first| first + 1 < cache.positions) {
+            reasons.add(ReasonCode::NotAligned, describe(&pair.prefill));
+        }
+    }
+}
+
+/// Slot tables, where the manifest has them (by prompt and phase, a slot for each position): no two positions share a slot,
+/// and each table is as long as its prompt.
+fn slot_tables(manifest: &Manifest, reasons: &mut Reasons) {
+    let tables = manifest.slots.as_ref().and_then(|slots| slots.as_object());
+    for (prompt, phases) in tables.into_iter().flatten() {
+        let tokens = manifest.prompts.iter().flatten().find(|one| one.id == *prompt).map(|one| one.tokens.len());
+        for (phase, table) in phases.as_object().into_iter().flatten() {
+            let Some(table) = table.as_array() else {
+                reasons.add(ReasonCode::SlotTable, format!("{prompt}, {phase}: no list of slots"));
+                continue;
+            };
+            let mut first: BTreeMap<Option<u64>, usize> = BTreeMap::new();
+            for (position, slot) in table.iter().map(serde_json::Value::as_u64).enumerate() {
+                match (slot, first.get(&slot)) {
+                    (None, _) => {
+                        reasons.add(ReasonCode::SlotTable, format!("{prompt}, {phase}: position {position} has none"))
+                    }
+                    (Some(slot), Some(other)) => {
+                        let example = format!("{prompt}, {phase}: positions {other} and {position} have slot {slot}");
+                        reasons.add(ReasonCode::SlotTable, example);
+                    }
+                    _ => drop(first.insert(slot, position)),
+                }
+            }
+            if tokens.is_some_and(|tokens| tokens != table.len()) {
+                let example = format!("{prompt}, {phase}: {} slots for {} tokens", table.len(), tokens.unwrap_or(0));
+                reasons.add(ReasonCode::SlotTable, example);
+            }
+        }
     }
 }
 

@@ -55,8 +55,12 @@ pub fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, 
     }
 }
 
+/// Most noise, relative to a row's size, that a contract may allow at a point: bf16 stores to 0.2%, and a bug that is to be
+/// told from noise must be larger than it.
+const NOISE_MAX: f64 = 0.05;
+
 /// Below this p-value the phases' difference is no draw of rounding.
-const P_VALUE_MIN: f64 = 1e-3;
+pub const P_VALUE_MIN: f64 = 1e-3;
 
 /// What the model gave, as far as no pair tells it.
 pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reasons: &mut Reasons) {
@@ -65,6 +69,12 @@ pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reas
             ReasonCode::ContractFinding,
             format!("{}, {}: {}", finding.phase, finding.point, finding.variant.says),
         );
+    }
+    for (phase, point, noise) in examination.loosest() {
+        if noise.is_nan() || noise > NOISE_MAX {
+            let example = format!("{phase}, {point}: noise of {:.1}% of the row's size", noise * 100.0);
+            reasons.add(ReasonCode::LooseContract, example);
+        }
     }
     for (field, points) in examination.assumed() {
         let points: Vec<&str> = points.iter().map(|point| point.id()).collect();

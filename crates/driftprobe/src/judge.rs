@@ -122,6 +122,15 @@ impl JudgedPair {
         matches!(self.bits, Bits::Differ { .. }) || matches!(self.verdict, PairVerdict::NonFinite | PairVerdict::Fault)
     }
 
+    /// Whether this is where something fails: where a model judged the run, what is at fault or not finite, since a
+    /// difference by itself is no failure; without a model, wherever rows part.
+    pub fn fails(&self, judged: bool) -> bool {
+        match judged {
+            true => matches!(self.verdict, PairVerdict::NonFinite | PairVerdict::Fault),
+            false => self.parts(),
+        }
+    }
+
     /// Whether the rows are equal and finite as far as they were compared.
     pub fn equal_as_compared(&self) -> bool {
         let equal = matches!(self.bits, Bits::Equal { .. } | Bits::EqualAsSampled { .. });

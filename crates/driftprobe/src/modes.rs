@@ -5,8 +5,9 @@
 use crate::analysis::Analysis;
 use crate::evidence::Bits;
 use crate::judge::JudgedPair;
+use crate::reason::{Reason, ReasonCode};
 use crate::verdict::{RunVerdict, Verdict};
-use driftprobe_trace::Point;
+use driftprobe_trace::{Mode, Point};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -54,6 +55,18 @@ pub enum Says {
 }
 
 impl Says {
+    /// As `drift.json` spells it.
+    pub const fn id(self) -> &'static str {
+        match self {
+            Says::None => "none",
+            Says::Cache => "cache",
+            Says::MostlyCache => "mostly_cache",
+            Says::Step => "step",
+            Says::OnlyAligned => "only_aligned",
+            Says::Unknown => "unknown",
+        }
+    }
+
     /// In words.
     pub const fn in_words(self) -> &'static str {
         match self {
@@ -110,7 +123,7 @@ pub fn side_by_side(as_designed: &[JudgedPair], kv_aligned: &[JudgedPair]) -> Ve
 }
 
 /// A run's analysis with that of its other mode: the worse verdict of the two counts.
-pub fn combine(mut as_designed: Analysis, aligned: Analysis) -> Analysis {
+pub fn combine(mut as_designed: Analysis, mut aligned: Analysis) -> Analysis {
     as_designed.modes = side_by_side(&as_designed.pairs, &aligned.pairs);
     let rank = |verdict: Verdict| match verdict {
         Verdict::Pass => 0,
@@ -118,6 +131,17 @@ pub fn combine(mut as_designed: Analysis, aligned: Analysis) -> Analysis {
         Verdict::Fail => 2,
     };
     as_designed.own_verdict = Some(as_designed.verdict.verdict);
+    let mode = |analysis: &Analysis| analysis.manifest.as_ref().and_then(|manifest| manifest.mode);
+    if (mode(&as_designed), mode(&aligned)) != (Some(Mode::AsDesigned), Some(Mode::KvAligned)) {
+        let examples =
+            vec!["the folder kv_aligned holds a run of another mode, or this one is not as designed".to_owned()];
+        aligned.verdict.reasons.push(Reason { code: ReasonCode::NotAligned, count: 1, examples });
+        if aligned.verdict.verdict == Verdict::Pass {
+            aligned.verdict.verdict = Verdict::Inconclusive;
+            aligned.verdict.sub_verdict = None;
+            aligned.verdict.root_cause_why = "it is not a run of that mode".to_owned();
+        }
+    }
     let ours = &as_designed.verdict;
     if rank(aligned.verdict.verdict) > rank(ours.verdict) {
         let mut reasons = ours.reasons.clone();
@@ -137,5 +161,6 @@ pub fn combine(mut as_designed: Analysis, aligned: Analysis) -> Analysis {
         as_designed.verdict.sub_verdict = Some(crate::verdict::SubVerdict::StructuralDrift);
     }
     as_designed.aligned = Some(Arc::new(aligned));
+    as_designed.advice = crate::advice::advise(&as_designed);
     as_designed
 }

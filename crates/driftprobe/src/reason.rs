@@ -64,6 +64,8 @@ reasons! {
         "write the number of tokens in this forward pass as seq_len, and the prompt's tokens in manifest.json";
     CacheInDoubt, "CACHE_IN_DOUBT", true, "kv_len or stored_dtype are not those of one cache: another number of keys than the position has, or another in each phase",
         "write the keys that the row attends over as kv_len (position + 1, less only by a window in manifest.config.sliding_windows)";
+    SlotTable, "SLOT_TABLE", true, "slot tables give two positions one slot, or are not as long as their prompts",
+        "check the engine's slot allocation: rows of one position overwrite those of another";
     OnlyCopies, "ONLY_COPIES", true, "every compared row is a copy of the embedding table: nothing computed was compared",
         "record points that are computed, such as attn_out, mlp_out and logits";
     NoCacheRead, "NO_CACHE_READ", true, "no compared row depends on a cache row of an earlier position: decode was not tested",
@@ -94,6 +96,8 @@ reasons! {
         "record the layers in between";
     NotSimulated, "NOT_SIMULATED", false, "prompts were not simulated from their tokens: rows whose inputs were not recorded are not judged",
         "allow more operations (--simulate), or record all points of all layers";
+    NotAligned, "NOT_ALIGNED", true, "the run is not one with prefill's cache under decode: its mode is another, or rows of earlier positions are not prefill's",
+        "record it again: before each step, put prefill's rows into decode's cache";
     LooseContract, "LOOSE_CONTRACT", true, "the contract allows so much rounding that gross faults would hide in it",
         "declare the arithmetic that the engine really has";
     ContractFinding, "CONTRACT", false, "stages round in a way that the contract does not declare; it is legitimate, and explains all of their rows",

@@ -147,14 +147,13 @@ impl Pass {
     }
 }
 
-/// Floating-point operations of a simulation of one sequence, about: each draw is a pass over all tokens with the squares
-/// of its products, beside the exact pass.
+/// Floating-point operations of a simulation of one sequence, about: the exact pass with the squares of its products, and
+/// one of sums alone for each draw.
 pub fn cost_flops(config: &Config, tokens: usize, draws: usize) -> f64 {
     let c = config;
     let (hidden, width) = (c.hidden_size as f64, c.head_dim as f64);
     let (q, kv) = (c.num_attention_heads as f64 * width, c.num_key_value_heads as f64 * width);
     let layer = hidden * (2.0 * q + 2.0 * kv) + 3.0 * hidden * c.intermediate_size as f64;
     let attention = 2.0 * q * tokens as f64 / 2.0;
-    // Product, sum, square, its sum.
-    4.0 * c.num_hidden_layers as f64 * (layer + attention) * tokens as f64 * (1.0 + draws as f64)
+    2.0 * c.num_hidden_layers as f64 * (layer + attention) * tokens as f64 * (2.0 + draws as f64)
 }

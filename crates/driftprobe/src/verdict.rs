@@ -175,7 +175,10 @@ pub fn reach(
         first_failure = None;
         let why = match all_identical {
             true => "there is nothing to explain",
-            false => "every stage of both phases is within the rounding that its arithmetic must have",
+            false if examination.is_none_or(Examination::judges_no_stage) => {
+                "every row is as near to what the tokens give as rounding makes it; no stage was judged by itself"
+            }
+            false => "every row that differs is within the rounding that its arithmetic must have",
         };
         (Verdict::Pass, None, why.to_owned())
     } else if pairs.is_empty() && !unpaired.is_empty() {
@@ -213,8 +216,8 @@ fn first_fault(pairs: &[JudgedPair], unpaired: &[Unpaired], examination: &Examin
     let pair = paired.and_then(|at| pairs.get(at).map(|pair| (at, pair)));
     match (pair, loose) {
         (Some((at, pair)), loose) if loose.is_none_or(|loose| pair.place <= loose.place) => {
-            let (last_equal, from) = last_equal_before(pairs, at);
-            Some(FirstFailure { parting: Parting::Fault, last_equal, ..of_pair(pairs, at, pair, from) })
+            // What lies between it and the last equal row is judged, or left open by its own reason.
+            Some(FirstFailure { parting: Parting::Fault, ..of_pair(pairs, at, pair, None) })
         }
         (_, Some(loose)) => Some(FirstFailure {
             parting: Parting::Fault,

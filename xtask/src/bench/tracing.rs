@@ -36,7 +36,7 @@ pub fn table(engine: &EmbeddedEngine, args: &Args, exceeded: &mut Vec<String>) -
     for _ in 0..args.rounds {
         plain.push(seconds(|| untraced(engine, &prompt))?);
         for (i, setting) in settings.iter().enumerate() {
-            let dir = args.dir.join("run");
+            let dir = folder(args);
             traced[i].push(seconds(|| trace(engine, &prompt, setting, &dir))?);
             bytes[i] = folder_bytes(&dir)?;
         }
@@ -59,6 +59,31 @@ pub fn table(engine: &EmbeddedEngine, args: &Args, exceeded: &mut Vec<String>) -
     Ok(text)
 }
 
+/// Where runs are recorded.
+pub fn folder(args: &Args) -> std::path::PathBuf {
+    args.dir.join("run")
+}
+
+/// One prompt, the sampled layers and all points.
+pub fn plan(engine: &EmbeddedEngine, prompt: &[u32]) -> Plan {
+    let layers = [0, 1, 2, 4, 8].into_iter().filter(|l| *l < engine.layers()).collect();
+    let points = engine.points(Phase::Prefill).into_iter().collect();
+    recording(prompt, layers, points)
+}
+
+fn recording(prompt: &[u32], layers: BTreeSet<usize>, points: BTreeSet<Point>) -> Plan {
+    Plan {
+        prompts: vec![PromptInfo { id: "bench".into(), tokens: prompt.to_vec(), ..Default::default() }],
+        steps: 1,
+        layers,
+        points,
+        repeats: 0,
+        payloads: true,
+        overwrite: true,
+        mode: driftprobe_trace::Mode::AsDesigned,
+    }
+}
+
 /// What a run computes: prefill of the prompt; prefill of all but its last token, and that one by decode.
 fn untraced(engine: &EmbeddedEngine, prompt: &[u32]) -> Result<()> {
     let n = prompt.len();
@@ -70,16 +95,7 @@ fn untraced(engine: &EmbeddedEngine, prompt: &[u32]) -> Result<()> {
 }
 
 fn trace(engine: &EmbeddedEngine, prompt: &[u32], setting: &Setting, dir: &std::path::Path) -> Result<()> {
-    let plan = Plan {
-        prompts: vec![PromptInfo { id: "bench".into(), tokens: prompt.to_vec(), ..Default::default() }],
-        steps: 1,
-        layers: setting.layers.clone(),
-        points: setting.points.clone(),
-        repeats: 0,
-        payloads: true,
-        overwrite: true,
-        mode: driftprobe_trace::Mode::AsDesigned,
-    };
+    let plan = recording(prompt, setting.layers.clone(), setting.points.clone());
     record(engine, &plan, dir, Manifest::default(), &mut Unwatched)?;
     Ok(())
 }

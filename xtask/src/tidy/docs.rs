@@ -193,8 +193,11 @@ fn reports(tree: &Tree, findings: &mut Findings) -> Result<()> {
         expect(format!("| `{}` | {blocks} | {} |", reason.id(), reason.sentence()));
     }
     driftprobe::verdict::codes().for_each(|code| expect(format!("`{code}`")));
-    for path in ["crates/driftprobe/src/report/schema.rs", "crates/driftprobe/src/report/schema/row.rs"] {
-        let fields = need(tree, path)?.text.lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(':'));
+    for part in ["schema.rs", "schema/attention.rs", "schema/cause.rs", "schema/row.rs"] {
+        let fields = need(tree, &format!("crates/driftprobe/src/report/{part}"))?
+            .text
+            .lines()
+            .filter_map(|line| line.strip_prefix("    pub ")?.split_once(':'));
         fields.for_each(|(field, _)| expect(format!("`{field}`")));
     }
     Ok(())

@@ -5,7 +5,8 @@ use crate::error::EngineError;
 use crate::settings::Settings;
 use candle_core::Tensor;
 use driftprobe_model::{Config, Model, Weight, WeightDtype, WeightId, expected_weights};
-use std::collections::BTreeSet;
+use driftprobe_trace::Point;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub struct LayerWeights {
     pub input_norm: Tensor,
@@ -33,6 +34,8 @@ pub struct EngineWeights {
     dtypes: BTreeSet<WeightDtype>,
     /// Of those that are multiplied as integers.
     integer: BTreeSet<WeightDtype>,
+    /// Quantised types that are multiplied as floats, by the point that shows the product.
+    floats: BTreeMap<Point, BTreeSet<WeightDtype>>,
 }
 
 struct Loader<'a> {
@@ -89,6 +92,35 @@ impl Loader<'_> {
     }
 }
 
+/// The point that shows a matrix's result.
+fn point_of(id: WeightId, config: &Config) -> Option<Point> {
+    use WeightId::*;
+    Some(match id {
+        QProj(_) => {
+            if config.qk_norm {
+                Point::QProjOut
+            } else {
+                Point::QPreRope
+            }
+        }
+        KProj(_) => {
+            if config.qk_norm {
+                Point::KProjOut
+            } else {
+                Point::KPreRope
+            }
+        }
+        VProj(_) => Point::VProj,
+        OProj(_) => Point::AttnProjOut,
+        Gate(_) => Point::MlpGate,
+        Up(_) => Point::MlpUp,
+        Down(_) => Point::MlpOut,
+        LmHead => Point::Logits,
+        Embed if config.tie_word_embeddings => Point::Logits,
+        _ => return None,
+    })
+}
+
 impl EngineWeights {
     pub fn new(model: &Model, settings: &Settings) -> Result<EngineWeights, EngineError> {
         let loader = Loader { model, settings };
@@ -97,6 +129,16 @@ impl EngineWeights {
         let matrices = expected_weights(config).into_iter().filter(|(_, shape)| shape.len() == 2);
         let matrices = matrices.map(|(id, _)| loader.weight(id)).collect::<Result<Vec<_>, _>>()?;
         let integer = matrices.iter().filter(|w| is_integer(w, settings.quantised_matmul));
+        let mut floats: BTreeMap<Point, BTreeSet<WeightDtype>> = BTreeMap::new();
+        for (id, _) in expected_weights(config).into_iter().filter(|(_, shape)| shape.len() == 2) {
+            let weight = loader.weight(id)?;
+            if let Some(point) = point_of(id, config)
+                && weight.dtype().is_quantised()
+                && !is_integer(&weight, settings.quantised_matmul)
+            {
+                floats.entry(point).or_default().insert(weight.dtype());
+            }
+        }
         Ok(EngineWeights {
             embed: loader.weight(WeightId::Embed)?,
             layers: (0..config.num_hidden_layers).map(|l| loader.layer(l, config)).collect::<Result<_, _>>()?,
@@ -104,12 +146,21 @@ impl EngineWeights {
             lm_head: loader.linear(head, None)?,
             dtypes: matrices.iter().map(Weight::dtype).collect(),
             integer: integer.map(Weight::dtype).collect(),
+            floats,
         })
     }
 
     /// Storage types of the matrices, joined by commas.
     pub fn matrix_dtypes(&self) -> String {
         self.dtypes.iter().map(|d| d.id().to_lowercase()).collect::<Vec<_>>().join(",")
+    }
+
+    /// Points at which some weights of a quantised type are multiplied as floats all the same, and which types.
+    pub fn floats(&self) -> impl Iterator<Item = (Point, String)> {
+        let names = |types: &BTreeSet<WeightDtype>| {
+            types.iter().map(|d| format!("{}=none", d.id().to_lowercase())).collect::<Vec<_>>().join(",")
+        };
+        self.floats.iter().map(move |(point, types)| (*point, names(types)))
     }
 
     /// How activations are quantised before they meet integer weights.

@@ -146,17 +146,23 @@ pub(super) fn scaling<'a>(model: &Model, factor: f64) -> Expect<'a> {
 fn scalings<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
     let few = first_heads(model, cases);
     let make = |t: f64| scaling(model, t.exp());
-    let Some(t) = fit_finely(&few, cases, 4.2, &make) else { return Vec::new() };
+    // Whole factors are tried as they are: a coarse table of cos and sin hides by how little a fit misses them.
+    let named = |factor: f64, freedom| {
+        let trial = Trial::new("ROPE_SCALING", scaling(model, factor)).freedom(freedom);
+        trial.with("scaling", "linear").with("factor", significant(factor))
+    };
+    let mut all: Vec<Trial<'_>> = [2.0, 4.0, 8.0].map(|factor| named(factor, Freedom::Fixed)).into();
+    let Some(t) = fit_finely(&few, cases, 4.2, &make) else { return all };
     if t.abs() > SCALING_MAX.ln() {
-        return Vec::new();
+        return all;
     }
     let nearest = t.exp().round();
     // A whole factor is what configs have.
     let is_whole = nearest >= 2.0 && (t.exp() / nearest - 1.0).abs() < 1e-4;
     let factor = if is_whole { nearest } else { t.exp() };
     let freedom = if is_whole { Freedom::Fixed } else { Freedom::Fitted };
-    let trial = Trial::new("ROPE_SCALING", scaling(model, factor)).freedom(freedom);
-    vec![trial.with("scaling", "linear").with("factor", significant(factor))]
+    all.push(named(factor, freedom));
+    all
 }
 
 /// A logarithm within ±`reach`: on a grid, on a finer one around the best, then by steps.

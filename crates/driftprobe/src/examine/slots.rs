@@ -1,7 +1,7 @@
 //! Cached rows of earlier positions that the tokens show to be wrong: which row is it?
 
 use super::{Examination, place_of};
-use crate::cause::{Candidate, Cause, Foreign, Part, WrongSlot, name_slot};
+use crate::cause::{Candidate, Cause, Foreign, Freedom, Part, WrongSlot, name_slot};
 use crate::oracle::Input;
 use crate::simulate::{Pass, Simulation, TokenJudgement};
 use driftprobe_model::Config;
@@ -36,7 +36,7 @@ impl Examination {
         let earlier = self.faults().any(|stage| {
             stage.phase == phase && place_of(Input { point: stage.point, layer: stage.layer }) <= place_of(place(first))
         });
-        (!earlier && self.is_first(phase, place(first))).then(|| first.clone())
+        (!earlier && self.is_first_of_both(phase, place(first))).then(|| first.clone())
     }
 
     fn name_slot(&self, wrong: &TokenJudgement, simulation: &Simulation<'_>, run: &Run, rows: &dyn Rows) -> Cause {
@@ -75,7 +75,11 @@ impl Examination {
                 tolerance: self.tolerance(wrong, &recorded, &expected),
             }),
         };
-        let candidates: Vec<Candidate> = candidates.into_iter().map(Candidate::named).collect();
+        let (wrong_slots, all_slots) = self.slots_of(wrong);
+        // One mistake with one slot leaves the others alone; where many are wrong, something before the cache is.
+        let candidates =
+            candidates.into_iter().filter(|name| name.freedom != Freedom::Loose || wrong_slots * 4 <= all_slots.max(4));
+        let candidates: Vec<Candidate> = candidates.map(Candidate::named).collect();
         let flagged = self
             .study
             .tokens
@@ -101,6 +105,14 @@ impl Examination {
             noise_rms_before: wrong.distance_ratio,
             evidence,
         }
+    }
+
+    /// How many rows of this cache are wrong, of how many that were held against the tokens.
+    fn slots_of(&self, wrong: &TokenJudgement) -> (usize, usize) {
+        let key = |t: &TokenJudgement| (t.phase, t.point, t.layer, t.pos, t.prompt_id.clone());
+        let slots: Vec<&TokenJudgement> =
+            self.study.tokens.iter().filter(|t| t.slot.is_some() && key(t) == key(wrong)).collect();
+        (slots.iter().filter(|t| t.flagged).count(), slots.len())
     }
 
     /// By which part of its norm a row of this cache may be off: four times what the sound ones are.

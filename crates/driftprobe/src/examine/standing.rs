@@ -3,7 +3,7 @@
 use super::{Examination, Place, RowKey, Standing, place_of, side};
 use crate::attribute::in_words;
 use crate::oracle::fit::Finding;
-use crate::oracle::{Input, Outcome, PhaseJudgement, StageJudgement};
+use crate::oracle::{Input, Outcome, PhaseJudgement, StageJudgement, Unjudged};
 use crate::place::Part;
 use crate::simulate::{Gap, Shown, Study, TokenJudgement};
 use driftprobe_trace::{Event, Phase, Point};
@@ -26,6 +26,27 @@ impl Examination {
     /// Every stage at fault, of both phases.
     pub fn faults(&self) -> impl Iterator<Item = &StageJudgement> {
         self.phases.iter().flat_map(|phase| &phase.stages).filter(|stage| stage.outcome.is_fault())
+    }
+
+    /// Whether no row that differs could have is judged by its own inputs: nothing but exact copies, or nothing at all.
+    pub fn judges_no_stage(&self) -> bool {
+        let stages = self.phases.iter().flat_map(|phase| &phase.stages);
+        !stages.into_iter().any(|stage| matches!(stage.outcome, Outcome::Clean(_) | Outcome::Flagged { .. }))
+    }
+
+    /// How much noise the arithmetic may have at each point of each phase, relative to the row: the median of its rows.
+    pub fn loosest(&self) -> Vec<(Phase, Point, f64)> {
+        let mut all: BTreeMap<(Phase, Point), Vec<f64>> = BTreeMap::new();
+        for stage in self.phases.iter().flat_map(|phase| &phase.stages) {
+            if let Outcome::Clean(statistics) | Outcome::Flagged { statistics, .. } = &stage.outcome {
+                all.entry((stage.phase, stage.point)).or_default().push(statistics.noise);
+            }
+        }
+        let median = |((phase, point), mut noise): ((Phase, Point), Vec<f64>)| {
+            noise.sort_by(f64::total_cmp);
+            (phase, point, noise.get(noise.len() / 2).copied().unwrap_or(f64::NAN))
+        };
+        all.into_iter().map(median).collect()
     }
 
     /// Fields that the contract leaves open and that were assumed, with the points that need them.
@@ -121,17 +142,17 @@ impl Examination {
             return if gap.flagged { Standing::Gap(gap_in_words(gap)) } else { Standing::Clean };
         }
         let why = match stage.map(|stage| &stage.outcome) {
-            Some(Outcome::Unjudged(why)) => why.to_string(),
+            Some(Outcome::Unjudged(why)) => unjudged_in_words(why, pos),
             _ => "nothing of this row to judge".to_owned(),
         };
         let mut tokens = self.tokens.get(&key).into_iter().flatten().filter_map(|at| self.study.tokens.get(*at));
-        let Some(token) = tokens.rfind(|token| token.shown == Shown::Row) else {
-            return Standing::Unknown(why);
-        };
-        match (token.flagged, self.is_first(event.phase, place)) {
-            (false, _) => Standing::Clean,
-            (true, true) => Standing::Fault(token_in_words(token)),
-            (true, false) => Standing::Unknown(why),
+        let Some(token) = tokens.next_back() else { return Standing::Unknown(why) };
+        match (token.flagged, token.shown == Shown::Row, self.is_first(event.phase, place)) {
+            (false, true, _) => Standing::Clean,
+            // What is recorded of it is too far off, whatever the rest may be.
+            (true, _, true) => Standing::Fault(token_in_words(token)),
+            (false, false, _) => Standing::Unknown(format!("what is recorded of it is within rounding; {why}")),
+            (true, _, false) => Standing::Unknown(why),
         }
     }
 
@@ -141,22 +162,33 @@ impl Examination {
         let slots: Vec<&TokenJudgement> = tokens.filter(|token| token.slot.is_some()).collect();
         let wrong = slots.iter().find(|token| token.flagged);
         match (wrong, stage.map(|stage| &stage.outcome)) {
-            (Some(token), _) if self.is_first(key.0, key.3) => Standing::Fault(token_in_words(token)),
+            (Some(token), _) if self.is_first_of_both(key.0, key.3) => Standing::Fault(token_in_words(token)),
             // What reaches the cache has been wrong before.
             (Some(_), Some(Outcome::Exact { .. })) => Standing::Clean,
             (None, Some(Outcome::Exact { compared })) => {
                 let partial = stage.is_some_and(|stage| *compared < stage.values);
                 match partial && slots.is_empty() {
-                    true => Standing::Unknown(
+                    true => Standing::LastRows(
                         "what was written to the rows of earlier positions was not recorded".to_owned(),
                     ),
                     false => Standing::Clean,
                 }
             }
             (None, _) if !slots.is_empty() => Standing::Clean,
-            (_, Some(Outcome::Unjudged(why))) => Standing::Unknown(why.to_string()),
+            (_, Some(Outcome::Unjudged(why))) => Standing::Unknown(unjudged_in_words(why, key.2)),
             _ => Standing::Unknown("nothing of this row to judge".to_owned()),
         }
+    }
+
+    /// As [`Examination::is_first`], where the other phase counts too: rows of earlier positions in decode's cache were
+    /// written by a prefill, and whatever is wrong with that is in them.
+    pub(super) fn is_first_of_both(&self, phase: Phase, place: Input) -> bool {
+        let other = if phase == Phase::Prefill { Phase::Decode } else { Phase::Prefill };
+        let earlier = self.first.get(&other).is_some_and(|(part, layer, point)| {
+            let cache = matches!(point, Point::KCache | Point::VCache);
+            (*part, *layer, *point) < place_of(place) && !(cache && *layer == place.layer)
+        });
+        self.is_first(phase, place) && !earlier
     }
 
     /// Whether nothing earlier in the computation of the phase is at fault. K and V of one layer count as one.
@@ -165,6 +197,22 @@ impl Examination {
         let cache = |point| matches!(point, Point::KCache | Point::VCache);
         (part, layer, point) >= place_of(place)
             || ((part, layer) == (Part::of(place.point), place.layer) && cache(point) && cache(place.point))
+    }
+}
+
+/// Which recording would settle it.
+fn unjudged_in_words(why: &Unjudged, pos: u64) -> String {
+    match why {
+        Unjudged::InputsMissing(inputs) => {
+            let name = |input: &Input| match input.layer {
+                0.. => format!("{} of layer {}", input.point, input.layer),
+                _ => input.point.to_string(),
+            };
+            let names: Vec<String> = inputs.iter().map(name).collect();
+            format!("record {} at position {pos}, as payload", names.join(" and "))
+        }
+        Unjudged::NoPayload => format!("record its payload at position {pos}"),
+        other => other.to_string(),
     }
 }
 

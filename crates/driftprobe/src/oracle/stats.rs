@@ -118,6 +118,8 @@ pub struct RowStatistics {
     pub unrounded: (usize, f64),
     /// Largest E2 of the row alone.
     pub score: f64,
+    /// Size of the noise that the arithmetic may have, storage included, relative to the row: √(Σσ²/Σy²).
+    pub noise: f64,
 }
 
 /// Holds a recorded row against what it should be. No flag: clean.
@@ -128,6 +130,7 @@ pub fn measure(recorded: &[f64], expected: &Expected) -> (RowStatistics, Vec<Fla
     let mut flags = Vec::new();
     let is_hidden = |at: usize| expected.hidden.get(at).copied().unwrap_or(false);
     let (mut cell_sum, mut cell_count, mut sum) = (0.0, 0usize, 0.0);
+    let (mut noise, mut size) = (0.0, 0.0);
     let elements = recorded.iter().zip(&expected.y).zip(&expected.variance).enumerate();
     let last = recorded.len().min(expected.y.len());
     for (at, ((recorded, y), variance)) in elements {
@@ -140,6 +143,7 @@ pub fn measure(recorded: &[f64], expected: &Expected) -> (RowStatistics, Vec<Fla
         } else {
             let (z, unrounded) = residual(recorded - y, *y, *variance, expected.output);
             (cell_sum, cell_count) = (cell_sum + z * z, cell_count + 1);
+            (noise, size) = (noise + variance + expected.output.rounding_variance(*y), size + y * y);
             keep_largest(&mut found.element, at, z.abs());
             keep_largest(&mut found.unrounded, at, unrounded);
         }
@@ -152,6 +156,7 @@ pub fn measure(recorded: &[f64], expected: &Expected) -> (RowStatistics, Vec<Fla
         }
     }
     found.rms = if found.compared == 0 { 0.0 } else { (sum / found.compared as f64).sqrt() };
+    found.noise = if size > 0.0 { (noise / size).sqrt() } else { 0.0 };
     flags.truncate(1);
     flags.extend(too_large(&found, &expected.limits));
     (found, flags)

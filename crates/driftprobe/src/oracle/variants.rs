@@ -105,9 +105,15 @@ impl Variant {
             (&own.rope_table, &declared.rope_table),
             (&own.residual, &declared.residual),
             (&own.activations, &declared.activations),
+            (&own.scores, &declared.scores),
+            (&own.probs, &declared.probs),
+            (&own.softmax, &declared.softmax),
+            // Who declares an accumulator declares that of all partial sums.
+            (&own.partials, &declared.accumulate),
         ];
         let coarser = |name: &str| Float::parse(name).is_some_and(|format| format < storage);
         pairs.iter().any(|(own, declared)| declared.is_some() && own.as_deref().is_some_and(coarser))
+            || (own.accumulate.is_some() && declared.accumulate.is_some())
     }
 }
 

@@ -9,6 +9,21 @@ pub fn number(value: f64) -> String {
     if value == 0.0 { "0".to_owned() } else { format!("{value:.3e}") }
 }
 
+/// A measured number in a sentence or a narrow cell: three significant digits, with an exponent only where it is needed.
+pub fn brief(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if !size.is_finite() => value.to_string().replace("inf", "∞"),
+        size if !(1e-3..999.5).contains(&size) => format!("{value:.2e}"),
+        size => format!("{value:.*}", (2 - size.log10().floor() as i32).clamp(0, 5) as usize),
+    }
+}
+
+/// A probability.
+pub fn p_value(value: f64) -> String {
+    if value >= 1e-3 { format!("{value:.3}") } else { format!("{value:.1e}") }
+}
+
 /// A recorded number, as exactly as it was read.
 pub fn recorded(value: f64) -> String {
     let plain = value == 0.0 || !value.is_finite() || (1e-3..1e7).contains(&value.abs());
@@ -87,5 +102,18 @@ fn near_one(cosine: f64) -> String {
         format!("1 {} {}", if lacking > 0.0 { "−" } else { "+" }, number(lacking.abs()))
     } else {
         format!("{cosine:.4}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{brief, p_value};
+
+    #[test]
+    fn three_digits_are_enough_in_a_sentence() {
+        let all = [0.0, 0.17823, 1.0, 12.345, 999.4, 1000.0, 3.4e-7, -0.05, f64::INFINITY, f64::NAN];
+        let expected = ["0", "0.178", "1.00", "12.3", "999", "1.00e3", "3.40e-7", "-0.0500", "∞", "NaN"];
+        assert_eq!(all.map(brief), expected);
+        assert_eq!([1.0, 0.0312, 2e-9].map(p_value), ["1.000", "0.031", "2.0e-9"]);
     }
 }

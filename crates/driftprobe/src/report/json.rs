@@ -1,5 +1,6 @@
 //! `drift.json`: the analysis in the types of [`schema`](super::schema), pretty-printed.
 
+mod attention;
 mod cause;
 
 use super::schema::*;
@@ -60,6 +61,8 @@ pub fn report(analysis: &Analysis) -> DriftReport {
         power: examination.iter().flat_map(|e| &e.power).map(cause::power).collect(),
         suspects: examination.iter().flat_map(|e| &e.suspects).map(cause::suspect).collect(),
         end_to_end: examination.and_then(|e| e.study.end_to_end.as_ref()).map(cause::end_to_end),
+        hypotheses: attention::hypotheses(analysis),
+        tensors: analysis.modes.iter().map(attention::tensor).collect(),
         modes: modes(analysis),
         not_judged: if examination.is_some() { vec![] } else { NOT_JUDGED.to_vec() },
         pairs,
@@ -100,7 +103,8 @@ fn modes(analysis: &Analysis) -> BTreeMap<&'static str, ModeEntry> {
     let other = analysis.aligned.iter().map(|aligned| (aligned.as_ref(), aligned.verdict.verdict));
     let entry = |(analysis, verdict): (&Analysis, Verdict)| {
         let mode = analysis.manifest.as_ref().and_then(|manifest| manifest.mode);
-        let entry = ModeEntry { verdict: verdict.id(), pairs: pairs(&analysis.counts) };
+        let attention = attention::evidence(&analysis.attention);
+        let entry = ModeEntry { verdict: verdict.id(), pairs: pairs(&analysis.counts), attention };
         (mode.map_or("not_recorded", |mode| mode.id()), entry)
     };
     std::iter::once(own).chain(other).map(entry).collect()

@@ -2,11 +2,15 @@
 //!
 //! A section without content is left out or says that nothing was recorded; there is no placeholder.
 
+mod attention;
 mod coverage;
 mod failure;
+mod judged;
+mod modes;
+mod power;
 
 use super::escape::{code, markdown, markdown_sentence};
-use super::format::share;
+use super::format::{number, share};
 use super::tsv;
 use crate::analysis::Analysis;
 use crate::reason::Reason;
@@ -16,11 +20,25 @@ use crate::verdict::{TRACE_OFFSET, Verdict};
 pub fn to_markdown(analysis: &Analysis) -> String {
     let mut out = Document::default();
     head(&mut out, analysis);
+    modes::execution(&mut out, analysis);
+    judged::root_cause(&mut out, analysis);
+    // Where the other mode's verdict is the worse one, its rows show the failure.
+    let worse = analysis.own_verdict.is_some_and(|own| own != analysis.verdict.verdict);
+    let shown = analysis.aligned.as_deref().filter(|_| worse).unwrap_or(analysis);
+    if let Some(first) = &shown.verdict.first_failure {
+        failure::first_failure(&mut out, shown, first);
+    }
+    judged::contract(&mut out, analysis);
+    modes::side_by_side(&mut out, analysis);
+    attention::alignment(&mut out, analysis);
+    judged::hypotheses(&mut out, analysis);
+    judged::suspects(&mut out, analysis);
+    power::power(&mut out, analysis);
+    power::places(&mut out, analysis);
     rests_on(&mut out, analysis);
     summary(&mut out, analysis);
     breakdown(&mut out, analysis);
-    if let Some(first) = &analysis.verdict.first_failure {
-        failure::first_failure(&mut out, analysis, first);
+    if analysis.verdict.first_failure.is_some() {
         failure::prompts(&mut out, analysis);
     }
     failure::propagation(&mut out, analysis);
@@ -122,8 +140,12 @@ fn summary(out: &mut Document, analysis: &Analysis) {
     let mut rows = vec![
         ["Total pairs".to_owned(), counts.total.to_string()],
         ["Identical (bit-equal over the whole row)".to_owned(), of(counts.identical)],
+        ["Structural (rounding parts them here)".to_owned(), of(counts.structural)],
+        ["Inherited (both phases clean, inputs differ already)".to_owned(), of(counts.inherited)],
+        ["Contract (an arithmetic that is not declared)".to_owned(), of(counts.contract)],
+        ["At fault".to_owned(), of(counts.fault)],
         ["Undecided".to_owned(), of(counts.undecided)],
-        ["… of them with rows that differ".to_owned(), of(counts.differing)],
+        ["Rows that differ, of all verdicts".to_owned(), of(counts.differing)],
         ["Not finite".to_owned(), of(counts.non_finite)],
         ["Missing comparison".to_owned(), of(counts.missing)],
         ["Recorded hashes match".to_owned(), of(counts.hash_match)],
@@ -151,7 +173,8 @@ fn breakdown(out: &mut Document, analysis: &Analysis) {
         return;
     }
     out.section("Failure breakdown");
-    out.line("Where rows part, in the order of the search. A code names a place, not a cause.\n");
+    let what = if analysis.examination.is_some() { "Where rows are at fault or not finite" } else { "Where rows part" };
+    out.line(format!("{what}, in the order of the search. A code names a place, not a cause.\n"));
     let rows = analysis.codes.iter().map(|(id, count)| {
         let whole = if *id == TRACE_OFFSET { analysis.coverage.found.iter().sum() } else { analysis.counts.total };
         let share = if whole == 0 { "-".to_owned() } else { format!("{:.2}%", *count as f64 * 100.0 / whole as f64) };
@@ -190,6 +213,10 @@ fn results(out: &mut Document, analysis: &Analysis) {
         out.line("No event was read.");
         return;
     }
-    out.line("FIRST_FAIL is where rows part; ROOT_CAUSE is given only where the evidence carries a cause.\n");
+    let what = match analysis.examination.is_some() {
+        true => "FIRST_FAIL is the code of rows at fault, not finite or without a partner",
+        false => "FIRST_FAIL is where rows part",
+    };
+    out.line(format!("{what}; ROOT_CAUSE is given only where the evidence carries a cause.\n"));
     out.table(tsv::COLUMNS, rows.iter().map(|cells| cells.each_ref().map(|cell| markdown(cell))));
 }

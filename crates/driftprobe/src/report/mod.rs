@@ -6,12 +6,13 @@
 
 mod details;
 pub mod escape;
-mod format;
+pub(crate) mod format;
 pub mod json;
 pub mod markdown;
+mod power;
 pub mod schema;
 mod strip;
-mod suspects;
+pub(crate) mod suspects;
 pub mod terminal;
 mod tree;
 pub mod tsv;

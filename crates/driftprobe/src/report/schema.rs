@@ -3,12 +3,16 @@
 //!
 //! Rules for readers: unknown fields may be added within a version; hashes are decimal strings; numbers that JSON cannot
 //! hold are the strings `"NaN"`, `"Infinity"` and `"-Infinity"`; `null` means "not known" or "not given", never zero.
-//! `not_judged` names the fields that this version writes but has no means to fill: their zeros and empty lists claim
-//! nothing.
+//! `not_judged` names the fields that only a model can fill: where none was given, their zeros and empty lists claim nothing.
 
+mod attention;
 mod cause;
 mod row;
 
+pub use attention::{
+    AttentionEntry, DriftEntry, EvidenceEntry, HypothesesEntry, IndicatorEntry, KvRowsEntry, ModeRowEntry, ProbsEntry,
+    ProjectionEntry, ProjectionRowEntry, ScoresEntry, StatisticsEntry,
+};
 pub use cause::{
     CandidateEntry, CauseEntry, ContractEntry, EndToEndEntry, PlaceDriftEntry, PowerEntry, SmallestEntry, SuspectEntry,
 };
@@ -78,13 +82,17 @@ pub struct DriftReport {
     pub suspects: Vec<SuspectEntry>,
     /// Whether the phases are further apart than rounding makes them.
     pub end_to_end: Option<EndToEndEntry>,
+    /// H₀ "the drift is structural" against H₁ "a real mismatch": every piece of evidence, and the conclusion.
+    pub hypotheses: HypothesesEntry,
+    /// Every tensor in both modes; empty where there is only one.
+    pub tensors: Vec<ModeRowEntry>,
     /// What each mode of the run gave, by mode (`as_designed`, `kv_aligned` or `not_recorded`).
     pub modes: BTreeMap<&'static str, ModeEntry>,
     /// Names of the fields that claim nothing of this run, since no model was given.
     pub not_judged: Vec<&'static str>,
     /// Pairs by verdict.
     pub pairs: PairsEntry,
-    /// Differing rows by failure code, in the order of the codes.
+    /// Failing rows by failure code, in the order of the codes: rows at fault or not finite; without a model, rows that part.
     pub codes: Vec<CodeEntry>,
     /// What was promised, found and paired.
     pub coverage: CoverageEntry,
@@ -174,6 +182,8 @@ pub struct ModeEntry {
     pub verdict: &'static str,
     /// Its pairs.
     pub pairs: PairsEntry,
+    /// Projections, scores and caches of attention.
+    pub attention: AttentionEntry,
 }
 
 /// Pairs by verdict.

@@ -44,8 +44,10 @@ impl Cell {
         }
     }
 
-    fn draw(self) -> (char, Style) {
+    /// With a model a bar stands for what is explained; what is not stands apart.
+    fn draw(self, judged: bool) -> (char, Style) {
         match self {
+            Cell::Differs(_) if judged => ('≠', Style::Warn),
             Cell::NotRecorded => (' ', Style::Plain),
             Cell::Identical => ('=', Style::Good),
             Cell::EqualAsSampled => ('~', Style::Dim),
@@ -68,6 +70,7 @@ fn bar(rel_l2: f64) -> char {
 
 /// The strip, in blocks of as many layers as fit into `width` columns, and its legend. Empty without pairs.
 pub fn lines(analysis: &Analysis, width: usize) -> Vec<Vec<Span>> {
+    let judged = analysis.examination.is_some();
     let mut cells: BTreeMap<(Point, i32), Cell> = BTreeMap::new();
     for pair in &analysis.pairs {
         let cell = cells.entry((pair.prefill.point, pair.prefill.layer)).or_insert(Cell::NotRecorded);
@@ -93,14 +96,18 @@ pub fn lines(analysis: &Analysis, width: usize) -> Vec<Vec<Span>> {
         for point in points.iter().filter(|point| block.iter().any(|layer| cells.contains_key(&(**point, *layer)))) {
             let mut line = vec![Span::new(Style::Plain, format!("{:NAME_WIDTH$}", point.id()))];
             for layer in block {
-                let (symbol, style) = cells.get(&(*point, *layer)).copied().unwrap_or(Cell::NotRecorded).draw();
+                let (symbol, style) = cells.get(&(*point, *layer)).copied().unwrap_or(Cell::NotRecorded).draw(judged);
                 line.push(Span::new(style, format!("{symbol:>cell_width$}")));
             }
             out.push(line);
         }
     }
     out.push(vec![Span::new(Style::Dim, "= bit-equal  ~ equal as sampled  ? not decided  ≠ differs  ! not finite")]);
-    if cells.values().any(|cell| BARS.contains(&cell.draw().0)) {
+    if judged {
+        let legend = "X at fault  ≈ ▁ … █ differs by rounding, or inherited from an earlier row";
+        out.push(vec![Span::new(Style::Dim, legend)]);
+    }
+    if cells.values().any(|cell| BARS.contains(&cell.draw(judged).0)) {
         let bars = "▁▂▃▄▅▆▇█ differs, rel L2 < 1e-7, 1e-6 … 1e-1 and above; blank: not compared";
         out.push(vec![Span::new(Style::Dim, bars)]);
     }

@@ -1,6 +1,6 @@
 //! Causes, and the usual suspects of attention, in words.
 
-use super::format::number;
+use super::format::brief;
 use crate::cause::{Candidate, Cause, Examined, UNEXPLAINED};
 
 /// One word, and a sentence.
@@ -15,7 +15,7 @@ pub fn outcome(examined: &Examined) -> (&'static str, String) {
         parts.push(format!("does not explain the first fault ({})", ids.join(", ")));
     }
     if !examined.excluded.is_empty() {
-        let shown: Vec<String> = examined.excluded.iter().map(|(id, d)| format!("{id} D ≥ {}", number(*d))).collect();
+        let shown: Vec<String> = examined.excluded.iter().map(|(id, d)| format!("{id} D ≥ {}", brief(*d))).collect();
         parts.push(format!("would have been seen and was not: {}", shown.join(", ")));
     }
     let open: Vec<String> = examined.open.iter().map(|(id, why)| format!("{id}: {why}")).collect();
@@ -46,8 +46,8 @@ pub fn cause_in_words(cause: &Cause) -> String {
     let how = match cause.noise_rms_before.is_finite() {
         true => format!(
             "the residual falls from {} to {} units of noise",
-            number(cause.noise_rms_before),
-            number(best.noise_rms_after)
+            brief(cause.noise_rms_before),
+            brief(best.noise_rms_after)
         ),
         false => "explains the rows exactly".to_owned(),
     };

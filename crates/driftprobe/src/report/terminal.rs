@@ -3,12 +3,14 @@
 //! It is text with semantic styles; whoever prints it decides on colour. Nothing is told by colour alone.
 
 use super::escape::{columns, cut, visible};
-use super::format::{distances, number, share, statistics};
+use super::format::{brief, distances, number, p_value, share, statistics};
+use super::power::{shown, smallest};
 use super::strip;
 use super::suspects::cause_in_words;
 use crate::advice::rows_of;
 use crate::analysis::Analysis;
 use crate::evidence::Bits;
+use crate::judge::{JudgedPair, PairVerdict};
 use crate::reason::ReasonCode;
 use crate::verdict::{FirstFailure, Parting, Verdict, layer_of};
 
@@ -178,7 +180,7 @@ pub fn to_terminal(analysis: &Analysis) -> Styled {
             out.wrapped("  ", Style::Plain, &format!("{} ({}): {what}", reason.code.id(), reason.count));
         }
     }
-    if !analysis.advice.recommendations.is_empty() {
+    if run.verdict != Verdict::Pass && !analysis.advice.recommendations.is_empty() {
         out.blank();
         out.line(Style::Strong, "Next");
         for recommendation in analysis.advice.recommendations.iter().take(3) {
@@ -206,10 +208,16 @@ fn causes(out: &mut Styled, analysis: &Analysis) {
     if let Some(drift) = examination.study.end_to_end.as_ref().filter(|_| analysis.verdict.verdict != Verdict::Fail) {
         let text = format!(
             "end to end the phases are {} times as far apart as {} draws of rounding, p = {}",
-            number(drift.observed_over_expected),
+            brief(drift.observed_over_expected),
             drift.draws,
-            number(drift.p_value)
+            p_value(drift.p_value)
         );
+        out.wrapped("  ", Style::Dim, &text);
+    }
+    if analysis.verdict.verdict == Verdict::Pass && !examination.power.is_empty() {
+        let (seen, of, _) = shown(examination);
+        let smallest = smallest(&examination.power).map_or_else(String::new, |sizes| format!("; smallest: {sizes}"));
+        let text = format!("would have shown {seen} of {of} bugs of the catalogue{smallest}");
         out.wrapped("  ", Style::Dim, &text);
     }
 }
@@ -217,7 +225,13 @@ fn causes(out: &mut Styled, analysis: &Analysis) {
 fn pairs_sentence(analysis: &Analysis) -> String {
     let counts = &analysis.counts;
     let coverage = &analysis.coverage;
-    let sampled = analysis.pairs.iter().filter(|pair| matches!(pair.bits, Bits::EqualAsSampled { .. })).count() as u64;
+    let undecided = |is: fn(&Bits) -> bool| {
+        let of = |pair: &&JudgedPair| pair.verdict == PairVerdict::Undecided && is(&pair.bits);
+        analysis.pairs.iter().filter(of).count() as u64
+    };
+    let sampled = undecided(|bits| matches!(bits, Bits::EqualAsSampled { .. }));
+    let differ = undecided(|bits| matches!(bits, Bits::Differ { .. }));
+    let differs = if analysis.examination.is_some() { "differ, not decided" } else { "differ" };
     let mut parts = vec![format!("{} bit-equal", share(counts.identical, counts.total))];
     let more = [
         (sampled, "equal as sampled"),
@@ -225,7 +239,8 @@ fn pairs_sentence(analysis: &Analysis) -> String {
         (counts.inherited, "inherited"),
         (counts.contract, "contract"),
         (counts.fault, "at fault"),
-        (counts.undecided, "undecided"),
+        (differ, differs),
+        (counts.undecided.saturating_sub(sampled + differ), "undecided"),
         (counts.non_finite, "not finite"),
         (counts.missing, "not comparable"),
     ];

@@ -8,7 +8,7 @@ use crate::metrics::Scope;
 use crate::place::Part;
 
 /// What the marks mean.
-pub const LEGEND: &str = "✓ bit-equal · ~ equal as far as sampled · ≠ differs · ! not finite · ? not decided";
+pub const LEGEND: &str = "✓ bit-equal · ≈ differs as rounding makes it · ✗ at fault · ~ equal as far as sampled · ≠ differs · ! not finite · ? not decided";
 
 /// The forward pass (prompt and position) that the tree shows: that of the first failure, else the first one.
 pub fn to_tree(analysis: &Analysis) -> Option<String> {

@@ -1,7 +1,8 @@
 //! `drift.tsv`: one line a pair and one an event without a partner, in the columns of GRETA's first tool.
 //!
-//! FIRST_FAIL is the code of a row that differs, is not finite, or has no partner; ROOT_CAUSE repeats it only where the
-//! evidence carries it as a cause. `-` stands for none.
+//! FIRST_FAIL is the code of a row that is at fault, is not finite, or has no partner; without a model, of a row that
+//! differs as well. ROOT_CAUSE repeats it only where the evidence carries it as a cause: at the first fault of a phase, and
+//! where a row is not finite or nothing pairs. `-` stands for none.
 
 use super::details;
 use super::escape::tsv;
@@ -28,25 +29,35 @@ pub fn to_tsv(analysis: &Analysis) -> String {
 
 /// The rows of the table, unescaped: pairs and events without a partner, in search order.
 pub fn rows(analysis: &Analysis) -> Vec<[String; 8]> {
-    let mut rows: Vec<_> = analysis.pairs.iter().map(|pair| (pair.place, of_pair(pair))).collect();
+    let mut rows: Vec<_> = analysis.pairs.iter().map(|pair| (pair.place, of_pair(analysis, pair))).collect();
     rows.extend(analysis.unpaired.iter().map(|one| (one.place, of_unpaired(one))));
     rows.sort_by_key(|(place, _)| *place);
     rows.into_iter().map(|(_, cells)| cells).collect()
 }
 
 /// FIRST_FAIL and ROOT_CAUSE of a pair.
-fn codes(pair: &JudgedPair) -> [String; 2] {
+fn codes(analysis: &Analysis, pair: &JudgedPair) -> [String; 2] {
     let dash = || "-".to_owned();
     let code = || pair.code().to_owned();
+    let fails = pair.fails(analysis.examination.is_some());
     match pair.verdict {
         PairVerdict::NonFinite => [code(), code()],
-        _ if pair.parts() => [code(), dash()],
+        _ if fails && is_cause(analysis, pair) => [code(), code()],
+        _ if fails => [code(), dash()],
         _ => [dash(), dash()],
     }
 }
 
-fn of_pair(pair: &JudgedPair) -> [String; 8] {
-    let [first_fail, root_cause] = codes(pair);
+/// Whether this is the first fault of a phase.
+fn is_cause(analysis: &Analysis, pair: &JudgedPair) -> bool {
+    let event = &pair.prefill;
+    let place = (&*event.prompt_id, event.logical_tok_idx.or(event.pos_id), event.layer, event.point);
+    let mut causes = analysis.examination.iter().flat_map(|examination| &examination.causes);
+    causes.any(|cause| (&*cause.prompt_id, Some(cause.pos), cause.layer, cause.point) == place)
+}
+
+fn of_pair(analysis: &Analysis, pair: &JudgedPair) -> [String; 8] {
+    let [first_fail, root_cause] = codes(analysis, pair);
     [
         pair.prefill.prompt_id.to_string(),
         or_dash(pair.token_id()),

@@ -122,7 +122,10 @@ impl Layer {
         let x = task.sized(0, self.weight.cols())?;
         let terms = x.len() as f64;
         let names = task.arithmetic.activation_quant();
-        let Some(quantiser) = Quantiser::of(self.weight.dtype()).filter(|_| !names.is_empty()) else {
+        // `q5_0=none`: weights of this type are multiplied as floats here.
+        let spared = format!("{}=none", self.weight.dtype().id().to_lowercase());
+        let is_quantised = !names.is_empty() && !names.iter().any(|name| *name == spared);
+        let Some(quantiser) = Quantiser::of(self.weight.dtype()).filter(|_| is_quantised) else {
             return Ok(Prepared { x: x.to_vec(), terms, shrink: 1.0, quantised: false, shifts: Vec::new() });
         };
         if !names.contains(&quantiser.id()) {

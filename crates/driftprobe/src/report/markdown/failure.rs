@@ -27,7 +27,11 @@ pub fn first_failure(out: &mut Document, analysis: &Analysis, first: &FirstFailu
         code(first.code),
     ));
     let Some(pair) = first.pair.and_then(|index| analysis.pairs.get(index)) else {
-        if let Some(one) = analysis.unpaired.first() {
+        let is_it = |event: &Event| {
+            (&*event.prompt_id, event.layer, event.point) == (&*first.prompt_id, first.layer, first.point)
+                && first.pos_id == crate::place::position_of(event)
+        };
+        if let Some(one) = analysis.unpaired.iter().find(|one| is_it(&one.event)) {
             out.line(format!("{}.\n", markdown_sentence(&details::of_unpaired(one))));
             out.block("json", &event_json(&one.event));
         }
@@ -92,6 +96,9 @@ fn before(analysis: &Analysis, first: &FirstFailure) -> String {
         }
         None => "No row before it in this forward pass is known to be equal.".to_owned(),
     };
+    if first.parting == Parting::Fault {
+        out.push_str(" What lies between the two and was judged is no further off than rounding makes it.");
+    }
     if !first.not_compared.is_empty() {
         let points: Vec<String> = (first.not_compared.iter())
             .map(|(layer, point)| format!("{}{}", code(point.id()), layer_of(*point, *layer)))
