@@ -6,7 +6,7 @@
 //!
 //! 1. against the differences of pairs of draws. In 16-bit storage these have two states: nothing is rounded otherwise, or
 //!    something is, once, and everything behind it differs. That none of a few draws has come apart does not say that
-//!    phases cannot; so half the squared way to [2] is added to the variance, prompt by prompt, which makes a single prompt
+//!    phases cannot; so half the squared way to the second is added to the variance, prompt by prompt, which makes a single prompt
 //!    that came apart 1 case of 10 and no finding.
 //! 2. against draws that have come apart entirely: ‖one − exact‖² + ‖other − exact‖², which no two clean draws exceed.
 //!
