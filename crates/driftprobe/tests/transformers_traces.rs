@@ -71,7 +71,35 @@ fn runs() -> Vec<Judged> {
 /// In one layer only, or spelled in another type, a legitimate rounding is not the whole engine's arithmetic.
 const NO_CONTRACT: [&str; 2] = ["llama-bf16-variant-split-k", "llama-bf16-variant-scores-f32"];
 
+/// Faults whose name is not found; their place and phase are. A head layout that mixes positions, halves of a softmax that
+/// two stages share, rows that were put elsewhere by more than one place: no hypothesis has them. The plain weight of gemma2
+/// is, in our catalogue, the one that is one too large; the stale slot holds its neighbour's row.
+const OTHER_NAMES: [&str; 6] = [
+    "gemma2-f32-gemma-plain-weight",
+    "llama-bf16-head-layout",
+    "llama-bf16-merge",
+    "llama-bf16-stale",
+    "qwen2-bf16-swapped",
+    "qwen3-bf16-head-row",
+];
+
 impl Judged {
+    /// Causes in phases that are not at fault, or without the fault's name among them.
+    fn misnamed(&self) -> Option<String> {
+        let truth = self.truth.as_ref().filter(|truth| truth.kind == "fault")?;
+        let causes = &self.analysis.examination.as_ref()?.causes;
+        let phases: BTreeSet<Phase> = causes.iter().map(|cause| cause.phase).collect();
+        let unexplained = truth.id == "UNEXPLAINED";
+        let named = causes.iter().all(|cause| match unexplained {
+            true => cause.candidates.is_empty(),
+            false => cause.candidates.iter().any(|candidate| candidate.id == truth.id),
+        });
+        let right = phases == truth.phases && (named || OTHER_NAMES.contains(&&*self.name));
+        let said: Vec<_> =
+            causes.iter().map(|c| (c.phase, c.candidates.iter().map(|c| c.id).collect::<Vec<_>>())).collect();
+        (!right).then(|| format!("{}: {} in {:?}, said {said:?}", self.name, truth.id, truth.phases))
+    }
+
     /// What is other than the truth has it.
     fn problem(&self) -> Option<String> {
         let verdict = &self.analysis.verdict;
@@ -104,7 +132,8 @@ impl Judged {
 #[test]
 fn the_first_fault_is_where_it_was_made_and_sound_runs_pass() {
     let runs = runs();
-    let problems: Vec<String> = runs.iter().filter_map(Judged::problem).collect();
+    let mut problems: Vec<String> = runs.iter().filter_map(Judged::problem).collect();
+    problems.extend(runs.iter().filter_map(Judged::misnamed));
     assert!(runs.len() >= 28, "only {} runs", runs.len());
     assert!(problems.is_empty(), "{} of {} runs\n{}", problems.len(), runs.len(), problems.join("\n"));
 }

@@ -20,6 +20,8 @@ pub(super) fn trials<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
     if has_scores(first.op) {
         all.extend(scale_fitted(model, cases));
         all.extend(scan::windows(model, cases));
+        all.extend(scan::shown_futures(model, cases));
+        all.extend(wider(model));
     }
     if has_heads_out(first.op) {
         all.extend(scan::swaps(model, cases));
@@ -134,6 +136,13 @@ pub(super) fn window<'a>(model: &'a Model, keys: Option<usize>) -> Trial<'a> {
     };
     let value = keys.map_or("none".to_owned(), |k| k.to_string());
     Trial::new("MASK_WINDOW", with_config(model, narrower)).with("keys", value)
+}
+
+/// A window that is one key too wide, where there are windows: the usual slip of < for ≤.
+fn wider(model: &Model) -> Option<Trial<'_>> {
+    let narrowest = model.config.sliding_windows.iter().flatten().min()?;
+    let by_one = with_config(model, |config| config.sliding_windows.iter_mut().flatten().for_each(|w| *w += 1));
+    Some(Trial::new("MASK_WINDOW", by_one).with("keys", narrowest + 1))
 }
 
 /// `[head_dim, heads]` for `[heads, head_dim]`.

@@ -156,6 +156,41 @@ pub fn futures<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
     all
 }
 
+/// Scores that show keys behind a row's own: what is shown there is taken as it is, since only the mask is at fault.
+pub(super) fn shown_futures<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
+    let heads = model.config.num_attention_heads.max(1);
+    let shows = |case: &Case| {
+        let columns = case.recorded.len() / heads;
+        case.op == Op::Scores
+            && case
+                .recorded
+                .chunks(columns.max(1))
+                .any(|head| head.iter().skip(case.task.pos + 1).any(|s| is_shown(*s)))
+    };
+    if !cases.iter().any(shows) {
+        return Vec::new();
+    }
+    let expect: Expect<'a> = Box::new(move |case| {
+        let mut expected = noisy_of(model, case)?;
+        let columns = (case.recorded.len() / heads).max(1);
+        for (at, recorded) in case.recorded.iter().enumerate() {
+            let shown = at % columns > case.task.pos && is_shown(*recorded);
+            if let (true, Some(hidden), Some(y), Some(variance)) =
+                (shown, expected.hidden.get_mut(at), expected.y.get_mut(at), expected.variance.get_mut(at))
+            {
+                (*hidden, *y, *variance) = (false, *recorded, recorded * recorded);
+            }
+        }
+        Ok(Expectation::Noisy(expected))
+    });
+    vec![Trial::new("MASK_SEES_FUTURE", expect)]
+}
+
+/// Whether a score is one, and not what stands for a hidden key.
+fn is_shown(score: f64) -> bool {
+    score.is_finite() && score > -1e9
+}
+
 /// The row as it is at the position so many further: with the cache of the row recorded there, if there is one.
 fn with_future(model: &Model, case: &Case, (known, ahead): (&[Case], usize)) -> Result<Expectation, Unjudged> {
     let alike = |c: &&Case| c.prompt_id == case.prompt_id && c.layer == case.layer;
