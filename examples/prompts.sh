@@ -6,7 +6,7 @@ mkdir prompts
 echo 'PEACE, n.  In international affairs, a period of' >prompts/peace.txt
 echo '[{"id": "ids", "tokens": [0, 5, 9, 300]}, {"id": "wit", "text": "WIT, n."}]' >prompts/more.json
 
-expect 3 driftprobe run --prompts prompts 'A text' --layers 0,8 --points attn_out,logits --out run
+expect 0 driftprobe run --prompts prompts 'A text' --layers 0,8 --points attn_out,logits --out run
 # The ids: the file's name, those of the JSON file, and a number for a text.
 for id in peace ids wit text_3; do grep -q "\"id\": \"$id\"" run/manifest.json; done
 
