@@ -133,7 +133,10 @@ impl Judged {
 fn the_first_fault_is_where_it_was_made_and_sound_runs_pass() {
     let runs = runs();
     let mut problems: Vec<String> = runs.iter().filter_map(Judged::problem).collect();
-    problems.extend(runs.iter().filter_map(Judged::misnamed));
+    // Names are asserted of the committed runs; which of others are ties depends on what they record.
+    if std::env::var_os("DRIFTPROBE_TRANSFORMERS_TRACES").is_none() {
+        problems.extend(runs.iter().filter_map(Judged::misnamed));
+    }
     assert!(runs.len() >= 28, "only {} runs", runs.len());
     assert!(problems.is_empty(), "{} of {} runs\n{}", problems.len(), runs.len(), problems.join("\n"));
 }
