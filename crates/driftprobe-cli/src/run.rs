@@ -10,12 +10,12 @@ use crate::prompts;
 use candle_core::Device;
 use driftprobe::Analysis;
 use driftprobe::examine::Oracle;
-use driftprobe::search::{Round, between, with_search};
+use driftprobe::search::{between, with_search};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{self, Plan, record};
 use driftprobe_engine::{EmbeddedEngine, Engine, EngineError, Settings};
 use driftprobe_model::{Model, Tokenizer};
-use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, ModelInfo, Phase, Point, PromptInfo, SEARCH_PREFIX};
+use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, ModelInfo, Phase, Point, PromptInfo, Run, SEARCH_PREFIX};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     match recorded {
         Ok(_) => {
             let oracle = Oracle { budget_flops: args.engine.simulate, ..Oracle::new(&model) };
-            let analysis = analyze::judge(&dir, Some(&oracle))?;
+            let analysis = analyze::judge(&Run::open(&dir)?, Some(&oracle))?;
             let rounds = search(engine, &plan, &analysis, (&dir, &oracle))?;
             let analysis = with_search(analysis, rounds);
             output::write(&analysis, &analyze::beside(&dir), args.format)?;
@@ -84,13 +84,13 @@ fn search(
     plan: &Plan,
     analysis: &Analysis,
     (dir, oracle): (&Path, &Oracle<'_>),
-) -> Result<Vec<Round>, Failure> {
+) -> Result<Vec<Arc<Analysis>>, Failure> {
     let mut rounds = Vec::new();
     let mut open = between(analysis, engine.layers());
     while let Some(found) = open.take().filter(|_| rounds.len() < ROUNDS_MAX) {
         let prompts = plan.prompts.iter().filter(|prompt| *prompt.id == *found.prompt_id).cloned().collect();
         // Whatever was asked for, to tell one stage from the next takes all points.
-        let points = [Phase::Prefill, Phase::Decode].into_iter().flat_map(|phase| engine.points(phase)).collect();
+        let points = Phase::ALL.into_iter().flat_map(|phase| engine.points(phase)).collect();
         let plan = Plan {
             prompts,
             layers: found.layers(),
@@ -102,13 +102,12 @@ fn search(
         };
         let folder = dir.join(format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
         let mut watcher = TerminalWatcher::new();
-        let manifest = Manifest { model: None, ..Manifest::default() };
-        let recorded = record(engine, &plan, &folder, manifest, &mut watcher);
+        let recorded = record(engine, &plan, &folder, Manifest::default(), &mut watcher);
         watcher.finish();
         recorded?;
-        let analysis = analyze::judge(&folder, Some(oracle))?;
+        let analysis = analyze::judge(&Run::open(&folder)?, Some(oracle))?;
         open = between(&analysis, engine.layers()).filter(|next| *next != found);
-        rounds.push(Round { layers: plan.layers, analysis: Arc::new(analysis) });
+        rounds.push(Arc::new(analysis));
     }
     Ok(rounds)
 }
@@ -193,7 +192,7 @@ pub fn layers(args: &EngineArgs, count: usize) -> Result<BTreeSet<usize>, Failur
 }
 
 pub fn points(args: &EngineArgs, engine: &dyn Engine) -> Result<BTreeSet<Point>, Failure> {
-    let phases = [Phase::Prefill, Phase::Decode];
+    let phases = Phase::ALL;
     let offered: BTreeSet<Point> = phases.into_iter().flat_map(|phase| engine.points(phase)).collect();
     let Some((by, list)) = asked(("--points", &args.points), &["GRETA_TRACE_STAGE_POINTS"]) else {
         return Ok(offered);

@@ -20,7 +20,6 @@ use crate::pair::{Pairing, WhyLoose, pair};
 use crate::place::{Place, Places, describe};
 use crate::reason::{ReasonCode, Reasons};
 use crate::repeat::{RepeatOutcome, compare_repeats};
-use crate::search::Round;
 use crate::spelling;
 use crate::verdict::{RunVerdict, Verdict, reach};
 use crate::view::View;
@@ -75,9 +74,7 @@ pub struct Analysis {
     /// The same run with prefill's cache under decode.
     pub aligned: Option<Arc<Analysis>>,
     /// Rounds in which a fault between recorded layers was looked for again.
-    pub search: Vec<Round>,
-    /// Where the search found it.
-    pub found_by_search: Option<String>,
+    pub search: Vec<Arc<Analysis>>,
     /// Every tensor in both modes; empty where there is only one.
     pub modes: Vec<ModeRow>,
     /// The verdict on this mode alone, where there are two.
@@ -96,7 +93,7 @@ impl Analysis {
     pub fn cause(&self) -> Option<&Cause> {
         let first = self.verdict.first_failure.as_ref()?;
         let others = self.aligned.iter().map(|aligned| &aligned.examination);
-        let others = others.chain(self.search.iter().map(|round| &round.analysis.examination));
+        let others = others.chain(self.search.iter().map(|round| &round.examination));
         let causes = std::iter::once(&self.examination).chain(others).flatten().flat_map(|e| &e.causes);
         let fits = |cause: &&Cause| {
             cause.point == first.point
@@ -295,7 +292,6 @@ pub fn analyze_against(
         attention,
         aligned: None,
         search: vec![],
-        found_by_search: None,
         modes: vec![],
         own_verdict: None,
         advice: Advice::default(),

@@ -75,7 +75,7 @@ fn fault(pair: &mut JudgedPair, standings: &[Standing; 2]) {
         [false, true] => Some(Phase::Decode),
         _ => None,
     };
-    for (phase, standing) in [Phase::Prefill, Phase::Decode].into_iter().zip(standings) {
+    for (phase, standing) in Phase::ALL.into_iter().zip(standings) {
         let (code, detail) = match standing {
             Standing::Fault(detail) => (ReasonCode::Fault, detail),
             Standing::Gap(detail) => (ReasonCode::GapFault, detail),
@@ -87,7 +87,7 @@ fn fault(pair: &mut JudgedPair, standings: &[Standing; 2]) {
 
 /// Says why a difference is not judged.
 fn unjudged(pair: &mut JudgedPair, standings: &[Standing; 2]) {
-    for (phase, standing) in [Phase::Prefill, Phase::Decode].into_iter().zip(standings) {
+    for (phase, standing) in Phase::ALL.into_iter().zip(standings) {
         if let Standing::Unknown(why) | Standing::LastRows(why) = standing {
             pair.findings.push(Finding { code: ReasonCode::NotJudged, detail: format!("{phase}: {why}") });
         }

@@ -47,7 +47,7 @@ impl Setup {
             None => Box::new(EmbeddedEngine::new(&model, self.settings.clone()).unwrap()),
             Some(fault) => Box::new(FaultyEngine::new(&subject, fault.parse::<Fault>().unwrap()).unwrap()),
         };
-        let phases = [Phase::Prefill, Phase::Decode];
+        let phases = Phase::ALL;
         let plan = Plan {
             prompts: vec![PromptInfo { id: "p0".into(), tokens, ..Default::default() }],
             steps: self.steps,

@@ -89,7 +89,7 @@ fn a_fault_that_both_phases_share_is_flagged_in_both_though_they_agree() {
     let model = Model::demo().unwrap();
     let (_dir, run) = faulty_run(&model, (settings(Storage::Bf16), Mode::AsDesigned), "ROPE_THETA@both:layer2", &[2]);
     let study = study(&model, &run);
-    for phase in [Phase::Prefill, Phase::Decode] {
+    for phase in Phase::ALL {
         let first = flagged(&study).into_iter().find(|t| t.phase == phase).unwrap();
         assert_eq!((first.point, first.layer), (Point::QPostRope, 2));
     }
@@ -118,7 +118,7 @@ fn a_fault_between_traced_layers_is_a_gap_there_in_its_phase_alone() {
         (Storage::Bf16, "RESIDUAL_DROPPED:mlp"),
         (Storage::Bf16, "KV_STALE_SLOT:15"),
     ] {
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             let name = format!("{fault}@{phase}:layer3");
             let (_dir, run) = faulty_run(&model, (settings(storage), Mode::AsDesigned), &name, &[0, 2, 4]);
             let gaps = study(&model, &run).gaps;

@@ -32,7 +32,7 @@ impl Truth {
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         let word = |key: &str| value[key].as_str().unwrap_or_else(|| panic!("{}: no {key}", run.display()));
         let phases = match word("phase") {
-            "both" => BTreeSet::from([Phase::Prefill, Phase::Decode]),
+            "both" => BTreeSet::from(Phase::ALL),
             phase => BTreeSet::from([Phase::parse(phase).unwrap()]),
         };
         let layer = value["layer"].as_i64().map_or(-1, |layer| layer as i32);

@@ -144,7 +144,7 @@ fn infinities_among_probabilities() {
         for (prompt, tokens) in [("p0", vec![3, 1, 4]), ("p1", vec![1, 5, 9, 2])] {
             for (position, &token) in tokens.iter().enumerate().skip(tokens.len() - 2) {
                 for layer in 0..2 {
-                    for (phase, inf) in [Phase::Prefill, Phase::Decode].into_iter().zip(inf) {
+                    for (phase, inf) in Phase::ALL.into_iter().zip(inf) {
                         let values: Vec<f32> = (0..=position).map(|i| 0.1 + (i + position) as f32 * 0.01).collect();
                         let row = shaped(&[1, values.len() as u64], &values);
                         let event = event(prompt, phase, Point::AttnProbs, layer, position as u64, token);

@@ -12,8 +12,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use tempfile::TempDir;
 
-pub const PHASES: [Phase; 2] = [Phase::Prefill, Phase::Decode];
-
 /// A recorded run; its files live as long as it does.
 pub struct Recorded {
     pub run: Run,
@@ -46,7 +44,7 @@ fn plan(engine: &dyn Engine, shape: &Shape) -> Plan {
         prompts: shape.lengths.iter().enumerate().map(prompt).collect(),
         steps: shape.steps,
         layers: (0..engine.layers()).collect(),
-        points: PHASES.into_iter().flat_map(|p| engine.points(p)).collect::<BTreeSet<Point>>(),
+        points: Phase::ALL.into_iter().flat_map(|p| engine.points(p)).collect::<BTreeSet<Point>>(),
         repeats: 0,
         payloads: true,
         overwrite: true,

@@ -54,7 +54,7 @@ fn a_recording_stopped_at_any_moment_is_readable_and_incomplete() {
             assert_eq!(run.verify(event).unwrap(), HashCheck::Matches, "after {layers}");
         }
         let expected = manifest.expected();
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             let found = found(&run.events, phase);
             let known = |key| expected.as_ref().is_some_and(|e| e.contains(key));
             assert!(found.iter().all(known), "after {layers}, {phase}");

@@ -8,7 +8,7 @@ use crate::oracle::judgement::Unjudged;
 use crate::oracle::replay::cases::Case;
 use driftprobe_model::reference::pair;
 use driftprobe_model::{Config, Model, RopeLayout, RopeScaling};
-use driftprobe_trace::Point;
+use driftprobe_trace::{ContractFields, Point};
 
 /// Offsets of the position that are tried in full.
 const OFFSETS_TRIED: usize = 3;
@@ -45,7 +45,8 @@ pub(super) fn fixed(model: &Model, point: Point) -> Vec<Trial<'_>> {
     for format in [Float::F16, Float::Bf16] {
         let table: Expect<'_> = Box::new(move |case| {
             let mut task = case.task.clone();
-            task.arithmetic = task.arithmetic.with_rope_table(format);
+            let coarse = ContractFields { rope_table: Some(format.to_string()), ..Default::default() };
+            task.arithmetic = task.arithmetic.with(&coarse);
             evaluate(model, case.op, &task, case.layer_index())
         });
         all.push(Trial::new("ROPE_TABLE_PRECISION", table).with("precision", format));

@@ -88,25 +88,11 @@ impl Arithmetic {
         self
     }
 
-    /// The same with this format of the cache: what the event says of its own row is more special than any contract.
+    /// The same where an event says in which format the cache holds its row: more special than any contract.
     #[must_use]
-    pub fn with_kv_cache(mut self, format: &str) -> Arithmetic {
-        self.fields.kv_cache = Some(format.to_owned());
-        self
-    }
-
-    /// The same with this accumulator in this very stage.
-    #[must_use]
-    pub fn with_accumulator(mut self, format: Float) -> Arithmetic {
-        self.fields.accumulate = Some(format.to_string());
-        self
-    }
-
-    /// The same with this format of the table of cos and sin.
-    #[must_use]
-    pub fn with_rope_table(mut self, format: Float) -> Arithmetic {
-        self.fields.rope_table = Some(format.to_string());
-        self
+    pub fn holding(self, stored: Option<Dtype>) -> Arithmetic {
+        let Some(stored) = stored else { return self };
+        self.with(&ContractFields { kv_cache: Some(stored.id().to_owned()), ..Default::default() })
     }
 
     /// What was not declared and had to be assumed, of what has been asked so far.

@@ -46,7 +46,7 @@ pub fn fit(
     refuse: &dyn Fn(&Replay<'_>, &PhaseJudgement) -> bool,
 ) -> Result<Vec<Finding>, TraceError> {
     let mut findings = Vec::new();
-    for (phase, judged) in [Phase::Prefill, Phase::Decode].into_iter().zip(judged) {
+    for (phase, judged) in Phase::ALL.into_iter().zip(judged) {
         for point in flagged_points(judged) {
             let Some((finding, better)) = fit_point(replay, (events, rows), (phase, point), judged, refuse)? else {
                 continue;

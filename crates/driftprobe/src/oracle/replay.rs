@@ -184,9 +184,6 @@ impl<'a> Replay<'a> {
         if let Some(fields) = self.fitted.get(&(place.phase, place.stage.point)) {
             arithmetic = arithmetic.with(fields);
         }
-        if let Some(stored) = event.stored_dtype {
-            arithmetic = arithmetic.with_kv_cache(stored.id());
-        }
         Task {
             inputs,
             others: Vec::new(),
@@ -194,7 +191,7 @@ impl<'a> Replay<'a> {
             pos_id: event.pos_id.unwrap_or(pos),
             token: event.token_id,
             recorded_len: row.len(),
-            arithmetic,
+            arithmetic: arithmetic.holding(event.stored_dtype),
         }
     }
 }

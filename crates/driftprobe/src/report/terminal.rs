@@ -12,6 +12,7 @@ use crate::analysis::Analysis;
 use crate::evidence::Bits;
 use crate::judge::{JudgedPair, PairVerdict};
 use crate::reason::ReasonCode;
+use crate::search::recorded_layers;
 use crate::verdict::{FirstFailure, Parting, Verdict, layer_of};
 
 /// Columns that no line exceeds.
@@ -200,10 +201,10 @@ pub fn to_terminal(analysis: &Analysis) -> Styled {
 fn causes(out: &mut Styled, analysis: &Analysis) {
     let Some(examination) = &analysis.examination else { return };
     for round in &analysis.search {
-        let layers: Vec<String> = round.layers.iter().map(usize::to_string).collect();
+        let layers: Vec<String> = recorded_layers(round).iter().map(i32::to_string).collect();
         out.wrapped("Search: ", Style::Plain, &format!("recorded again with layers {}", layers.join(", ")));
     }
-    let searched = analysis.search.last().and_then(|round| round.analysis.examination.as_ref());
+    let searched = analysis.search.last().and_then(|round| round.examination.as_ref());
     for cause in searched.unwrap_or(examination).causes.iter() {
         out.wrapped("Cause: ", Style::Bad, &cause_in_words(cause));
     }

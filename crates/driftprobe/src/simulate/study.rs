@@ -74,9 +74,6 @@ pub struct Scene<'a, 's> {
     pub unit: BTreeMap<Phase, f64>,
 }
 
-/// Both phases.
-pub const PHASES: [Phase; 2] = [Phase::Prefill, Phase::Decode];
-
 impl Simulation<'_> {
     /// Simulates every prompt of a run, and holds against it what the run recorded.
     ///
@@ -127,7 +124,7 @@ impl Simulation<'_> {
     ) -> Result<Result<(), Unjudged>, TraceError> {
         let sequence = Sequence { model: self.model, contract: self.contract, formats, tokens: &prompt.tokens };
         let (lanes, cast) = self.lanes(record, prompt.tokens.len(), seed)?;
-        let ends: BTreeSet<usize> = PHASES.into_iter().flat_map(|p| record.all_positions(p)).collect();
+        let ends: BTreeSet<usize> = Phase::ALL.into_iter().flat_map(|p| record.all_positions(p)).collect();
         let mut lockstep = Lockstep::new(sequence, lanes, ends);
         let (mut tokens, mut gaps, mut own_drift) = (Tokens::default(), Gaps::default(), Drift::new(self.draws));
         for number in 0..lockstep.stages().len() {
@@ -137,7 +134,7 @@ impl Simulation<'_> {
             let Some(stage) = lockstep.stages().get(number) else { continue };
             let place = Input { point: stage.point, layer: stage.layer };
             let mut unit = BTreeMap::new();
-            for phase in PHASES {
+            for phase in Phase::ALL {
                 match formats.arithmetic(self.contract, Some(phase), place.point).output() {
                     Ok(output) => drop(unit.insert(phase, output.unit_roundoff())),
                     Err(why) => return Ok(Err(why.into())),
@@ -175,7 +172,7 @@ impl Simulation<'_> {
             cast.draws.entry(Phase::Prefill).or_default().push(prefill);
             cast.draws.entry(Phase::Decode).or_default().push(decode);
         }
-        for phase in PHASES {
+        for phase in Phase::ALL {
             let positions: Vec<usize> = record.all_positions(phase).into_iter().collect();
             let base = Some(Base { lane: 0, aligned: false });
             let mut replay = || push(Lane { kind: Kind::Exact, positions: positions.clone(), base });

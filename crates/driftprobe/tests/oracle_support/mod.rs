@@ -73,8 +73,7 @@ pub fn recording(model: &Model, settings: Settings, lengths: &[usize], steps: us
         tokens: (0..*n).map(|_| dice.below(model.config.vocab_size) as u32).collect(),
         ..Default::default()
     };
-    let points =
-        [Phase::Prefill, Phase::Decode].into_iter().flat_map(|p| engine.points(p)).collect::<BTreeSet<Point>>();
+    let points = Phase::ALL.into_iter().flat_map(|p| engine.points(p)).collect::<BTreeSet<Point>>();
     let plan = Plan {
         prompts: lengths.iter().enumerate().map(prompt).collect(),
         steps,
@@ -96,7 +95,7 @@ pub fn recording(model: &Model, settings: Settings, lengths: &[usize], steps: us
 pub fn judge(model: &Model, run: &Run) -> PhaseJudgement {
     let replay = Replay::new(model, run.manifest.as_ref());
     let mut all = PhaseJudgement::default();
-    for phase in [Phase::Prefill, Phase::Decode] {
+    for phase in Phase::ALL {
         let judged = replay.phase(&run.events, run, phase).unwrap();
         all.stages.extend(judged.stages);
         all.systematic.extend(judged.systematic);

@@ -84,7 +84,7 @@ fn sizes(bug: &BugPower) -> [String; 3] {
 
 /// What this run could not have seen, or not everywhere, and why.
 fn unseen(out: &mut Document, examination: &Examination, all: &[&BugPower]) {
-    let slots = [Phase::Prefill, Phase::Decode].map(|phase| (phase, Slots::of(examination, phase)));
+    let slots = Phase::ALL.map(|phase| (phase, Slots::of(examination, phase)));
     for (phase, slots) in slots.iter().filter(|(_, slots)| slots.show("KV_FOREIGN_ROW")) {
         out.line(format!(
             "\n{} cached rows of {phase} were held against the prompts' tokens: a stale, duplicated, swapped or foreign row \
