@@ -13,7 +13,7 @@ use driftprobe_engine::faulty::{Fault, FaultKind, FaultyEngine, Scope, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};
 use driftprobe_engine::{EmbeddedEngine, Engine};
 use driftprobe_model::{Model, Tokenizer};
-use driftprobe_trace::{Manifest, Mode, Phase, Point, PromptInfo, Run};
+use driftprobe_trace::{Manifest, Phase, Point, PromptInfo, Run};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -30,16 +30,8 @@ pub fn run(args: &PowerArgs) -> Result<u8, Failure> {
     }
     let settings = settings(e)?;
     let clean = EmbeddedEngine::new(&model, settings.clone())?;
-    let plan = Plan {
-        prompts,
-        steps: e.steps,
-        layers: layers(e, clean.layers())?,
-        points: points(e, &clean)?,
-        repeats: 0,
-        payloads: true,
-        overwrite: true,
-        mode: Mode::AsDesigned,
-    };
+    let (layers, points) = (layers(e, clean.layers())?, points(e, &clean)?);
+    let plan = Plan { steps: e.steps, layers, points, overwrite: true, ..Plan::everything(&clean, prompts) };
     check_context(&plan, &model)?;
     let tokens = plan.prompts.iter().map(|prompt: &PromptInfo| prompt.tokens.len()).max().unwrap_or(1);
     let subject = Subject { model: &model, settings: &settings, tokens };

@@ -90,16 +90,8 @@ fn search(
     while let Some(found) = open.take().filter(|_| rounds.len() < ROUNDS_MAX) {
         let prompts = plan.prompts.iter().filter(|prompt| *prompt.id == *found.prompt_id).cloned().collect();
         // Whatever was asked for, to tell one stage from the next takes all points.
-        let points = Phase::ALL.into_iter().flat_map(|phase| engine.points(phase)).collect();
-        let plan = Plan {
-            prompts,
-            layers: found.layers(),
-            points,
-            payloads: true,
-            repeats: 0,
-            overwrite: true,
-            ..plan.clone()
-        };
+        let (layers, steps) = (found.layers(), plan.steps);
+        let plan = Plan { layers, steps, mode: plan.mode, overwrite: true, ..Plan::everything(engine, prompts) };
         let folder = dir.join(format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
         let mut watcher = TerminalWatcher::new();
         let recorded = record(engine, &plan, &folder, Manifest::default(), &mut watcher);

@@ -2,24 +2,13 @@
 //! each other, or the rows compared test nothing. Each stands beside the clean run, which passes.
 
 mod support;
+mod verdicts;
 
 use driftprobe::reason::ReasonCode;
-use driftprobe::{Analysis, Options, Verdict, analyze};
+use driftprobe::{Analysis, Verdict};
 use driftprobe_trace::{Dtype, EngineInfo, Event, HashAlgo, LogitsTop, Phase, Point, PointSet, Row, RowHash, Sample};
 use support::{Memory, clean, event, shaped};
-
-fn judge(memory: &Memory) -> Analysis {
-    analyze(&memory.run, memory, Options::default())
-}
-
-#[track_caller]
-fn inconclusive(memory: &Memory, code: ReasonCode) -> Analysis {
-    let got = judge(memory);
-    let codes: Vec<_> = got.verdict.reasons.iter().map(|reason| reason.code).collect();
-    assert_eq!(got.verdict.verdict, Verdict::Inconclusive, "{codes:?}");
-    assert!(codes.contains(&code), "{code:?} is not among {codes:?}");
-    got
-}
+use verdicts::{inconclusive, judge};
 
 #[track_caller]
 fn passes(memory: &Memory) -> Analysis {

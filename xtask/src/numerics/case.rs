@@ -7,8 +7,7 @@ use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_engine::Engine;
 use driftprobe_engine::record::{Plan, Unwatched, record};
 use driftprobe_model::Model;
-use driftprobe_trace::{Manifest, Phase, Point, PromptInfo, Rows, Run};
-use std::collections::BTreeSet;
+use driftprobe_trace::{Manifest, PromptInfo, Rows, Run};
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -40,16 +39,8 @@ fn plan(engine: &dyn Engine, shape: &Shape) -> Plan {
         tokens: tokens(*n, engine.vocab(), &mut dice),
         ..PromptInfo::default()
     };
-    Plan {
-        prompts: shape.lengths.iter().enumerate().map(prompt).collect(),
-        steps: shape.steps,
-        layers: (0..engine.layers()).collect(),
-        points: Phase::ALL.into_iter().flat_map(|p| engine.points(p)).collect::<BTreeSet<Point>>(),
-        repeats: 0,
-        payloads: true,
-        overwrite: true,
-        mode: driftprobe_trace::Mode::AsDesigned,
-    }
+    let prompts = shape.lengths.iter().enumerate().map(prompt).collect();
+    Plan { steps: shape.steps, ..Plan::everything(engine, prompts) }
 }
 
 /// Records all points of all layers.
