@@ -101,7 +101,7 @@ impl Probe<'_> {
         record(engine, self.plan, self.dir, Manifest::default(), &mut Unwatched)?;
         let run = Run::open(self.dir)?;
         let oracle = Oracle { budget_flops: if simulated { self.oracle.budget_flops } else { 0.0 }, ..*self.oracle };
-        Ok(analyze_against((&run, &run), Some(&oracle), Options::default(), &mut |_, _| {}))
+        Ok(analyze_against((&run, &run), Some(&oracle), Options::default(), &mut |_| {}))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Progress of long work on a terminal; silence in a pipe. Ctrl-C is heard here.
 
+use driftprobe::progress::Work;
 use driftprobe_engine::record::{Progress, Watcher};
 use driftprobe_trace::Phase;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -21,6 +22,15 @@ struct LateBar {
 impl LateBar {
     fn new() -> LateBar {
         LateBar { bar: None, started: Instant::now() }
+    }
+
+    /// For work that is not counted.
+    fn spinner(message: &'static str) -> LateBar {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+        bar.set_style(ProgressStyle::default_spinner());
+        let bar = bar.with_message(message);
+        bar.enable_steady_tick(QUIET / 8);
+        LateBar { bar: Some(bar), started: Instant::now() }
     }
 
     fn show(&mut self, done: u64, total: u64, message: impl FnOnce(Duration) -> String) {
@@ -45,25 +55,39 @@ impl LateBar {
     }
 }
 
-/// Shows how many pairs have been judged.
-pub struct PairsBar(LateBar);
+/// Shows how far an analysis has got.
+pub struct JudgingBar {
+    bar: LateBar,
+    work: Work,
+}
 
-impl PairsBar {
+impl JudgingBar {
     /// A bar that is not there yet.
-    pub fn new() -> PairsBar {
-        PairsBar(LateBar::new())
+    pub fn new() -> JudgingBar {
+        JudgingBar { bar: LateBar::new(), work: Work::Pairs }
     }
 
     /// Takes note of the progress.
-    pub fn show(&mut self, done: u64, total: u64) {
-        self.0.show(done, total, |elapsed| {
-            format!("judging pairs · {:.0} pairs/s", done as f64 / elapsed.as_secs_f64().max(1e-9))
+    pub fn show(&mut self, progress: driftprobe::progress::Progress) {
+        if progress.work != self.work {
+            self.bar.finish();
+            let bar = if progress.work == Work::Bugs { LateBar::spinner("trying bugs") } else { LateBar::new() };
+            *self = JudgingBar { bar, work: progress.work };
+        }
+        self.bar.show(progress.done, progress.total, |elapsed| {
+            let rate = progress.done as f64 / elapsed.as_secs_f64().max(1e-9);
+            match progress.work {
+                Work::Pairs => format!("comparing pairs · {rate:.0} pairs/s"),
+                Work::Stages => "computing recorded stages again".to_owned(),
+                Work::Simulation => format!("simulating from the tokens · {:.1} GFlop/s", rate / 1e3),
+                Work::Bugs => "trying bugs".to_owned(),
+            }
         });
     }
 
     /// Takes the bar off the terminal.
     pub fn finish(&self) {
-        self.0.finish();
+        self.bar.finish();
     }
 }
 

@@ -63,7 +63,7 @@ impl Setup {
 }
 
 fn judge_with(run: &Run, rows: &dyn Rows, oracle: &Oracle<'_>) -> Analysis {
-    analyze_against((run, rows), Some(oracle), Options::default(), &mut |_, _| {})
+    analyze_against((run, rows), Some(oracle), Options::default(), &mut |_| {})
 }
 
 fn judge(run: &Run) -> Analysis {

@@ -89,7 +89,7 @@ fn samples_of_a_sound_run_show_nothing_wrong_and_are_not_taken_for_the_whole() {
             }
         }
         let oracle = Oracle { budget_flops: 0.0, ..Oracle::new(&model) };
-        let analysis = analyze_against((&run, &run), Some(&oracle), Options::default(), &mut |_, _| {});
+        let analysis = analyze_against((&run, &run), Some(&oracle), Options::default(), &mut |_| {});
         assert_eq!(analysis.verdict.verdict, Verdict::Inconclusive);
     }
 }

@@ -30,7 +30,7 @@ fn run_of(engine: &dyn Engine, layers: &[usize], mode: Mode) -> (tempfile::TempD
 }
 
 fn judged(run: &Run, model: &Model) -> Analysis {
-    analyze_against((run, run), Some(&Oracle::new(model)), Options::default(), &mut |_, _| {})
+    analyze_against((run, run), Some(&Oracle::new(model)), Options::default(), &mut |_| {})
 }
 
 fn faulty(model: &Model, fault: &str) -> FaultyEngine {

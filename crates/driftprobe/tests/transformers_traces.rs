@@ -56,7 +56,7 @@ fn judge(dir: &Path) -> Judged {
     let run = Run::open(dir).unwrap();
     let hint = run.manifest.as_ref().unwrap().model.as_ref().unwrap().path.clone().unwrap();
     let model = Model::open(&dir.join(hint)).unwrap();
-    let analysis = analyze_against((&run, &run), Some(&Oracle::new(&model)), Options::default(), &mut |_, _| {});
+    let analysis = analyze_against((&run, &run), Some(&Oracle::new(&model)), Options::default(), &mut |_| {});
     let name = dir.file_name().unwrap().to_string_lossy().into_owned();
     Judged { name, truth: Truth::read(dir), analysis }
 }

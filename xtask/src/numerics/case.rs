@@ -54,5 +54,5 @@ pub fn recorded(engine: &dyn Engine, shape: &Shape, scratch: &Path) -> Result<Re
 /// The whole judgement, simulating what `budget_flops` allows.
 pub fn judged(model: &Model, run: &Run, rows: &dyn Rows, budget_flops: f64) -> Analysis {
     let oracle = Oracle { budget_flops, power: false, ..Oracle::new(model) };
-    analyze_against((run, rows), Some(&oracle), Options::default(), &mut |_, _| {})
+    analyze_against((run, rows), Some(&oracle), Options::default(), &mut |_| {})
 }
