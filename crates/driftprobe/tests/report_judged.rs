@@ -45,11 +45,10 @@ fn both_modes(model: &Model, engine: &dyn Engine) -> Analysis {
 }
 
 /// The sections of the template that the first reports were to have, and of this one, in their order.
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "## Execution summary",
     "## Root cause",
     "## Contract findings",
-    "## As designed against aligned",
     "## KV alignment analysis",
     "### Projection hashes",
     "### Attention statistics",
@@ -59,6 +58,8 @@ const SECTIONS: [&str; 14] = [
     "### Evidence",
     "### Conclusion",
     "## The usual suspects",
+    "## Recommendations",
+    "## As designed against aligned",
     "## Power: what this run would have shown",
 ];
 
