@@ -92,6 +92,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("driftprobe-model", &[]),
     ("driftprobe-engine", &["driftprobe-trace", "driftprobe-model"]),
     ("driftprobe", &["driftprobe-trace", "driftprobe-model"]),
+    ("driftprobe-capi", &["driftprobe-trace"]),
 ];
 
 fn arrows(tree: &Tree, findings: &mut Findings) -> Result<()> {
