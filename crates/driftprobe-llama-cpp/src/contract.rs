@@ -57,7 +57,7 @@ pub fn of(model: &Model, options: &Options) -> Result<Contract, EngineError> {
     if model.config.activation == Activation::GeluTanh {
         // GELU is looked up in a table of f16 by f16.
         let fields = contract.by_point.entry(Point::MlpAct.id().to_owned()).or_default();
-        fields.activation_quant = Some("f16".to_owned());
+        fields.inputs = Some("f16".to_owned());
         fields.rounding = Some(vec!["f16".to_owned(), "f32".to_owned()]);
     }
     Ok(contract)
@@ -70,7 +70,7 @@ fn attention(cache: CacheType, contract: &mut Contract) {
     }
     for point in [Point::AttnScores, Point::AttnProbs, Point::AttnOut] {
         let fields = contract.by_point.entry(point.id().to_owned()).or_default();
-        fields.activation_quant = Some("f16".to_owned());
+        fields.inputs = Some("f16".to_owned());
         if point == Point::AttnOut {
             fields.probs = Some("f16".to_owned());
         }
@@ -123,7 +123,9 @@ mod tests {
         let naive = of(&demo, &Options::default()).unwrap();
         assert_eq!(naive.by_point["attn_out"].probs.as_deref(), Some("f16"));
         let plain = of(&demo, &Options { kv_cache: CacheType::F32, ..Options::default() }).unwrap();
-        assert_eq!((quant(&plain, Point::AttnScores), plain.by_point["attn_out"].probs.as_deref()), (None, None));
+        assert_eq!(plain.by_point["attn_out"].probs, None);
+        let q = |contract: &Contract| contract.by_point["attn_scores"].inputs.clone();
+        assert_eq!((q(&naive).as_deref(), q(&plain)), (Some("f16"), None));
     }
 
     #[test]

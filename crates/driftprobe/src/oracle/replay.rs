@@ -171,6 +171,10 @@ impl<'a> Replay<'a> {
                 continue;
             }
             let mut task = self.task(place, event, (&row, pos), inputs.rows);
+            let read = evaluate::as_read(way.op, self.model.config.head_dim, &task.arithmetic, &mut task.inputs);
+            if let Err(unsupported) = read {
+                return Ok(Err(unsupported.into()));
+            }
             if way.op == Op::KvWrite && self.own_cache {
                 task.others = recorded.others(&way.inputs, pos)?;
             }
