@@ -21,6 +21,7 @@ Examples:
   driftprobe run --dtype bf16 --prefill-attention blocked:16
   driftprobe run --prompts 'The quick brown fox' --steps 4 --layers all
   driftprobe run --model llama.gguf --prompts prompts/ --out runs/llama
+  driftprobe run --model llama.gguf --engine llama-cpp --flash-attention on
 
 Honoured environment variables (an option given here comes first):
   GRETA_TRACE_LAYERS, GRETA_TRACE_STAGE_LAYERS   as --layers
@@ -76,6 +77,42 @@ pub enum Command {
     /// Print the manual page.
     #[command(after_help = "Examples:\n  driftprobe man > driftprobe.1\n  driftprobe man | man -l -")]
     Man,
+}
+
+/// What computes the model.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum EngineKind {
+    /// The engine of this program.
+    Embedded,
+    /// llama.cpp.
+    LlamaCpp,
+}
+
+impl EngineKind {
+    /// Name on the command line.
+    pub const fn id(self) -> &'static str {
+        match self {
+            EngineKind::Embedded => "embedded",
+            EngineKind::LlamaCpp => "llama-cpp",
+        }
+    }
+}
+
+/// On or off.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl Switch {
+    /// Whether it is on.
+    #[cfg_attr(not(feature = "llama-cpp"), expect(dead_code, reason = "only llama.cpp has switches"))]
+    pub fn is_on(self) -> bool {
+        self == Switch::On
+    }
 }
 
 /// What decode reads as K and V of earlier positions.
@@ -156,25 +193,42 @@ pub struct EngineArgs {
     /// Decode steps to trace; later ones feed the engine's own greedy tokens to both phases
     #[arg(long, default_value_t = 1, value_name = "K")]
     pub steps: usize,
-    /// Type in which values are stored between stages (sums are always f32): f32, f16 or bf16
-    #[arg(long, default_value = "f32", value_name = "TYPE")]
-    pub dtype: Storage,
-    /// Type in which the KV cache holds its rows [default: as --dtype]
+    /// What computes the model: embedded (this program), or llama-cpp (GGUF files; as built in by the feature llama-cpp)
+    #[arg(long, value_enum, default_value = "embedded", value_name = "ENGINE")]
+    pub engine: EngineKind,
+    /// Embedded: type in which values are stored between stages (sums are always f32): f32, f16 or bf16 [default: f32]
     #[arg(long, value_name = "TYPE")]
-    pub kv_cache: Option<Storage>,
-    /// Attention of the prefill: naive, or blocked:KEYS (online softmax)
-    #[arg(long, default_value = "naive", value_name = "KIND")]
-    pub prefill_attention: PrefillAttention,
-    /// Attention of the decode: naive, or split-k:PARTS
-    #[arg(long, default_value = "naive", value_name = "KIND")]
-    pub decode_attention: DecodeAttention,
-    /// Prefill in chunks of so many tokens [default: the whole prompt at once]
+    pub dtype: Option<Storage>,
+    /// Type in which the KV cache holds its rows. Embedded: f32, f16 or bf16 [default: as --dtype]; llama-cpp: f32, f16 or,
+    /// with flash attention, q8_0 [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    pub kv_cache: Option<String>,
+    /// Embedded: attention of the prefill: naive, or blocked:KEYS (online softmax) [default: naive]
+    #[arg(long, value_name = "KIND")]
+    pub prefill_attention: Option<PrefillAttention>,
+    /// Embedded: attention of the decode: naive, or split-k:PARTS [default: naive]
+    #[arg(long, value_name = "KIND")]
+    pub decode_attention: Option<DecodeAttention>,
+    /// Embedded: prefill in chunks of so many tokens [default: the whole prompt at once]
     #[arg(long, value_name = "TOKENS")]
     pub prefill_chunk: Option<usize>,
-    /// Quantised weights: integer (activations are quantised too) or dequantise
-    #[arg(long, default_value = "integer", value_name = "HOW")]
-    pub quantised_matmul: QuantisedMatmul,
-    /// Device: cpu, cuda or metal (the latter two as built in by the features of the same names)
+    /// Embedded: quantised weights: integer (activations are quantised too) or dequantise [default: integer]
+    #[arg(long, value_name = "HOW")]
+    pub quantised_matmul: Option<QuantisedMatmul>,
+    /// llama-cpp: whether attention is fused [default: off]
+    #[arg(long, value_enum, value_name = "on|off")]
+    pub flash_attention: Option<Switch>,
+    /// llama-cpp: tokens a micro-batch; longer prompts are split [default: 512]
+    #[arg(long, value_name = "TOKENS")]
+    pub ubatch: Option<usize>,
+    /// llama-cpp: compute the last layer's end and the logits of traced rows only, as in ordinary use. Otherwise all rows
+    /// go through them, and so through the kernels of many rows
+    #[arg(long)]
+    pub prune: bool,
+    /// llama-cpp: threads [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Device: cpu, cuda or metal, and with llama-cpp rocm or vulkan (as built in by features)
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
     /// Operations that simulating the prompts from their tokens may take; prompts beyond it are left out, and the report says

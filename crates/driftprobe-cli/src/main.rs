@@ -2,6 +2,7 @@
 
 mod analyze;
 mod args;
+mod engine;
 mod environment;
 mod failure;
 mod output;

@@ -1,10 +1,11 @@
 //! `driftprobe power`: what would this probe have seen? Every fault of the catalogue is made and looked for.
 
-use crate::args::{PowerArgs, PowerFormat};
+use crate::args::{EngineKind, PowerArgs, PowerFormat};
+use crate::engine::{refuse_what_does_not_fit, settings};
 use crate::failure::Failure;
 use crate::progress::CountBar;
 use crate::prompts;
-use crate::run::{check_context, layers, points, settings};
+use crate::run::{check_context, layers, points};
 use driftprobe::cause::PowerRow;
 use driftprobe::examine::Oracle;
 use driftprobe::verdict::Parting;
@@ -28,6 +29,11 @@ pub fn run(args: &PowerArgs) -> Result<u8, Failure> {
     if e.prompts.is_empty() {
         prompts.retain(|prompt| prompt.id == "p6_len_32");
     }
+    if e.engine != EngineKind::Embedded {
+        let hint = "leave --engine out: `power` makes mistakes in the embedded engine, of the same model";
+        return Err(Failure::new(format!("no faults can be made in {}", e.engine.id()), hint));
+    }
+    refuse_what_does_not_fit(e, false)?;
     let settings = settings(e)?;
     let clean = EmbeddedEngine::new(&model, settings.clone())?;
     let (layers, points) = (layers(e, clean.layers())?, points(e, &clean)?);

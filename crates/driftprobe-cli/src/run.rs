@@ -2,18 +2,17 @@
 
 use crate::analyze;
 use crate::args::{EngineArgs, Modes, RunArgs};
+use crate::engine;
 use crate::environment;
 use crate::failure::Failure;
 use crate::output;
 use crate::progress::TerminalWatcher;
 use crate::prompts;
-use candle_core::Device;
 use driftprobe::Analysis;
 use driftprobe::examine::Oracle;
 use driftprobe::search::{between, with_search};
-use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{self, Plan, record};
-use driftprobe_engine::{EmbeddedEngine, Engine, EngineError, Settings};
+use driftprobe_engine::{Engine, EngineError};
 use driftprobe_model::{Model, Tokenizer};
 use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, ModelInfo, Phase, Point, PromptInfo, Run, SEARCH_PREFIX};
 use std::collections::BTreeSet;
@@ -31,11 +30,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let model = Model::open(&args.engine.model)?;
     let tokenizer = args.engine.tokenizer.as_deref().map(Tokenizer::from_file).transpose()?;
     let prompts = prompts::load(&args.engine.prompts, &model, tokenizer.as_ref())?;
-    let settings = settings(&args.engine)?;
-    let engine: Box<dyn Engine> = match &args.fault {
-        None => Box::new(EmbeddedEngine::new(&model, settings)?),
-        Some(fault) => faulty(&model, &settings, fault, &prompts)?,
-    };
+    let engine = engine::open(&args.engine, args.fault.as_ref(), &model, &prompts)?;
     let engine = engine.as_ref();
     let mode = if args.mode == Modes::KvAligned { Mode::KvAligned } else { Mode::AsDesigned };
     let plan = Plan {
@@ -104,18 +99,6 @@ fn search(
     Ok(rounds)
 }
 
-/// The embedded engine with a fault, for the curious.
-fn faulty<'m>(
-    model: &'m Model,
-    settings: &'m Settings,
-    fault: &Fault,
-    prompts: &[PromptInfo],
-) -> Result<Box<dyn Engine + 'm>, Failure> {
-    let tokens = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(1);
-    let subject = Subject { model, settings, tokens };
-    Ok(Box::new(FaultyEngine::new(&subject, fault.clone())?))
-}
-
 /// Refuses sequences that are longer than the model was made for: what it computes there means little.
 pub fn check_context(plan: &Plan, model: &Model) -> Result<(), Failure> {
     let Some(context) = model.config.max_position_embeddings else { return Ok(()) };
@@ -130,35 +113,6 @@ pub fn check_context(plan: &Plan, model: &Model) -> Result<(), Failure> {
             );
             Err(Failure::new(what, "take a shorter prompt or fewer --steps"))
         }
-    }
-}
-
-pub fn settings(args: &EngineArgs) -> Result<Settings, Failure> {
-    if args.prefill_chunk == Some(0) {
-        return Err(Failure::new("--prefill-chunk 0 feeds nothing", "give a number of tokens from 1"));
-    }
-    Ok(Settings {
-        storage: args.dtype,
-        residual: None,
-        kv_cache: args.kv_cache.unwrap_or(args.dtype),
-        prefill_attention: args.prefill_attention,
-        decode_attention: args.decode_attention,
-        prefill_chunk_tokens: args.prefill_chunk,
-        quantised_matmul: args.quantised_matmul,
-        device: device(&args.device)?,
-    })
-}
-
-fn device(name: &str) -> Result<Device, Failure> {
-    let not_here = |e: candle_core::Error| {
-        let hint = format!("build with `--features {name}` on a machine that has such a device, or use --device cpu");
-        Failure::new(format!("device {name} cannot be used: {e}"), hint)
-    };
-    match name {
-        "cpu" => Ok(Device::Cpu),
-        "cuda" => Device::new_cuda(0).map_err(not_here),
-        "metal" => Device::new_metal(0).map_err(not_here),
-        other => Err(Failure::new(format!("device {other} is not known"), "expected cpu, cuda or metal")),
     }
 }
 

@@ -42,6 +42,20 @@ pub struct ContractFields {
     /// Dtype of the rotary embedding's cos/sin table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_table: Option<String>,
+    /// Dtype (or quantiser) to which a stage brings what it reads before it computes: Q where attention multiplies it, the
+    /// gate where the MLP's activation does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<String>,
+    /// Dtype to which attention brings the cached rows before it multiplies them, if another than the cache's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_read: Option<String>,
+    /// Dtype in which fused attention keeps its running sum of weighted values, rounded key by key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_sums: Option<String>,
+    /// Into how many parts the keys are split whose running sums are merged at the end: `parts`, or `parts@keys/multiple`
+    /// where only rows do it that see so many keys, counted up to a multiple.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_parts: Option<String>,
     /// The storage roundings inside a point, in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rounding: Option<Vec<String>>,
@@ -79,6 +93,10 @@ struct RawContract {
     probs: Option<String>,
     partials: Option<String>,
     rope_table: Option<String>,
+    inputs: Option<String>,
+    kv_read: Option<String>,
+    value_sums: Option<String>,
+    key_parts: Option<String>,
     rounding: Option<Vec<String>>,
     by_phase: Option<BTreeMap<Phase, ContractFields>>,
     by_point: Option<BTreeMap<String, ContractFields>>,
@@ -101,6 +119,10 @@ impl From<RawContract> for Contract {
                 probs: raw.probs,
                 partials: raw.partials,
                 rope_table: raw.rope_table,
+                inputs: raw.inputs,
+                kv_read: raw.kv_read,
+                value_sums: raw.value_sums,
+                key_parts: raw.key_parts,
                 rounding: raw.rounding,
                 extra: raw.extra,
             },

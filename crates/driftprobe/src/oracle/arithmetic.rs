@@ -4,6 +4,7 @@
 //! say is not guessed silently: it is assumed, and the assumption is on record in [`Arithmetic::assumed`].
 
 use super::float::Float;
+use super::key_parts::KeyParts;
 use super::noise::ROUNDING_RMS;
 use driftprobe_trace::{Contract, ContractFields, Dtype, Phase, Point};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -200,6 +201,35 @@ impl Arithmetic {
         self.or("rope_table", &self.fields.rope_table, Float::F32)
     }
 
+    /// Name of the dtype or quantiser to which the stage brings what it reads, if any.
+    pub fn inputs(&self) -> Option<&str> {
+        self.fields.inputs.as_deref()
+    }
+
+    /// Format to which attention brings cached rows before it multiplies them, if another than the cache's.
+    pub fn kv_read(&self) -> Result<Option<Float>, Unsupported> {
+        self.float("kv_read", &self.fields.kv_read)
+    }
+
+    /// Format of fused attention's running sum of weighted values, where it is rounded key by key.
+    pub fn value_sums(&self) -> Result<Option<Float>, Unsupported> {
+        self.float("value_sums", &self.fields.value_sums)
+    }
+
+    /// How fused attention splits the keys; one part if not declared.
+    pub fn key_parts(&self) -> Result<KeyParts, Unsupported> {
+        match self.fields.key_parts.as_deref() {
+            None => Ok(KeyParts::WHOLE),
+            Some(text) => text.parse().map_err(|()| Unsupported { field: "key_parts", value: text.to_owned() }),
+        }
+    }
+
+    /// Whether attention is declared to be of another kind than scores, probabilities and their sums one by one.
+    pub fn is_fused(&self) -> bool {
+        self.point == Point::AttnOut
+            && (self.fields.inputs.is_some() || self.fields.kv_read.is_some() || self.fields.value_sums.is_some())
+    }
+
     /// The rounding before the last, where the contract's `rounding` of this point has two: of x·rsqrt before the weight
     /// (norm), of the two products (rotary embedding), of the activation before the product with up (MLP).
     pub fn inner(&self) -> Result<Option<Float>, Unsupported> {
@@ -230,6 +260,10 @@ pub(super) fn fill(into: &mut ContractFields, from: &ContractFields) {
         (&mut into.probs, &from.probs),
         (&mut into.partials, &from.partials),
         (&mut into.rope_table, &from.rope_table),
+        (&mut into.inputs, &from.inputs),
+        (&mut into.kv_read, &from.kv_read),
+        (&mut into.value_sums, &from.value_sums),
+        (&mut into.key_parts, &from.key_parts),
     ];
     for (into, from) in pairs {
         if into.is_none() {

@@ -90,6 +90,8 @@ fn fit_point(
             tried.push(variant);
         }
     }
+    // Those that emulate a rounding come before those that add noise, whichever way of computing the point has them.
+    tried.sort_by_key(|variant| variant.widens);
     let mut refused = None;
     for variant in tried {
         if variant.widens && *refused.get_or_insert_with(|| refuse(replay, &of_one_point(judged, point))) {

@@ -175,6 +175,10 @@ impl<'a> Replay<'a> {
                 continue;
             }
             let mut task = self.task(place, event, (row.dtype, row.len(), pos), inputs.rows);
+            let read = evaluate::as_read(way.op, self.model.config.head_dim, &task.arithmetic, &mut task.inputs);
+            if let Err(unsupported) = read {
+                return Ok(Err(unsupported.into()));
+            }
             if way.op == Op::KvWrite && self.own_cache {
                 task.others = recorded.others(&way.inputs, pos)?;
             }
@@ -204,7 +208,10 @@ impl<'a> Replay<'a> {
                 continue;
             }
             let values = inputs.into_iter().map(|(_, input)| input.values).collect();
-            let task = self.task(place, event, (row.dtype, row.values.len(), pos), values);
+            let mut task = self.task(place, event, (row.dtype, row.values.len(), pos), values);
+            if evaluate::as_read(way.op, self.model.config.head_dim, &task.arithmetic, &mut task.inputs).is_err() {
+                continue;
+            }
             let expectation = self.expectations(way, place.stage.layer, &[task]).pop();
             let Some(Ok(expectation)) = expectation else { continue };
             if whole && partial::has_hash_of(&row, &expectation) {
