@@ -157,21 +157,15 @@ type Format = (&'static str, fn(f64) -> f64);
 pub(super) const FORMATS: &[Format] =
     &[("f16", |x| Float::F16.round(x)), ("bf16", |x| Float::Bf16.round(x)), ("fp8", e4m3), ("fp8_e5m2", e5m2)];
 
-/// To the nearest of the 8-bit format with 3 bits of mantissa and exponents from −6 (OCP OFP8), at most 448.
 fn e4m3(x: f64) -> f64 {
-    eight_bits(x, (3, -6, 448.0))
+    saturated(x, Float::E4M3)
 }
 
-/// The one with 2 bits of mantissa and exponents from −14, at most 57344.
 fn e5m2(x: f64) -> f64 {
-    eight_bits(x, (2, -14, 57344.0))
+    saturated(x, Float::E5M2)
 }
 
-fn eight_bits(x: f64, (mantissa, least, largest): (i32, i32, f64)) -> f64 {
-    if x == 0.0 || !x.is_finite() {
-        return x;
-    }
-    let exponent = x.abs().log2().floor().max(f64::from(least));
-    let step = (exponent - f64::from(mantissa)).exp2();
-    ((x / step).round_ties_even() * step).clamp(-largest, largest)
+/// To the nearest of an 8-bit format, at most its largest; what is not finite stays.
+fn saturated(x: f64, format: Float) -> f64 {
+    if x.is_finite() { format.round(x).clamp(-format.largest(), format.largest()) } else { x }
 }

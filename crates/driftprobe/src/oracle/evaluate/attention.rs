@@ -7,7 +7,7 @@ use crate::oracle::judgement::Unjudged;
 use crate::oracle::noise::{
     AttentionNoise, HeadInputs, attention_head, relative_rms, scores_variance, softmax_variance, weigh_variance,
 };
-use crate::oracle::stats::{Derivatives, Direction, Expected, Limits};
+use crate::oracle::stats::{Derivatives, Direction, Expected, Limits, is_masked};
 use driftprobe_model::Config;
 use driftprobe_model::reference::{self, AttentionShape, Cached, HeadScores, head_scores};
 
@@ -116,7 +116,7 @@ pub fn softmax(config: &Config, layer: usize, task: &Task) -> Result<Expectation
     sized("the row's columns", all.columns, columns)?;
     for recorded in task.input(0).chunks(columns.max(1)) {
         // What stands in for −∞ in some engines is as good as it.
-        let scores: Vec<f64> = recorded.iter().map(|s| if *s <= -1e9 { f64::NEG_INFINITY } else { *s }).collect();
+        let scores: Vec<f64> = recorded.iter().map(|s| if is_masked(*s) { f64::NEG_INFINITY } else { *s }).collect();
         let probs = reference::softmax(&scores);
         let variance = softmax_variance(&scores, &probs, &noise);
         let visible: Vec<bool> = scores.iter().map(|s| s.is_finite()).collect();
