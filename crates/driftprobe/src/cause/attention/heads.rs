@@ -12,18 +12,20 @@ use driftprobe_model::Model;
 
 /// Every query head with a key head of its own choice: where keys are read, values, or both.
 pub fn mapped<'a>(model: &'a Model, (map, name): (Vec<usize>, &str), op: Op) -> Vec<Trial<'a>> {
-    let config = &model.config;
-    let id = if config.group() > 1 { "GQA_MAP" } else { "HEAD_SWAP" };
-    let of: &[(Misread, &str)] = match op {
-        Op::Attention => &[(Misread::Both, "keys and values"), (Misread::Keys, "keys"), (Misread::Values, "values")],
-        _ => &[(Misread::Both, "")],
+    let of: &[Misread] = if op == Op::Attention { &Misread::ALL } else { &[Misread::Both] };
+    of.iter().map(|what| misread(model, (&map, name), (op, *what))).collect()
+}
+
+fn misread<'a>(model: &'a Model, (map, name): (&[usize], &str), (op, what): (Op, Misread)) -> Trial<'a> {
+    let id = if model.config.group() > 1 { "GQA_MAP" } else { "HEAD_SWAP" };
+    let reading = Reading { heads: Some((map.to_vec(), what)), ..Reading::CLEAN };
+    let trial = Trial::new(id, reads(model, reading)).with("heads", name);
+    let of = match what {
+        Misread::Both => "keys and values",
+        Misread::Keys => "keys",
+        Misread::Values => "values",
     };
-    let one = |(what, of): &(Misread, &str)| {
-        let reading = Reading { heads: Some((map.clone(), *what)), ..Reading::CLEAN };
-        let trial = Trial::new(id, reads(model, reading)).with("heads", name);
-        if of.is_empty() { trial } else { trial.with("of", of) }
-    };
-    of.iter().map(one).collect()
+    if op == Op::Attention { trial.with("of", of) } else { trial }
 }
 
 /// The key heads that the query heads of the last row fit best.
@@ -31,15 +33,15 @@ pub fn maps<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
     let config = &model.config;
     let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
     let Some(case) = cases.iter().max_by_key(|c| c.task.pos).filter(|_| kv_heads > 1) else { return Vec::new() };
-    let all_read = |kv: usize| {
-        let reading = Reading { heads: Some((vec![kv; heads], Misread::Both)), ..Reading::CLEAN };
-        read(model, case, &reading).ok()
-    };
-    let Some(map) = chosen(case, heads, (0..kv_heads).map(all_read), |head| head / config.group()) else {
-        return Vec::new();
-    };
-    let name = listed(&map);
-    mapped(model, (map, &name), case.op)
+    let of: &[Misread] = if case.op == Op::Attention { &Misread::ALL } else { &[Misread::Both] };
+    let found = of.iter().filter_map(|what| {
+        let all_read = |kv: usize| {
+            let reading = Reading { heads: Some((vec![kv; heads], *what)), ..Reading::CLEAN };
+            read(model, case, &reading).ok()
+        };
+        chosen(case, heads, (0..kv_heads).map(all_read), |head| head / config.group()).map(|map| (map, *what))
+    });
+    found.map(|(map, what)| misread(model, (&map, &listed(&map)), (case.op, what))).collect()
 }
 
 /// Query heads in another order, each with the keys of its place.

@@ -3,7 +3,7 @@
 use super::softmax::Softmax;
 use crate::cause::trial::noisy_of;
 use crate::oracle::evaluate::Expectation;
-use crate::oracle::evaluate::attention::{cached, columns, noise};
+use crate::oracle::evaluate::attention::{cached, columns, inherited_variance, noise};
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::noise::{
     AttentionNoise, HeadInputs, attention_head, scores_variance, softmax_variance, weigh_variance,
@@ -35,6 +35,11 @@ pub enum Misread {
     Both,
 }
 
+impl Misread {
+    /// All of them.
+    pub const ALL: [Misread; 3] = [Misread::Both, Misread::Keys, Misread::Values];
+}
+
 /// How attention reads its inputs.
 #[derive(Clone, Debug)]
 pub struct Reading {
@@ -58,6 +63,8 @@ pub struct Head {
     pub weights: Vec<f64>,
     /// Σ exp(s − max): what the weights have not been divided by, else 1.
     pub factor: f64,
+    /// What errors of the scores do to the weights; empty where the scores are recorded.
+    inherited: Vec<f64>,
 }
 
 /// What the row should be if attention reads so.
@@ -69,7 +76,10 @@ pub fn read(model: &Model, case: &Case, reading: &Reading) -> Result<Expectation
     let is_wide = matches!(case.op, Op::Weigh | Op::Attention);
     expected.hidden.clear();
     for number in 0..shape.heads {
-        let head = head(&shape, case, (number, reading))?;
+        let mut head = head(&shape, case, (number, reading))?;
+        if case.op == Op::ScoresSoftmax {
+            head.inherited = inherited_variance(&head.scores, &head.weights, &noise);
+        }
         if is_wide {
             let (y, variance) = weighed(&shape, case, (number, reading), &head, &noise)?;
             expected.y.extend(y);
@@ -110,7 +120,12 @@ pub fn head(shape: &AttentionShape, case: &Case, (number, reading): (usize, &Rea
         Op::Weigh => {
             let weights = recorded(columns(shape, case.task.input(0).len())?);
             let none = vec![0.0; weights.len()];
-            return Ok(Head { scores: HeadScores { scores: none.clone(), squares: none }, weights, factor: 1.0 });
+            return Ok(Head {
+                scores: HeadScores { scores: none.clone(), squares: none },
+                weights,
+                factor: 1.0,
+                inherited: vec![],
+            });
         }
         Op::Softmax => {
             let scores = recorded(columns(shape, case.task.input(0).len())?);
@@ -126,7 +141,7 @@ pub fn head(shape: &AttentionShape, case: &Case, (number, reading): (usize, &Rea
     hide(&mut scores, case.task.pos, reading.hidden);
     scores.scores.iter_mut().for_each(|s| *s *= reading.factor);
     let (weights, factor) = reading.softmax.weights(&scores.scores);
-    Ok(Head { scores, weights, factor })
+    Ok(Head { scores, weights, factor, inherited: vec![] })
 }
 
 fn hide(scores: &mut HeadScores, pos: usize, hidden: Hidden) {
@@ -186,8 +201,6 @@ fn cell(op: Op, head: &Head, column: usize, (noise, kind): (&AttentionNoise, &So
     if op == Op::Softmax {
         return (weight, own, !seen);
     }
-    let v = (scores_variance(score, square, noise) + noise.score_roundings * noise.scores.rounding_variance(score))
-        .min(8.0);
-    let variance = if seen { own + weight * weight * (2.0 * v).exp() * v.exp_m1() } else { 0.0 };
-    (if seen { weight } else { 0.0 }, variance, !seen)
+    let inherited = head.inherited.get(column).copied().unwrap_or(0.0);
+    if seen { (weight, own + inherited, false) } else { (0.0, 0.0, true) }
 }

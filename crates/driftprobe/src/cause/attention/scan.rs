@@ -118,12 +118,13 @@ pub fn merges<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
 /// the probabilities, one factor a head.
 pub fn futures<'a>(model: &'a Model, (cases, phase): (&[Case], Phase)) -> Vec<Trial<'a>> {
     let mut all = Vec::new();
-    if matches!(cases.first().map(|c| c.op), Some(Op::Attention)) {
+    if matches!(cases.first().map(|c| c.op), Some(Op::Attention | Op::ScoresSoftmax)) {
         let caches: Vec<Case> = cases.to_vec();
-        for ahead in 1..=2usize {
+        for ahead in [1, 2, usize::MAX] {
             let known = caches.clone();
             let expect: Expect<'a> = Box::new(move |case| with_future(model, case, (&known, ahead)));
-            all.push(Trial::new("MASK_SEES_FUTURE", expect).with("keys", ahead));
+            let keys = if ahead == usize::MAX { "all".to_owned() } else { ahead.to_string() };
+            all.push(Trial::new("MASK_SEES_FUTURE", expect).with("keys", keys));
         }
     }
     if matches!(cases.first().map(|c| c.op), Some(Op::Softmax | Op::ScoresSoftmax)) {
@@ -174,7 +175,7 @@ fn is_shown(score: f64) -> bool {
 fn with_future(model: &Model, case: &Case, (known, ahead): (&[Case], usize)) -> Result<Expectation, Unjudged> {
     let alike = |c: &&Case| c.prompt_id == case.prompt_id && c.layer == case.layer;
     let last = known.iter().filter(alike).map(|c| c.task.pos).max().unwrap_or(case.task.pos);
-    let pos = (case.task.pos + ahead).min(last);
+    let pos = case.task.pos.saturating_add(ahead).min(last);
     let other = known.iter().filter(alike).find(|c| c.task.pos == pos).ok_or(Unjudged::NoPayload)?;
     let mut task = case.task.clone();
     task.inputs.truncate(1);
