@@ -1,5 +1,6 @@
 //! What the model says of a run: every recorded stage of both phases, judged by itself.
 
+mod mixed;
 mod slots;
 mod standing;
 
@@ -180,6 +181,7 @@ pub fn examine(
     let mut all = Examination::new(phases, findings.unwrap_or_default(), study);
     all.causes = cause::find(&replay, events, &rows, &all.phases).unwrap_or_default();
     all.name_slots(&simulation, run, &rows);
+    all.name_mixed(&simulation, run, &rows);
     if oracle.power {
         all.power = cause::power(&replay, events, &rows).unwrap_or_default();
     }

@@ -67,6 +67,7 @@ impl Examination {
             Some(row) => name_slot(&WrongSlot {
                 part,
                 slot,
+                newest: slot == wrong.pos,
                 recorded: &row,
                 expected: &expected,
                 expected_other: &expected_other,
