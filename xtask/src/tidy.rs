@@ -93,6 +93,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("driftprobe-engine", &["driftprobe-trace", "driftprobe-model"]),
     ("driftprobe", &["driftprobe-trace", "driftprobe-model"]),
     ("driftprobe-capi", &["driftprobe-trace"]),
+    ("driftprobe-remote", &[]),
 ];
 
 fn arrows(tree: &Tree, findings: &mut Findings) -> Result<()> {

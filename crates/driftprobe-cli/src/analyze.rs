@@ -57,7 +57,7 @@ fn contract(name: &str) -> Result<Contract, Failure> {
 }
 
 /// Judges a run, the other mode of it if that lies inside, and the rounds of the search that followed.
-fn judge_all(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Failure> {
+pub fn judge_all(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Failure> {
     let mut rounds = Vec::new();
     let folders = (1..).map(|number| run.dir.join(format!("{SEARCH_PREFIX}{number}")));
     for folder in folders.take_while(|folder| run.manifest.is_some() && folder.is_dir()) {

@@ -11,6 +11,9 @@ use tokio::runtime::{Builder, Runtime};
 const OUTPUT_BYTES_MAX: usize = 32 << 20;
 const PART_BYTES: usize = 1 << 16;
 
+/// Takes output as it comes.
+pub type Sink<'a> = dyn FnMut(&[u8]) -> std::io::Result<()> + 'a;
+
 /// The connection itself failed, not what ran over it.
 #[derive(Debug)]
 pub struct Broken(pub String);
@@ -67,7 +70,7 @@ impl Connection {
         &self,
         script: &str,
         arguments: &[&str],
-        (input, output): (Option<&mut dyn Read>, &mut dyn FnMut(&[u8]) -> std::io::Result<()>),
+        (input, output): (Option<&mut dyn Read>, &mut Sink<'_>),
     ) -> Result<(bool, String), Broken> {
         let Some(session) = &self.session else { return Err(Broken("it is closed".to_owned())) };
         let broken = |e: openssh::Error| Broken(chain(&e));
