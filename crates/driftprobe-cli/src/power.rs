@@ -42,6 +42,7 @@ pub fn run(args: &PowerArgs) -> Result<u8, Failure> {
         layers: layers(e, clean.layers())?,
         points: points(e, &clean)?,
         repeats: 0,
+        unwatched: false,
         payloads: true,
         overwrite: true,
         mode: Mode::AsDesigned,

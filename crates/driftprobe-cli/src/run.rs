@@ -39,6 +39,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
         layers: layers(&args.engine, engine.layers())?,
         points: points(&args.engine, engine)?,
         repeats: args.repeats,
+        unwatched: true,
         payloads: !args.no_payloads,
         overwrite: args.overwrite,
         mode,
@@ -92,6 +93,7 @@ fn search(
             points,
             payloads: true,
             repeats: 0,
+            unwatched: false,
             overwrite: true,
             ..plan.clone()
         };

@@ -26,6 +26,7 @@ fn plan(engine: &dyn Engine, model: &Model, (tokens, steps): (usize, usize)) -> 
         layers: (0..engine.layers()).collect(),
         points,
         repeats: 0,
+        unwatched: false,
         payloads: true,
         overwrite: true,
         mode: driftprobe_trace::Mode::AsDesigned,

@@ -54,6 +54,7 @@ impl Setup {
             layers: self.layers.clone(),
             points: phases.into_iter().flat_map(|phase| engine.points(phase)).collect(),
             repeats: 0,
+            unwatched: false,
             payloads: self.payloads,
             overwrite: true,
             mode: self.mode,

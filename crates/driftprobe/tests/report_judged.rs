@@ -26,6 +26,7 @@ fn run_of(engine: &dyn Engine, layers: &[usize], mode: Mode) -> (tempfile::TempD
         layers: layers.iter().copied().collect(),
         points: engine.points(Phase::Decode).into_iter().collect(),
         repeats: 0,
+        unwatched: false,
         payloads: true,
         overwrite: true,
         mode,

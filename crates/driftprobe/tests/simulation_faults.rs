@@ -34,6 +34,7 @@ fn faulty_run(
         layers: layers.iter().copied().collect(),
         points: engine.points(Phase::Decode).into_iter().collect(),
         repeats: 0,
+        unwatched: false,
         payloads: true,
         overwrite: true,
         mode,

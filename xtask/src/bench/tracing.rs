@@ -78,6 +78,7 @@ fn recording(prompt: &[u32], layers: BTreeSet<usize>, points: BTreeSet<Point>) -
         layers,
         points,
         repeats: 0,
+        unwatched: false,
         payloads: true,
         overwrite: true,
         mode: driftprobe_trace::Mode::AsDesigned,

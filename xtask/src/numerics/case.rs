@@ -46,6 +46,7 @@ fn plan(engine: &dyn Engine, shape: &Shape) -> Plan {
         layers: (0..engine.layers()).collect(),
         points: Phase::ALL.into_iter().flat_map(|p| engine.points(p)).collect::<BTreeSet<Point>>(),
         repeats: 0,
+        unwatched: false,
         payloads: true,
         overwrite: true,
         mode: driftprobe_trace::Mode::AsDesigned,

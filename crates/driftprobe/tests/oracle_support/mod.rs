@@ -80,6 +80,7 @@ pub fn recording(model: &Model, settings: Settings, lengths: &[usize], steps: us
         layers: (0..engine.layers()).collect(),
         points,
         repeats: 0,
+        unwatched: false,
         payloads: true,
         overwrite: true,
         mode: driftprobe_trace::Mode::AsDesigned,

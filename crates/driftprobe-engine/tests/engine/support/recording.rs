@@ -19,6 +19,7 @@ pub fn plan(engine: &dyn Engine, tokens: &[u32]) -> Plan {
         layers: (0..engine.layers()).collect(),
         points: Point::ALL.iter().copied().collect(),
         repeats: 1,
+        unwatched: true,
         payloads: true,
         overwrite: false,
     }
