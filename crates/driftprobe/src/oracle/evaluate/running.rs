@@ -191,7 +191,7 @@ mod tests {
             }
         }
         assert_eq!(outside, 0, "of {all}");
-        assert!(coarse * 4 < all, "{coarse} of {all} are in doubt");
+        assert!(coarse * 3 < all, "{coarse} of {all} are in doubt");
     }
 
     #[test]
