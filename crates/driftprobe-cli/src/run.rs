@@ -43,6 +43,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
         layers: layers(&args.engine, engine.layers())?,
         points: points(&args.engine, engine)?,
         repeats: args.repeats,
+        unwatched: true,
         payloads: !args.no_payloads,
         overwrite: args.overwrite,
         mode,

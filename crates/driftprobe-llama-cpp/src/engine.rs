@@ -55,7 +55,12 @@ impl LlamaCppEngine {
         let context_tokens = options.context_tokens.or(model.config.max_position_embeddings).unwrap_or(4096);
         let c = &model.config;
         let layout = |transposed| Layout { heads: (c.num_key_value_heads, c.head_dim), transposed };
-        let shapes = Shapes { places: Places::new(c), keys: layout(false), values: layout(!options.flash_attention) };
+        let shapes = Shapes {
+            places: Places::new(c),
+            keys: layout(false),
+            values: layout(!options.flash_attention),
+            decode_shift: options.decode_shift,
+        };
         let contract = contract::of(model, &options)?;
         Ok(LlamaCppEngine { model: loaded, config: c.clone(), contract, options, context_tokens, shapes })
     }

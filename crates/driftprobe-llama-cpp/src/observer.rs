@@ -23,6 +23,8 @@ pub struct Shapes {
     pub keys: Layout,
     /// How V lies in the cache.
     pub values: Layout,
+    /// What is added to decode's positions, to make a mistake.
+    pub decode_shift: i32,
 }
 
 /// The caches of one layer, as llama.cpp's graph has shown them.
@@ -39,6 +41,7 @@ pub struct Caches {
 struct Micro {
     first: usize,
     tokens: usize,
+    shifted: bool,
 }
 
 /// Scores that wait for softmax to tell what it does to them.
@@ -184,7 +187,7 @@ impl Observer {
     fn asked(&mut self, node: &Node<'_>, role: &Role) -> Result<bool, EngineError> {
         match role {
             Role::Start => {
-                self.micro = Micro { first: self.next, tokens: node.len(1) };
+                self.micro = Micro { first: self.next, tokens: node.len(1), shifted: false };
                 self.next += self.micro.tokens;
                 let points = self.shapes.places.start();
                 Ok(self.any_wanted(&points))
@@ -194,6 +197,9 @@ impl Observer {
                     self.layer = layer;
                     let tokens = self.micro.tokens;
                     self.tap().map_or(Ok(()), |tap| tap.enter(layer, tokens))?;
+                }
+                if let [(Point::QPostRope | Point::KPostRope, _)] = points[..] {
+                    self.shift_positions(node)?;
                 }
                 Ok(self.any_wanted(points))
             }
@@ -214,9 +220,28 @@ impl Observer {
         }
     }
 
+    /// Makes the mistake that was asked for, in the positions that all rotary embeddings of the graph read.
+    fn shift_positions(&mut self, rope: &Node<'_>) -> Result<(), EngineError> {
+        let shift = self.shapes.decode_shift;
+        if shift == 0 || self.micro.tokens != 1 || self.micro.shifted {
+            return Ok(());
+        }
+        self.micro.shifted = true;
+        let Some(positions) = rope.source(1) else { return Ok(()) };
+        let shifted: Vec<u8> = positions
+            .bytes(0, size_of::<i32>())?
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .flat_map(|pos| i32::from_le_bytes(*pos).wrapping_add(shift).to_le_bytes())
+            .collect();
+        // SAFETY: llama.cpp asks for a node before it computes it or any node after it, so nothing reads the input meanwhile.
+        Ok(unsafe { positions.write(0, &shifted)? })
+    }
+
     /// The wanted positions of this micro-batch.
     fn wanted(&mut self, point: Point, layer: usize) -> Range<usize> {
-        let Micro { first, tokens } = self.micro;
+        let Micro { first, tokens, .. } = self.micro;
         let positions = self.tap().and_then(|tap| tap.positions(point, layer)).unwrap_or(0..0);
         let start = positions.start.max(first);
         start..positions.end.min(first + tokens).max(start)
@@ -242,7 +267,7 @@ impl Observer {
 
     /// Which row of a node is this position's; none where the node has only rows of outputs, and this is none.
     fn row_of(&self, pos: usize, rows: usize) -> Option<usize> {
-        let Micro { first, tokens } = self.micro;
+        let Micro { first, tokens, .. } = self.micro;
         if rows == tokens {
             return pos.checked_sub(first);
         }

@@ -72,6 +72,9 @@ pub struct Options {
     pub rope_base: Option<f32>,
     /// Metadata of the GGUF file in place of its own: key and number.
     pub overrides: Vec<(String, f64)>,
+    /// A mistake, for tests of the probe: added to the positions that decode's rotary embeddings are given.
+    #[doc(hidden)]
+    pub decode_shift: i32,
 }
 
 impl Default for Options {
@@ -86,6 +89,7 @@ impl Default for Options {
             threads: None,
             rope_base: None,
             overrides: Vec::new(),
+            decode_shift: 0,
         }
     }
 }

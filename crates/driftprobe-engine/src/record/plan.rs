@@ -19,6 +19,8 @@ pub struct Plan {
     pub points: BTreeSet<Point>,
     /// How often each phase is run again to see whether it repeats itself.
     pub repeats: u32,
+    /// Whether each phase is run once more without a tap, and its logits held against the traced ones.
+    pub unwatched: bool,
     /// Whether whole rows are kept.
     pub payloads: bool,
     /// Whether a run that lies in the folder already may be replaced.
@@ -35,6 +37,7 @@ impl Plan {
             layers: (0..engine.layers()).collect(),
             points: Phase::ALL.into_iter().flat_map(|phase| engine.points(phase)).collect(),
             repeats: 0,
+            unwatched: false,
             payloads: true,
             overwrite: false,
         }

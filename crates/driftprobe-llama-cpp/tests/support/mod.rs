@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "every test binary uses its part")]
 
+pub mod judged;
+pub mod made;
+
 use driftprobe_llama_cpp::{LlamaCppEngine, Options};
 use driftprobe_model::Model;
 use safetensors::SafeTensors;

@@ -6,6 +6,7 @@
 use super::float::Float;
 use super::key_parts::KeyParts;
 use super::noise::ROUNDING_RMS;
+use super::quantise::Quantiser;
 use driftprobe_trace::{Contract, ContractFields, Dtype, Phase, Point};
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -176,9 +177,14 @@ impl Arithmetic {
         Float::of(self.dtype)
     }
 
-    /// Format that the cache holds, if declared.
+    /// Format that the cache holds, if declared; none where it holds blocks.
     pub fn kv_cache(&self) -> Result<Option<Float>, Unsupported> {
-        self.float("kv_cache", &self.fields.kv_cache)
+        if self.kv_cache_blocks().is_some() { Ok(None) } else { self.float("kv_cache", &self.fields.kv_cache) }
+    }
+
+    /// Quantiser by which the cache holds its rows, if it does.
+    pub fn kv_cache_blocks(&self) -> Option<Quantiser> {
+        self.fields.kv_cache.as_deref().and_then(Quantiser::parse)
     }
 
     /// Format in which scores are stored on the way; f32 if not declared.

@@ -83,7 +83,7 @@ fn fit_point(
     let dtype = events.iter().find(|e| e.phase == phase && e.point == point).and_then(|e| e.dtype);
     let dtype = dtype.unwrap_or(Dtype::F32);
     let declared = replay.declared(phase, point);
-    let ops = replay.ops(point);
+    let ops = replay.ops(point, &of_point);
     let mut tried: Vec<Variant> = Vec::new();
     for variant in ops.into_iter().flat_map(|op| variants(op, point, dtype)) {
         if !tried.contains(&variant) && !variant.loses(&declared, dtype) {

@@ -73,9 +73,19 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// How a point's stages are computed.
-    pub fn ops(&self, point: Point) -> Vec<Op> {
-        self.stages.iter().filter(|stage| stage.point == point).flat_map(|s| &s.ways).map(|way| way.op).collect()
+    /// How a point's stages were computed, of the ways in which they can be: an arithmetic of another way explains nothing.
+    pub fn ops(&self, point: Point, judged: &[&StageJudgement]) -> Vec<Op> {
+        let stages = self.stages.iter().filter(|stage| stage.point == point);
+        let taken = |way: &&Way, layer: i32| judged.iter().any(|one| one.layer == layer && one.inputs == way.inputs);
+        let mut ops: Vec<Op> = Vec::new();
+        for op in
+            stages.flat_map(|stage| stage.ways.iter().filter(move |way| taken(way, stage.layer))).map(|way| way.op)
+        {
+            if !ops.contains(&op) {
+                ops.push(op);
+            }
+        }
+        ops
     }
 
     /// Judges every recorded row of one phase: prompts in the order of the events, then stages in the order of the

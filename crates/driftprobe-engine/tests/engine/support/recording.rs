@@ -13,7 +13,8 @@ pub fn prompt(id: &str, tokens: &[u32]) -> PromptInfo {
 /// Two prompts, every point of every layer, as designed, one step, one repeat, payloads.
 pub fn plan(engine: &dyn Engine, tokens: &[u32]) -> Plan {
     let prompts = vec![prompt("whole", tokens), prompt("half", &tokens[..tokens.len().div_ceil(2)])];
-    Plan { points: Point::ALL.iter().copied().collect(), repeats: 1, ..Plan::everything(engine, prompts) }
+    let points = Point::ALL.iter().copied().collect();
+    Plan { points, repeats: 1, unwatched: true, ..Plan::everything(engine, prompts) }
 }
 
 pub fn record_to(engine: &dyn Engine, plan: &Plan, dir: &Path) -> Result<Manifest, EngineError> {

@@ -183,13 +183,15 @@ mod tests {
                 }
                 if keys > 2 {
                     let probs = driftprobe_model::reference::softmax(&head.scores);
-                    let exact: f64 = probs.iter().zip(&v).map(|(p, v)| p * v[0]).sum();
-                    assert!((exact - y[0]).abs() > 20.0 * variance[0].sqrt(), "{keys}: f32 sums would pass");
+                    let exact = |c: usize| probs.iter().zip(&v).map(|(p, v)| p * v[c]).sum::<f64>();
+                    let z = |c: usize| (exact(c) - y[c]) / variance[c].sqrt();
+                    let rms = ((0..8).map(|c| z(c).powi(2)).sum::<f64>() / 8.0).sqrt();
+                    assert!(rms > 20.0, "{keys} keys: f32 sums have an RMS z of {rms}");
                 }
             }
         }
         assert_eq!(outside, 0, "of {all}");
-        assert!(coarse * 4 < all, "{coarse} of {all} are in doubt");
+        assert!(coarse * 3 < all, "{coarse} of {all} are in doubt");
     }
 
     #[test]
