@@ -262,18 +262,19 @@ fn hashes(pairs: &[JudgedPair], reasons: &mut Reasons) {
             tokens.entry((prompt, event.layer, event.point, hash.value)).or_default().entry(token).or_insert(place);
         }
     }
-    // Behind an attention sink two rows may well be one value's: there only rows that are all alike are in doubt.
-    let mut groups: BTreeMap<(&str, i32, Point), usize> = BTreeMap::new();
-    for (prompt, layer, point, _) in tokens.keys() {
-        *groups.entry((*prompt, *layer, *point)).or_default() += 1;
+    // Behind an attention sink rows may well be one value's: there only rows that are all alike are in doubt.
+    let mut alike: BTreeMap<(i32, Point), (BTreeSet<u64>, BTreeSet<u32>)> = BTreeMap::new();
+    for ((_, layer, point, hash), found) in &tokens {
+        let (hashes, fed) = alike.entry((*layer, *point)).or_default();
+        hashes.insert(*hash);
+        fed.extend(found.keys());
     }
-    let in_doubt = |(prompt, layer, point, _): &(&str, i32, Point, u64), found: &BTreeMap<u32, String>| {
+    let in_doubt = |(_, layer, point, _): &(&str, i32, Point, u64)| {
         let is_attention = matches!(point, Point::AttnOut | Point::AttnProjOut | Point::AttnPostNormOut);
-        !is_attention || (found.len() > 2 && groups.get(&(*prompt, *layer, *point)) == Some(&1))
+        !is_attention || alike.get(&(*layer, *point)).is_some_and(|(hashes, fed)| hashes.len() == 1 && fed.len() > 2)
     };
     let same = places.values().map(|found| found.values().collect::<Vec<_>>());
-    let of_tokens =
-        tokens.iter().filter(|(key, found)| in_doubt(key, found)).map(|(_, found)| found.values().collect());
+    let of_tokens = tokens.iter().filter(|(key, _)| in_doubt(key)).map(|(_, found)| found.values().collect());
     for found in same.chain(of_tokens) {
         if let [first, second, ..] = found.as_slice() {
             reasons.add(ReasonCode::VacuousHash, format!("{first} and {second} have one hash"));

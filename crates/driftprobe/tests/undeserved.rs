@@ -190,14 +190,14 @@ fn one_hash_for_rows_that_are_no_copies() {
     let one = hashed(|event| xxh3(5 + event.layer.max(0) as u64).filter(|_| event.point == Point::MlpOut));
     inconclusive(&one, ReasonCode::VacuousHash);
     // Behind an attention sink two tokens may get the same value; all of them do not.
-    let sink = |positions: u64| {
+    let sink = |prompts: &'static [&str]| {
         hashed(move |event| {
-            let attended = event.point == Point::AttnOut && event.logical_tok_idx? < positions;
+            let attended = event.point == Point::AttnOut && prompts.contains(&&*event.prompt_id);
             xxh3(77 + event.layer.max(0) as u64).filter(|_| attended)
         })
     };
-    passes(&sink(2));
-    inconclusive(&sink(99), ReasonCode::VacuousHash);
+    passes(&sink(&["p0"]));
+    inconclusive(&sink(&["p0", "p1"]), ReasonCode::VacuousHash);
     // What enters layer 0 is the embedding.
     let copy = hashed(|event| {
         let copied = event.point == Point::EmbedOut || (event.point, event.layer) == (Point::ResidualPreAttn, 0);
