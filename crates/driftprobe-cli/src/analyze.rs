@@ -34,14 +34,14 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
 }
 
 /// The model that the run's manifest names, where it lies there. A path is relative to the run.
-fn named_model(run: &Run) -> Option<Model> {
+pub fn named_model(run: &Run) -> Option<Model> {
     let path = run.manifest.as_ref()?.model.as_ref()?.path.as_ref()?;
     let path = if path == "DEMO" { PathBuf::from(path) } else { run.dir.join(path) };
     Model::open(&path).ok()
 }
 
 /// A contract from a file, or a preset by name.
-fn contract(name: &str) -> Result<Contract, Failure> {
+pub fn contract(name: &str) -> Result<Contract, Failure> {
     if let Some(preset) = presets::contract(name) {
         return Ok(preset);
     }

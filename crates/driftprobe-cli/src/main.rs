@@ -2,6 +2,7 @@
 
 mod analyze;
 mod args;
+mod compare;
 mod engine;
 mod environment;
 mod failure;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Power(args)) => power::run(&args),
         Some(Command::Analyze(args)) => analyze::run(&args),
+        Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Completions { shell }) => {
             completions(shell);
             Ok(driftprobe::EXIT_PASS)
