@@ -93,6 +93,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("driftprobe-engine", &["driftprobe-trace", "driftprobe-model"]),
     ("driftprobe-llama-cpp", &["driftprobe-trace", "driftprobe-model", "driftprobe-engine"]),
     ("driftprobe", &["driftprobe-trace", "driftprobe-model"]),
+    ("driftprobe-capi", &["driftprobe-trace"]),
+    ("driftprobe-remote", &[]),
 ];
 
 fn arrows(tree: &Tree, findings: &mut Findings) -> Result<()> {

@@ -3,7 +3,7 @@
 use crate::args::AnalyzeArgs;
 use crate::failure::Failure;
 use crate::output;
-use crate::progress::PairsBar;
+use crate::progress::JudgingBar;
 use driftprobe::examine::Oracle;
 use driftprobe::modes::combine;
 use driftprobe::presets;
@@ -57,7 +57,7 @@ fn contract(name: &str) -> Result<Contract, Failure> {
 }
 
 /// Judges a run, the other mode of it if that lies inside, and the rounds of the search that followed.
-fn judge_all(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Failure> {
+pub fn judge_all(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Failure> {
     let mut rounds = Vec::new();
     let folders = (1..).map(|number| run.dir.join(format!("{SEARCH_PREFIX}{number}")));
     for folder in folders.take_while(|folder| run.manifest.is_some() && folder.is_dir()) {
@@ -71,8 +71,8 @@ pub fn judge(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Failure
     let aligned = run.dir.join(ALIGNED_DIR);
     // A loose file is judged alone, whatever lies beside it.
     let aligned = (run.manifest.is_some() && aligned.is_dir()).then(|| Run::open(&aligned)).transpose()?;
-    let mut bar = PairsBar::new();
-    let progress = &mut |done, total| bar.show(done, total);
+    let mut bar = JudgingBar::new();
+    let progress = &mut |step| bar.show(step);
     let analysis = analyze_against((run, run), oracle, Options::default(), progress);
     let analysis = match &aligned {
         None => analysis,

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::remote::RemoteArgs;
 use clap::{Args, Parser, Subcommand};
 use driftprobe::examine::Oracle;
 use driftprobe_engine::faulty::{Fault, FaultKind};
@@ -21,6 +22,7 @@ Examples:
   driftprobe run --dtype bf16 --prefill-attention blocked:16
   driftprobe run --prompts 'The quick brown fox' --steps 4 --layers all
   driftprobe run --model llama.gguf --prompts prompts/ --out runs/llama
+  driftprobe run --remote me@mi300x --model /models/llama.gguf --out runs/mi300x
   driftprobe run --model llama.gguf --engine llama-cpp --flash-attention on
 
 Honoured environment variables (an option given here comes first):
@@ -59,13 +61,13 @@ pub struct Cli {
 pub enum Command {
     /// Run a model in both phases, trace them, and report. Without options: the embedded model.
     #[command(after_help = RUN_EXAMPLES)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Report on a run that lies on disk, whichever engine wrote it.
     #[command(after_help = ANALYZE_EXAMPLES)]
     Analyze(AnalyzeArgs),
     /// Make every mistake of the catalogue in the model at hand, and say which of them this probe sees.
     #[command(after_help = POWER_EXAMPLES)]
-    Power(PowerArgs),
+    Power(Box<PowerArgs>),
     /// Print a completion script for a shell.
     #[command(
         after_help = "Examples:\n  driftprobe completions bash > driftprobe.bash\n  driftprobe completions zsh > _driftprobe"
@@ -161,6 +163,9 @@ pub struct RunArgs {
     /// Keep hashes, statistics and eight values of each row, but not the rows themselves
     #[arg(long)]
     pub no_payloads: bool,
+    /// Record only; `driftprobe analyze` judges the run later, here or elsewhere
+    #[arg(long)]
+    pub record_only: bool,
     /// Folder of the run [default: runs/NAME-NNN, a new one]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -170,6 +175,8 @@ pub struct RunArgs {
     /// What to print
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
 }
 
 /// The model, how it is computed, and what is traced of it.
@@ -266,7 +273,7 @@ pub enum PowerFormat {
 
 impl RunArgs {
     /// What `driftprobe` without any argument does.
-    pub fn default_demo() -> RunArgs {
+    pub fn default_demo() -> Box<RunArgs> {
         match Cli::parse_from(["driftprobe", "run"]).command {
             Some(Command::Run(args)) => args,
             // `run` parses to Run; there is no other way here.

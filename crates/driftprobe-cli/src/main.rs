@@ -9,6 +9,7 @@ mod output;
 mod power;
 mod progress;
 mod prompts;
+mod remote;
 mod run;
 
 use args::{Cli, Command, RunArgs};

@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::output;
 use crate::progress::TerminalWatcher;
 use crate::prompts;
+use crate::remote;
 use driftprobe::Analysis;
 use driftprobe::examine::Oracle;
 use driftprobe::search::{between, with_search};
@@ -27,6 +28,9 @@ const RUNS_MAX: usize = 100_000;
 
 /// Runs the command and returns the exit status.
 pub fn run(args: &RunArgs) -> Result<u8, Failure> {
+    if let Some(destination) = &args.remote.remote {
+        return remote::run(args, destination);
+    }
     let model = Model::open(&args.engine.model)?;
     let tokenizer = args.engine.tokenizer.as_deref().map(Tokenizer::from_file).transpose()?;
     let prompts = prompts::load(&args.engine.prompts, &model, tokenizer.as_ref())?;
@@ -58,6 +62,10 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     }
     watcher.finish();
     match recorded {
+        Ok(_) if args.record_only => {
+            anstream::println!("recorded {}; judge it with `driftprobe analyze`", dir.display());
+            Ok(driftprobe::EXIT_PASS)
+        }
         Ok(_) => {
             let oracle = Oracle { budget_flops: args.engine.simulate, ..Oracle::new(&model) };
             let analysis = analyze::judge(&Run::open(&dir)?, Some(&oracle))?;
@@ -86,17 +94,8 @@ fn search(
     while let Some(found) = open.take().filter(|_| rounds.len() < ROUNDS_MAX) {
         let prompts = plan.prompts.iter().filter(|prompt| *prompt.id == *found.prompt_id).cloned().collect();
         // Whatever was asked for, to tell one stage from the next takes all points.
-        let points = Phase::ALL.into_iter().flat_map(|phase| engine.points(phase)).collect();
-        let plan = Plan {
-            prompts,
-            layers: found.layers(),
-            points,
-            payloads: true,
-            repeats: 0,
-            unwatched: false,
-            overwrite: true,
-            ..plan.clone()
-        };
+        let (layers, steps) = (found.layers(), plan.steps);
+        let plan = Plan { layers, steps, mode: plan.mode, overwrite: true, ..Plan::everything(engine, prompts) };
         let folder = dir.join(format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
         let mut watcher = TerminalWatcher::new();
         let recorded = record(engine, &plan, &folder, Manifest::default(), &mut watcher);

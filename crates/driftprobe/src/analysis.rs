@@ -18,6 +18,7 @@ use crate::kv::AttentionEvidence;
 use crate::modes::ModeRow;
 use crate::pair::{Pairing, WhyLoose, pair};
 use crate::place::{Place, Places, describe};
+use crate::progress::{Progress, Watch, Work};
 use crate::reason::{ReasonCode, Reasons};
 use crate::repeat::{RepeatOutcome, compare_repeats};
 use crate::spelling;
@@ -178,11 +179,11 @@ pub struct Coverage {
 
 /// Analyses a run; its payloads come from `rows` (mostly the run itself).
 pub fn analyze(run: &Run, rows: &dyn Rows, options: Options) -> Analysis {
-    analyze_with(run, rows, options, &mut |_, _| {})
+    analyze_with(run, rows, options, &mut |_| {})
 }
 
-/// As [`analyze`], telling `progress` how many pairs of how many are judged.
-pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut dyn FnMut(u64, u64)) -> Analysis {
+/// As [`analyze`], telling `progress` how far it has got.
+pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut Watch<'_>) -> Analysis {
     analyze_against((run, rows), None, options, progress)
 }
 
@@ -191,7 +192,7 @@ pub fn analyze_against(
     (run, rows): (&Run, &dyn Rows),
     oracle: Option<&Oracle<'_>>,
     options: Options,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut Watch<'_>,
 ) -> Analysis {
     let merged = spelling::merge(run);
     let run = merged.as_ref().map_or(run, |merged| &merged.run);
@@ -207,7 +208,7 @@ pub fn analyze_against(
     let (prefill, decode): (Vec<&Event>, Vec<&Event>) = events.iter().partition(|event| event.phase == Phase::Prefill);
     let pairing = pair(&prefill, &decode);
 
-    let mut pairs = judge_all(&pairing, &prefill, &decode, &places, (rows, progress));
+    let mut pairs = judge_all(&pairing, &prefill, &decode, &places, (rows, &mut *progress));
     let one_phase: BTreeSet<(Point, Phase)> = expectation.one_phase.iter().copied().collect();
     let mut unpaired = vec![];
     for (side, loose) in [(&prefill, &pairing.reference_loose), (&decode, &pairing.candidate_loose)] {
@@ -226,7 +227,7 @@ pub fn analyze_against(
     unpaired
         .sort_by_cached_key(|one| (one.place, one.event.logical_tok_idx, one.event.phase, one.event.source.clone()));
     let repeats = compare_repeats(run, rows, &places);
-    let examined = oracle.map(|oracle| examine(run, rows, oracle));
+    let examined = oracle.map(|oracle| examine((run, rows), oracle, progress));
     let (examination, doubt) = match examined {
         None => (None, None),
         Some(Ok(examination)) => (Some(examination), None),
@@ -305,7 +306,7 @@ fn judge_all(
     prefill: &[&Event],
     decode: &[&Event],
     places: &Places,
-    (rows, progress): (&dyn Rows, &mut dyn FnMut(u64, u64)),
+    (rows, progress): (&dyn Rows, &mut Watch<'_>),
 ) -> Vec<JudgedPair> {
     let mut links: Vec<_> = (pairing.links.iter())
         .filter_map(|link| {
@@ -318,11 +319,11 @@ fn judge_all(
     links.sort_by_key(|(place, index, reference, ..)| (*place, *index, *reference));
     let total = links.len() as u64;
     let judged = (0u64..).zip(links).map(|(done, (place, _, _, ours, theirs, absent))| {
-        progress(done, total);
+        progress(Progress { work: Work::Pairs, done, total });
         judge(ours, theirs, absent.clone(), place, rows)
     });
     let judged = judged.collect();
-    progress(total, total);
+    progress(Progress { work: Work::Pairs, done: total, total });
     judged
 }
 

@@ -94,14 +94,16 @@ fn unjudged(pair: &mut JudgedPair, standings: &[Standing; 2]) {
     }
 }
 
-/// Whether what the stage was computed from is bit-equal between the phases, as far as both phases have it.
+/// Whether what the stage was computed from is bit-equal between the phases, as far as both phases have it. Of a row that
+/// only the tokens judge, it is not known and not claimed.
 fn inputs_equal(pair: &JudgedPair, equal: &BTreeMap<Key, bool>) -> bool {
+    let embeds = pair.prefill.point == Point::EmbedOut;
     let inputs: Vec<Input> = pair.stages.iter().flatten().flat_map(|stage| stage.inputs.iter().copied()).collect();
     let known = inputs
         .iter()
         .filter_map(|input| equal.get(&(pair.place.prompt, pair.place.position, input.layer, input.point)));
     let known: Vec<bool> = known.copied().collect();
-    known.iter().all(|equal| *equal) && (inputs.is_empty() || !known.is_empty())
+    known.iter().all(|equal| *equal) && (embeds || !known.is_empty())
 }
 
 /// What was found, for people.

@@ -196,7 +196,7 @@ fn of_stage(model: &Model, cases: Vec<Case>, scope: &Scope) -> Findings {
             cases = narrowed.cases;
             (clean, trials)
         }
-        _ => (trial::clean(model), trials(model, op, &cases)),
+        _ => (trial::clean(model), trials(model, op, (&cases, scope.phase))),
     };
     let before = hold(&cases, &clean);
     let gross = before.rms > GROSS_RMS;
@@ -208,7 +208,7 @@ fn of_stage(model: &Model, cases: Vec<Case>, scope: &Scope) -> Findings {
         let faulty: Vec<Case> = faulty.collect();
         let again = match op {
             Op::Linear { .. } => trials,
-            _ => self::trials(model, op, &faulty),
+            _ => self::trials(model, op, (&faulty, scope.phase)),
         };
         let of_some = test(&faulty, &again, scope, gross);
         candidates = choose(&of_some);
@@ -226,14 +226,16 @@ fn kind(op: Op) -> std::mem::Discriminant<Op> {
 }
 
 /// The hypotheses of a stage, fitted to its rows.
-fn trials<'a>(model: &'a Model, op: Op, cases: &[Case]) -> Vec<Trial<'a>> {
+fn trials<'a>(model: &'a Model, op: Op, (cases, phase): (&[Case], Phase)) -> Vec<Trial<'a>> {
     match op {
         Op::Embed => exact::embeddings(model, cases),
         Op::Add => exact::sums(),
         Op::Norm { .. } => norm::trials(model, cases),
         Op::Rope => rope::trials(model, cases),
         Op::Gated => gate::trials(model),
-        Op::Scores | Op::Softmax | Op::ScoresSoftmax | Op::Weigh | Op::Attention => attention::trials(model, cases),
+        Op::Scores | Op::Softmax | Op::ScoresSoftmax | Op::Weigh | Op::Attention => {
+            attention::trials(model, cases, phase)
+        }
         Op::Copy | Op::KvWrite | Op::Linear { .. } => Vec::new(),
     }
 }

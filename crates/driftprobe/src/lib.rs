@@ -23,6 +23,7 @@ pub mod oracle;
 pub mod pair;
 pub mod place;
 pub mod presets;
+pub mod progress;
 pub mod reason;
 pub mod repeat;
 pub mod report;

@@ -10,7 +10,7 @@ use driftprobe_engine::{EmbeddedEngine, Engine, Settings};
 use driftprobe_model::Model;
 use driftprobe_trace::{Manifest, Phase, Point, PromptInfo, Run};
 use oracle_support::{Dice, contracts, fixture};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 fn plan(engine: &dyn Engine, model: &Model, (tokens, steps): (usize, usize)) -> Plan {
     let mut dice = Dice(tokens as u64);
@@ -19,18 +19,7 @@ fn plan(engine: &dyn Engine, model: &Model, (tokens, steps): (usize, usize)) -> 
         tokens: (0..tokens).map(|_| dice.below(model.config.vocab_size) as u32).collect(),
         ..Default::default()
     };
-    let points = Phase::ALL.into_iter().flat_map(|p| engine.points(p)).collect::<BTreeSet<Point>>();
-    Plan {
-        prompts: (0..1).map(prompt).collect(),
-        steps,
-        layers: (0..engine.layers()).collect(),
-        points,
-        repeats: 0,
-        unwatched: false,
-        payloads: true,
-        overwrite: true,
-        mode: driftprobe_trace::Mode::AsDesigned,
-    }
+    Plan { steps, ..Plan::everything(engine, (0..1).map(prompt).collect()) }
 }
 
 fn run_of(engine: &dyn Engine, model: &Model, shape: (usize, usize)) -> (tempfile::TempDir, Run) {

@@ -5,7 +5,7 @@ mod oracle_support;
 use driftprobe::simulate::{Shown, Simulation, Study, TokenJudgement};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};
-use driftprobe_engine::{Engine, Settings, Storage};
+use driftprobe_engine::{Settings, Storage};
 use driftprobe_model::Model;
 use driftprobe_trace::{Event, Manifest, Mode, Phase, Point, PromptInfo, Row, RowStats, Rows, Run, Sample, TraceError};
 use oracle_support::{Dice, fixture};
@@ -28,17 +28,8 @@ fn faulty_run(
     let engine = FaultyEngine::new(&subject, fault.parse::<Fault>().unwrap()).unwrap();
     let mut dice = Dice(3);
     let tokens = (0..TOKENS).map(|_| dice.below(model.config.vocab_size) as u32).collect();
-    let plan = Plan {
-        prompts: vec![PromptInfo { id: "p".to_owned(), tokens, ..Default::default() }],
-        steps: 1,
-        layers: layers.iter().copied().collect(),
-        points: engine.points(Phase::Decode).into_iter().collect(),
-        repeats: 0,
-        unwatched: false,
-        payloads: true,
-        overwrite: true,
-        mode,
-    };
+    let prompts = vec![PromptInfo { id: "p".to_owned(), tokens, ..Default::default() }];
+    let plan = Plan { layers: layers.iter().copied().collect(), mode, ..Plan::everything(&engine, prompts) };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
     record(&engine, &plan, &path, Manifest::default(), &mut Unwatched).unwrap();

@@ -56,7 +56,7 @@ fn judge(dir: &Path) -> Judged {
     let run = Run::open(dir).unwrap();
     let hint = run.manifest.as_ref().unwrap().model.as_ref().unwrap().path.clone().unwrap();
     let model = Model::open(&dir.join(hint)).unwrap();
-    let analysis = analyze_against((&run, &run), Some(&Oracle::new(&model)), Options::default(), &mut |_, _| {});
+    let analysis = analyze_against((&run, &run), Some(&Oracle::new(&model)), Options::default(), &mut |_| {});
     let name = dir.file_name().unwrap().to_string_lossy().into_owned();
     Judged { name, truth: Truth::read(dir), analysis }
 }
@@ -71,18 +71,6 @@ fn runs() -> Vec<Judged> {
 /// In one layer only, or spelled in another type, a legitimate rounding is not the whole engine's arithmetic.
 const NO_CONTRACT: [&str; 2] = ["llama-bf16-variant-split-k", "llama-bf16-variant-scores-f32"];
 
-/// Faults whose name is not found; their place and phase are. A head layout that mixes positions, halves of a softmax that
-/// two stages share, rows that were put elsewhere by more than one place: no hypothesis has them. The plain weight of gemma2
-/// is, in our catalogue, the one that is one too large; the stale slot holds its neighbour's row.
-const OTHER_NAMES: [&str; 6] = [
-    "gemma2-f32-gemma-plain-weight",
-    "llama-bf16-head-layout",
-    "llama-bf16-merge",
-    "llama-bf16-stale",
-    "qwen2-bf16-swapped",
-    "qwen3-bf16-head-row",
-];
-
 impl Judged {
     /// Causes in phases that are not at fault, or without the fault's name among them.
     fn misnamed(&self) -> Option<String> {
@@ -94,7 +82,7 @@ impl Judged {
             true => cause.candidates.is_empty(),
             false => cause.candidates.iter().any(|candidate| candidate.id == truth.id),
         });
-        let right = phases == truth.phases && (named || OTHER_NAMES.contains(&&*self.name));
+        let right = phases == truth.phases && named;
         let said: Vec<_> =
             causes.iter().map(|c| (c.phase, c.candidates.iter().map(|c| c.id).collect::<Vec<_>>())).collect();
         (!right).then(|| format!("{}: {} in {:?}, said {said:?}", self.name, truth.id, truth.phases))

@@ -1,25 +1,14 @@
 //! What must never PASS, each shown beside the clean run that does.
 
 mod support;
+mod verdicts;
 
 use driftprobe::judge::PairVerdict;
 use driftprobe::reason::ReasonCode;
-use driftprobe::{Analysis, EXIT_PASS, Options, Verdict, analyze};
+use driftprobe::{EXIT_PASS, Options, Verdict, analyze};
 use driftprobe_trace::{HashAlgo, PayloadRef, Phase, Point, PointSet, Row, RowHash, Sample};
 use support::{Memory, clean, event, shaped};
-
-fn judge(memory: &Memory) -> Analysis {
-    analyze(&memory.run, memory, Options::default())
-}
-
-#[track_caller]
-fn inconclusive(memory: &Memory, code: ReasonCode) -> Analysis {
-    let got = judge(memory);
-    let codes: Vec<_> = got.verdict.reasons.iter().map(|reason| reason.code).collect();
-    assert_eq!(got.verdict.verdict, Verdict::Inconclusive, "{codes:?}");
-    assert!(codes.contains(&code), "{code:?} is not among {codes:?}");
-    got
-}
+use verdicts::{inconclusive, judge};
 
 #[track_caller]
 fn fails(memory: &Memory, point: Point, phase: Option<Phase>) {

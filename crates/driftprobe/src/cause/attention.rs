@@ -1,7 +1,9 @@
 //! Hypotheses of attention: mask, heads, scores, softmax.
 
+mod heads;
 mod reading;
 mod scan;
+mod softmax;
 
 use super::fit::fit;
 use super::rope::significant;
@@ -11,26 +13,34 @@ use crate::oracle::judgement::Unjudged;
 use crate::oracle::replay::cases::Case;
 use crate::oracle::stage::Op;
 use driftprobe_model::{Config, Model};
-use reading::{Hidden, Merge, Reading, read};
+use driftprobe_trace::Phase;
+pub(super) use heads::{listed, moved};
+use reading::{Hidden, Reading, read};
+use softmax::{Merge, Parts, Softmax};
 
-/// All of them, fitted to the rows.
-pub(super) fn trials<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
+/// All of them, fitted to the rows of a phase.
+pub(super) fn trials<'a>(model: &'a Model, cases: &[Case], phase: Phase) -> Vec<Trial<'a>> {
     let Some(first) = cases.first() else { return Vec::new() };
     let mut all = fixed(model, first.op);
     if has_scores(first.op) {
         all.extend(scale_fitted(model, cases));
         all.extend(scan::windows(model, cases));
+        all.extend(scan::hidden(model, cases));
         all.extend(scan::shown_futures(model, cases));
         all.extend(wider(model));
+        all.extend(heads::queries(model, cases));
     }
-    if has_heads_out(first.op) {
-        all.extend(scan::swaps(model, cases));
+    if first.op == Op::Softmax {
+        all.extend(temperature_fitted(model, cases));
+    } else {
+        all.extend(heads::maps(model, cases));
     }
-    if first.op == Op::Attention {
+    all.extend(heads::swaps(model, cases));
+    if has_softmax(first.op) {
         all.extend(scan::merges(model, cases));
     }
     if first.op != Op::Weigh {
-        all.extend(scan::futures(model, cases));
+        all.extend(scan::futures(model, (cases, phase)));
     }
     all
 }
@@ -47,16 +57,23 @@ pub(super) fn fixed(model: &Model, op: Op) -> Vec<Trial<'_>> {
             let uncapped = with_config(model, |c| c.attn_softcap = None);
             all.push(Trial::new("SOFTCAP_MISSING", uncapped).with("cap", "attn"));
         }
-        let hiding = |id, hidden| Trial::new(id, reads(model, Reading { hidden, ..Reading::CLEAN }));
-        all.push(hiding("MASK_MISSES_NEWEST", Hidden::Newest));
-        all.push(hiding("MASK_MISSES_FIRST", Hidden::First));
+        all.extend([Hidden::Newest(1), Hidden::First(1)].map(|hidden| hiding(model, hidden)));
     }
     if config.group() > 1 && config.num_key_value_heads > 1 && op != Op::Softmax {
-        all.push(Trial::new("GQA_MAP", reads(model, Reading { modulo: true, ..Reading::CLEAN })));
+        let map = (0..config.num_attention_heads).map(|h| h % config.num_key_value_heads).collect();
+        all.extend(heads::mapped(model, (map, "repeated as a whole"), op));
     }
-    if matches!(op, Op::Softmax | Op::ScoresSoftmax | Op::Attention) {
-        let reading = Reading { unnormalised: true, ..Reading::CLEAN };
-        all.push(Trial::new("SOFTMAX_UNNORMALISED", reads(model, reading)));
+    if has_softmax(op) {
+        let ways = [
+            (Softmax::Undivided, "not"),
+            (Softmax::Raw, "not, nor the maximum taken away"),
+            (Softmax::OneMore, "by one more"),
+            (Softmax::Ones, "over another axis"),
+        ];
+        all.extend(ways.map(|(softmax, divided)| {
+            let reading = Reading { softmax, ..Reading::CLEAN };
+            Trial::new("SOFTMAX_UNNORMALISED", reads(model, reading)).with("divided", divided)
+        }));
     }
     if has_heads_out(op) {
         all.push(Trial::new("HEAD_LAYOUT", Box::new(move |case| laid_out(model, case))));
@@ -66,7 +83,14 @@ pub(super) fn fixed(model: &Model, op: Op) -> Vec<Trial<'_>> {
 
 /// Those of [`fixed`], and the others in ordinary sizes.
 pub(super) fn ordinary<'a>(model: &'a Model, first: &Case) -> Vec<Trial<'a>> {
-    let mut all = fixed(model, first.op);
+    // Of each bug its plainest form.
+    let mut all: Vec<Trial<'a>> = Vec::new();
+    for trial in fixed(model, first.op) {
+        if !all.iter().any(|t| t.id == trial.id) {
+            let parameters = trial.parameters.into_iter().filter(|(name, _)| name == "cap").collect();
+            all.push(Trial { parameters, ..trial });
+        }
+    }
     if has_scores(first.op) {
         all.push(Trial::new("SCALE_WRONG", scale(model, 1.01)).with("factor", 1.01));
         let seen = model.config.sliding_windows.iter().flatten().copied().min().unwrap_or(usize::MAX);
@@ -76,12 +100,28 @@ pub(super) fn ordinary<'a>(model: &'a Model, first: &Case) -> Vec<Trial<'a>> {
     let heads = model.config.num_attention_heads;
     if has_heads_out(first.op) && heads > 1 {
         let order = [1, 0].into_iter().chain(2..heads).collect();
-        all.push(Trial::new("HEAD_SWAP", reordered(model, order)).with("heads", "0, 1"));
+        all.push(Trial::new("HEAD_SWAP", heads::reordered(model, order)).with("heads", "0, 1"));
     }
     if first.op == Op::Attention {
-        all.push(merged(model, (first.task.pos + 1).div_ceil(2), Merge::Output));
+        all.push(merged(model, Parts::Keys((first.task.pos + 1).div_ceil(2)), Merge::Output));
     }
     all
+}
+
+/// Keys that are not seen.
+fn hiding(model: &Model, hidden: Hidden) -> Trial<'_> {
+    let (id, keys) = match hidden {
+        Hidden::Newest(keys) => ("MASK_MISSES_NEWEST", keys),
+        Hidden::First(keys) => ("MASK_MISSES_FIRST", keys),
+        Hidden::Nothing => ("MASK_MISSES_FIRST", 0),
+    };
+    let trial = Trial::new(id, reads(model, Reading { hidden, ..Reading::CLEAN }));
+    if keys == 1 { trial } else { trial.with("keys", keys) }
+}
+
+/// Whether the stage divides by a sum over the keys.
+fn has_softmax(op: Op) -> bool {
+    matches!(op, Op::Softmax | Op::ScoresSoftmax | Op::Attention)
 }
 
 /// Whether the stage computes scores.
@@ -115,6 +155,13 @@ fn scale_fitted<'a>(model: &'a Model, cases: &[Case]) -> Option<Trial<'a>> {
     let value = significant(config.attention_scale * t.exp());
     let trial = Trial::new("SCALE_WRONG", make(t)).freedom(Freedom::Fitted);
     Some(trial.with("scale", value).with("factor", significant(t.exp())))
+}
+
+/// Scores that are recorded and then multiplied before the softmax.
+fn temperature_fitted<'a>(model: &'a Model, cases: &[Case]) -> Option<Trial<'a>> {
+    let make = |t: f64| reads(model, Reading { factor: t.exp(), ..Reading::CLEAN });
+    let t = fit(cases, &[0.01, -0.01, 0.1, -0.1, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0], &make)?;
+    Some(Trial::new("SCALE_WRONG", make(t)).freedom(Freedom::Fitted).with("factor", significant(t.exp())))
 }
 
 /// ln of the factor between recorded scores and those expected.
@@ -157,25 +204,14 @@ fn laid_out(model: &Model, case: &Case) -> Result<Expectation, Unjudged> {
     Ok(Expectation::Noisy(expected))
 }
 
-/// Heads in another order: head `order[h]` in the place of head h.
-pub(super) fn reordered<'a>(model: &'a Model, order: Vec<usize>) -> Expect<'a> {
-    let width = model.config.head_dim;
-    Box::new(move |case| {
-        let mut expected = noisy_of(model, case)?;
-        let head = |x: &[f64], h: usize| x.get(h * width..(h + 1) * width).unwrap_or_default().to_vec();
-        let turn = |x: &[f64]| order.iter().flat_map(|h| head(x, *h)).collect();
-        (expected.y, expected.variance) = (turn(&expected.y), turn(&expected.variance));
-        Ok(Expectation::Noisy(expected))
-    })
-}
-
-/// A softmax over blocks of this many keys whose parts are put together wrongly.
-fn merged<'a>(model: &'a Model, keys: usize, merge: Merge) -> Trial<'a> {
-    let reading = Reading { merge: Some((keys, merge)), ..Reading::CLEAN };
-    let what = match merge {
-        Merge::Output => "the output",
-        Merge::Sum => "the sum",
-        Merge::Both => "both",
+/// A softmax in parts that are put together wrongly.
+fn merged(model: &Model, parts: Parts, merge: Merge) -> Trial<'_> {
+    let reading = Reading { softmax: Softmax::Merged(parts, merge), ..Reading::CLEAN };
+    let trial = Trial::new("SOFTMAX_MERGE", reads(model, reading));
+    let trial = match parts {
+        Parts::Keys(keys) => trial.with("keys a part", keys),
+        Parts::Cut(key) => trial.with("cut before key", key),
+        Parts::Count(parts) | Parts::Floor(parts) => trial.with("parts", parts),
     };
-    Trial::new("SOFTMAX_MERGE", reads(model, reading)).with("keys a part", keys).with("not rescaled", what)
+    trial.with("not rescaled", merge.name())
 }

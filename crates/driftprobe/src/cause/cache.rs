@@ -5,6 +5,7 @@ use crate::oracle::evaluate::{Expectation, evaluate};
 use crate::oracle::replay::cases::Case;
 use driftprobe_model::Model;
 use driftprobe_trace::Point;
+use std::collections::BTreeSet;
 
 /// A cache by position.
 type Rows = Vec<Option<Vec<f64>>>;
@@ -13,8 +14,15 @@ type Rows = Vec<Option<Vec<f64>>>;
 /// `cases` those that are judged.
 pub(super) fn names(model: &Model, cases: &[Case], both: &[Case]) -> Vec<SlotName> {
     let mut shared: Option<Vec<SlotName>> = None;
-    for case in cases {
-        for found in wrong_slots(model, case, both) {
+    // A slot is named by the first row that shows it wrong: later passes may move what is in it.
+    let mut seen: BTreeSet<(&str, Point, i32, usize)> = BTreeSet::new();
+    let mut in_time: Vec<&Case> = cases.iter().collect();
+    in_time.sort_by_key(|case| case.task.pos);
+    for case in in_time {
+        for (slot, found) in wrong_slots(model, case, both) {
+            if !seen.insert((&case.prompt_id, case.point, case.layer, slot)) {
+                continue;
+            }
             shared = Some(match shared {
                 None => found,
                 Some(so_far) => so_far.into_iter().filter(|n| found.iter().any(|f| f.id == n.id)).collect(),
@@ -24,7 +32,7 @@ pub(super) fn names(model: &Model, cases: &[Case], both: &[Case]) -> Vec<SlotNam
     shared.unwrap_or_default()
 }
 
-fn wrong_slots(model: &Model, case: &Case, both: &[Case]) -> Vec<Vec<SlotName>> {
+fn wrong_slots(model: &Model, case: &Case, both: &[Case]) -> Vec<(usize, Vec<SlotName>)> {
     let (own, cache) = (expected(model, case), recorded(model, case));
     let of = |point: Point| {
         let is_of = move |c: &&Case| c.point == point && c.layer == case.layer && c.prompt_id == case.prompt_id;
@@ -45,16 +53,18 @@ fn wrong_slots(model: &Model, case: &Case, both: &[Case]) -> Vec<Vec<SlotName>> 
             return None;
         }
         let (tolerance, recorded) = (0.0, is.as_slice());
-        Some(name_slot(&WrongSlot {
+        let names = name_slot(&WrongSlot {
             part,
             slot,
+            newest: slot == case.task.pos,
             recorded,
             expected: &expected,
             expected_other: &other,
             cache: &cache_of_all,
             foreign: &foreign,
             tolerance,
-        }))
+        });
+        Some((slot, names))
     };
     (0..cache.len()).filter_map(one).collect()
 }

@@ -1,6 +1,6 @@
 //! Hypotheses of stages without freedom: the embedding and the residual adds.
 
-use super::trial::Trial;
+use super::trial::{Freedom, Trial};
 use crate::oracle::evaluate::{Expectation, evaluate};
 use crate::oracle::float::Float;
 use crate::oracle::judgement::Unjudged;
@@ -12,12 +12,13 @@ type Sum = fn(f64, f64, Float) -> f64;
 
 /// Of a residual add: x is the stream, b the branch.
 pub(super) fn sums<'a>() -> Vec<Trial<'a>> {
-    let ways: [(&'static str, &str, Sum); 5] = [
+    let ways: [(&'static str, &str, Sum); 6] = [
         ("RESIDUAL_DROPPED", "only the branch", |_, b, _| b),
         ("RESIDUAL_DROPPED", "only the stream", |x, _, _| x),
         ("RESIDUAL_DOUBLED", "the stream twice", |x, b, f| f.round(f.round(x + b) + x)),
         ("RESIDUAL_DOUBLED", "the stream twice", |x, b, f| f.round(f.round(2.0 * x) + b)),
         ("RESIDUAL_DOUBLED", "the branch twice", |x, b, f| f.round(f.round(x + b) + b)),
+        ("RESIDUAL_DOUBLED", "the branch twice", |x, b, f| f.round(x + f.round(2.0 * b))),
     ];
     let trial = |(id, what, way): (&'static str, &str, Sum)| {
         Trial::new(id, Box::new(move |case| combined(case, way))).with("is", what)
@@ -37,6 +38,7 @@ fn combined(case: &Case, way: Sum) -> Result<Expectation, Unjudged> {
 /// Of the embedding, for these rows.
 pub(super) fn embeddings<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
     let mut all = vec![scale(model)];
+    all.extend(scale_fitted(model, cases));
     all.extend(other_rows(model, cases));
     all
 }
@@ -44,12 +46,41 @@ pub(super) fn embeddings<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>>
 /// The model's factor left out; √hidden where it has none.
 pub(super) fn scale(model: &Model) -> Trial<'_> {
     let root = (model.config.hidden_size as f64).sqrt();
-    let factor = if model.config.embed_scale.is_some() { None } else { Some(root) };
+    scaled(model, if model.config.embed_scale.is_some() { None } else { Some(root) })
+}
+
+/// With this factor, or none.
+fn scaled(model: &Model, factor: Option<f64>) -> Trial<'_> {
     let mut config = model.config.clone();
     config.embed_scale = factor;
     let other = model.with_config(config);
     let expect = Box::new(move |case: &Case| evaluate(&other, case.op, &case.task, case.layer_index()));
     Trial::new("EMBED_SCALE", expect).with("factor", factor.map_or("none".to_owned(), |f| f.to_string()))
+}
+
+/// The factor that the first rows show: as it is, and where it has few digits only.
+fn scale_fitted<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
+    let (mut up, mut down) = (0.0, 0.0);
+    for case in cases {
+        let Ok(Expectation::Exact { candidates, .. }) = evaluate(model, case.op, &case.task, case.layer_index()) else {
+            return Vec::new();
+        };
+        let Some(own) = candidates.first() else { return Vec::new() };
+        for (recorded, own) in case.recorded.iter().zip(own) {
+            (up, down) = (up + recorded * own, down + own * own);
+        }
+    }
+    let factor = up / down * model.config.embed_scale.unwrap_or(1.0);
+    if !(factor.is_finite() && factor != 0.0) {
+        return Vec::new();
+    }
+    let width = model.config.hidden_size as f64;
+    let known = [width.sqrt(), 1.0 / width.sqrt(), width, 1.0 / width].into_iter();
+    let known = known.filter(|known| (factor / known - 1.0).abs() < 0.01);
+    let digits = (1..=4).filter_map(|digits| format!("{factor:.digits$e}").parse::<f64>().ok());
+    let mut tried: Vec<f64> = known.chain(digits).chain([factor]).collect();
+    tried.dedup();
+    tried.into_iter().map(|factor| scaled(model, Some(factor)).freedom(Freedom::Fitted)).collect()
 }
 
 /// The row of the next token.

@@ -1,6 +1,7 @@
 //! Hypotheses of the MLP's activation.
 
 use super::trial::{Trial, noisy_of};
+use crate::oracle::Float;
 use crate::oracle::evaluate::{Expectation, evaluate};
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::noise::relative_rms;
@@ -50,10 +51,15 @@ fn activated(model: &Model, case: &Case, (_, function, cancels): Named) -> Resul
     let mut expected = noisy_of(model, case)?;
     let cu = relative_rms(case.task.arithmetic.elementwise()?);
     let inputs = case.task.input(0).iter().zip(case.task.input(1));
+    let inner = case.task.arithmetic.inner()?.filter(|format| *format < Float::F32);
     let one = |(g, up): (&f64, &f64)| {
-        let y = function(*g) * up;
-        let cancelled = if cancels { (g * up * cu).powi(2) } else { 0.0 };
-        (y, (cu * y).powi(2) * (6.0 + g * g / 2.0) + cancelled + (1.5e-36 * up).powi(2))
+        let activated = function(*g);
+        let cancelled = if cancels { (g * cu).powi(2) } else { 0.0 };
+        let own = (cu * activated).powi(2) * (6.0 + g * g / 2.0) + cancelled + 1.5e-36f64.powi(2);
+        let Some(format) = inner else { return (activated * up, own * up * up) };
+        // The activation is rounded before it is multiplied.
+        let (rounded, doubt) = format.round_doubtful(activated, 4.0 * own.sqrt());
+        (rounded * up, (doubt * up).powi(2) + (cu * rounded * up).powi(2))
     };
     (expected.y, expected.variance) = inputs.map(one).unzip();
     Ok(Expectation::Noisy(expected))

@@ -2,6 +2,8 @@
 //! spread over all.
 
 mod matrix;
+mod places;
+mod rows;
 mod sums;
 
 use super::trial::{Expect, Freedom, Trial};
@@ -13,6 +15,7 @@ use crate::oracle::stage::Op;
 use driftprobe_model::{Model, WeightId};
 use driftprobe_trace::{ContractFields, Point};
 pub(super) use matrix::{Outputs, gathered};
+pub(super) use rows::next_row;
 pub(super) use sums::tail;
 
 /// Outputs that are judged of each row.
@@ -113,9 +116,11 @@ pub(super) fn trials<'a>(model: &'a Model, narrowed: &Narrowed) -> Vec<Trial<'a>
     let Some(first) = narrowed.cases.first() else { return Vec::new() };
     let mut all = fixed(model, first, &narrowed.outputs);
     all.extend(other_layers(model, narrowed));
+    all.extend(other_bias(model, narrowed));
     all.extend(sums::tails(model, narrowed));
+    all.extend(places::trials(model, narrowed));
     if first.point == Point::Logits {
-        all.extend(other_rows(model, narrowed));
+        all.extend(rows::trials(model, narrowed));
     }
     all.extend(uncapped(model, first, &narrowed.outputs));
     all
@@ -131,6 +136,13 @@ pub(super) fn fixed<'a>(model: &'a Model, first: &Case, outputs: &Outputs) -> Ve
     if matches!(own.weight, WeightId::Gate(_) | WeightId::Up(_)) {
         let swapped = variant(model, outputs.clone(), |p| (p.weight, p.bias) = swapped(p.weight, p.bias));
         all.push(Trial::new("GATE_UP_SWAPPED", swapped).with("place", "weights"));
+    }
+    if let Some(other) = exchanged(own.weight) {
+        let both = variant(model, outputs.clone(), move |p| {
+            p.bias = p.bias.and_then(|bias| exchanged(bias).or(Some(bias)));
+            p.weight = exchanged(p.weight).unwrap_or(p.weight);
+        });
+        all.push(Trial::new("KV_EXCHANGED", both).with("weight", other.name()));
     }
     if first.point == Point::Logits {
         let other = if own.weight == WeightId::Embed { WeightId::LmHead } else { WeightId::Embed };
@@ -150,6 +162,17 @@ fn swapped(weight: WeightId, bias: Option<WeightId>) -> (WeightId, Option<Weight
         WeightId::Gate(l) => (WeightId::Up(l), bias.map(|_| WeightId::UpBias(l))),
         WeightId::Up(l) => (WeightId::Gate(l), bias.map(|_| WeightId::GateBias(l))),
         _ => (weight, bias),
+    }
+}
+
+/// K's for V's and V's for K's.
+fn exchanged(weight: WeightId) -> Option<WeightId> {
+    match weight {
+        WeightId::KProj(l) => Some(WeightId::VProj(l)),
+        WeightId::VProj(l) => Some(WeightId::KProj(l)),
+        WeightId::KBias(l) => Some(WeightId::VBias(l)),
+        WeightId::VBias(l) => Some(WeightId::KBias(l)),
+        _ => None,
     }
 }
 
@@ -211,62 +234,25 @@ fn other_layers<'a>(model: &'a Model, narrowed: &Narrowed) -> Vec<Trial<'a>> {
     best.map(|(_, way)| other_layer(model, &narrowed.outputs, way)).into_iter().collect()
 }
 
+/// The own matrix with the bias of another layer: of the one that fits the first row best.
+fn other_bias<'a>(model: &'a Model, narrowed: &Narrowed) -> Option<Trial<'a>> {
+    let first = narrowed.cases.first().filter(|c| parts(c).is_ok_and(|p| p.bias.is_some()))?;
+    let layers = model.config.num_hidden_layers;
+    let of = |by: usize, outputs: &Outputs| {
+        variant(model, outputs.clone(), move |p| p.bias = p.bias.map(|b| further(b, by, layers)))
+    };
+    let one = std::slice::from_ref(first);
+    let best = (1..layers).map(|by| (super::fit::distance(one, &of(by, &narrowed.outputs)), by));
+    let (_, by) = best.min_by(|a, b| a.0.total_cmp(&b.0))?;
+    let trial = Trial::new("WEIGHT_OTHER_LAYER", of(by, &narrowed.outputs));
+    Some(trial.with("layer", format!("+{by}")).with("of", "the bias"))
+}
+
 fn first_outputs(case: &Case, count: usize) -> Case {
     let mut case = case.clone();
     case.recorded.truncate(count);
     case.task.recorded_len = case.recorded.len();
     case
-}
-
-/// Few outputs are off: each is looked for among what the other outputs should have given.
-fn other_rows<'a>(model: &'a Model, narrowed: &Narrowed) -> Vec<Trial<'a>> {
-    let mut moved: Vec<(usize, usize)> = Vec::new();
-    for out in &narrowed.misplaced {
-        let Some(other) = other_row(model, narrowed, *out) else { return Vec::new() };
-        moved.push((*out, other));
-    }
-    if moved.is_empty() {
-        return Vec::new();
-    }
-    let tokens =
-        |of: fn(&(usize, usize)) -> usize| moved.iter().map(|m| of(m).to_string()).collect::<Vec<_>>().join(", ");
-    let (to, from) = (tokens(|m| m.0), tokens(|m| m.1));
-    let outputs = narrowed.outputs.0.iter();
-    let replaced = |j: &usize| moved.iter().find(|m| m.0 == *j).map_or(*j, |m| m.1);
-    let expect = clean(model, &Outputs(outputs.map(replaced).collect()));
-    vec![Trial::new("LM_HEAD_ROW", expect).with("token", to).with("row of", from)]
-}
-
-/// The output whose value this one has, in every row.
-fn other_row(model: &Model, narrowed: &Narrowed, out: usize) -> Option<usize> {
-    let at = narrowed.outputs.0.iter().position(|j| *j == out)?;
-    let mut left: Option<Vec<usize>> = None;
-    for case in narrowed.cases.iter().take(4) {
-        let recorded = *case.recorded.get(at)?;
-        let mut task = case.task.clone();
-        task.recorded_len = model.config.vocab_size;
-        let Ok(Expectation::Noisy(e)) = evaluate(model, case.op, &task, case.layer_index()) else { return None };
-        let fits = |j: &usize| {
-            let (Some(y), Some(variance)) = (e.y.get(*j), e.variance.get(*j)) else { return false };
-            (recorded - y).abs() <= 6.0 * (variance + e.output.rounding_variance(*y)).sqrt()
-        };
-        left = Some(match left {
-            None => (0..e.y.len()).filter(fits).collect(),
-            Some(so_far) => so_far.into_iter().filter(fits).collect(),
-        });
-    }
-    // Of several the nearest: a row is mistaken for its neighbour.
-    left?.into_iter().filter(|j| *j != out).min_by_key(|j| j.abs_diff(out))
-}
-
-/// The first judged output with the row behind it.
-pub(super) fn next_row<'a>(model: &'a Model, outputs: &Outputs) -> Option<Trial<'a>> {
-    let mut other = outputs.0.clone();
-    let first = other.first_mut()?;
-    let token = *first;
-    *first = (token + 1) % model.config.vocab_size.max(1);
-    let expect = clean(model, &Outputs(other));
-    Some(Trial::new("LM_HEAD_ROW", expect).with("token", token).with("row of", token + 1))
 }
 
 /// Without the soft cap, if there is one.

@@ -1,27 +1,27 @@
 //! Hypotheses of the rotary embedding.
 
+mod positions;
+mod rotation;
+
 use super::fit::{distance, fit};
 use super::trial::{Expect, Freedom, Trial, noisy_of, with_config};
 use crate::oracle::Float;
 use crate::oracle::evaluate::{Expectation, evaluate};
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::replay::cases::Case;
-use driftprobe_model::reference::pair;
-use driftprobe_model::{Config, Model, RopeLayout, RopeScaling};
+use driftprobe_model::{Model, RopeScaling};
 use driftprobe_trace::{ContractFields, Point};
+pub(super) use positions::offset;
 
-/// Offsets of the position that are tried in full.
-const OFFSETS_TRIED: usize = 3;
 /// Largest factor of a scaling.
 const SCALING_MAX: f64 = 512.0;
-/// Offsets that are looked at.
-const OFFSET_MAX: i64 = 64;
 
 /// All of them, fitted to the rows.
 pub(super) fn trials<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
     let Some(point) = cases.first().map(|c| c.point) else { return Vec::new() };
     let mut all = fixed(model, point);
-    all.extend(offsets(model, cases));
+    all.extend(rotation::trials(model));
+    all.extend(positions::trials(model, cases));
     all.extend(thetas(model, cases));
     all.extend(scalings(model, cases));
     all
@@ -29,10 +29,7 @@ pub(super) fn trials<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
 
 /// Those without a parameter to be fitted.
 pub(super) fn fixed(model: &Model, point: Point) -> Vec<Trial<'_>> {
-    let other = match model.config.rope.layout {
-        RopeLayout::Half => RopeLayout::Interleaved,
-        RopeLayout::Interleaved => RopeLayout::Half,
-    };
+    let other = rotation::other(model.config.rope.layout);
     let layout = with_config(model, |c| c.rope.layout = other);
     let mut all = vec![Trial::new("ROPE_LAYOUT", layout).with("layout", other.id())];
     if point == Point::KPostRope {
@@ -62,57 +59,6 @@ fn unturned(model: &Model, case: &Case) -> Result<Expectation, Unjudged> {
     Ok(Expectation::Noisy(expected))
 }
 
-/// The row turned to another position.
-pub(super) fn offset<'a>(model: &'a Model, by: i64) -> Trial<'a> {
-    let expect = move |case: &Case| turned_to(model, case, i128::from(case.task.pos_id) + i128::from(by));
-    Trial::new("ROPE_POSITION_OFFSET", Box::new(expect)).with("offset", format!("{by:+}"))
-}
-
-/// Turned to any position. Backwards is forwards with the halves of each pair exchanged.
-fn turned_to(model: &Model, case: &Case, pos: i128) -> Result<Expectation, Unjudged> {
-    let mut task = case.task.clone();
-    task.pos_id = u64::try_from(pos.unsigned_abs()).unwrap_or(u64::MAX);
-    if pos >= 0 {
-        return evaluate(model, case.op, &task, case.layer_index());
-    }
-    let exchange = |x: &mut Vec<f64>| exchange_pairs(x, &model.config);
-    task.inputs.iter_mut().for_each(exchange);
-    let mut expectation = evaluate(model, case.op, &task, case.layer_index())?;
-    if let Expectation::Noisy(expected) = &mut expectation {
-        exchange_pairs(&mut expected.y, &model.config);
-        exchange_pairs(&mut expected.variance, &model.config);
-    }
-    Ok(expectation)
-}
-
-fn exchange_pairs(x: &mut [f64], config: &Config) {
-    for head in x.chunks_exact_mut(config.head_dim.max(1)) {
-        for i in 0..config.head_dim / 2 {
-            let (first, second) = pair(config.rope.layout, config.head_dim, i);
-            head.swap(first, second);
-        }
-    }
-}
-
-/// The offsets under which the first head of the rows fits best.
-fn offsets<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
-    let few = first_heads(model, cases);
-    let near = (-OFFSET_MAX..=OFFSET_MAX).chain((7..=16).flat_map(|bits| [-(1 << bits), 1 << bits]));
-    let mut ranked: Vec<(f64, i64)> =
-        near.filter(|by| *by != 0).map(|by| (distance(&few, &offset(model, by).expect), by)).collect();
-    ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut all: Vec<Trial<'a>> = ranked.iter().take(OFFSETS_TRIED).map(|(_, by)| offset(model, *by)).collect();
-    // Every row turned alike: the position stands still. (Of K alone that is K without a rotation.)
-    let of_q = cases.first().is_some_and(|c| c.point == Point::QPostRope);
-    if of_q && cases.iter().any(|c| c.task.pos_id != cases.first().map_or(0, |f| f.task.pos_id)) {
-        for still in [0, 1] {
-            let expect: Expect<'_> = Box::new(move |case| turned_to(model, case, still));
-            all.push(Trial::new("ROPE_POSITION_OFFSET", expect).with("position", format!("always {still}")));
-        }
-    }
-    all
-}
-
 /// At most three rows, and their first heads only: enough to choose a start by.
 fn first_heads(model: &Model, cases: &[Case]) -> Vec<Case> {
     let width = model.config.head_dim;
@@ -132,8 +78,9 @@ pub(super) fn theta<'a>(model: &Model, factor: f64) -> Expect<'a> {
 
 fn thetas<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
     let few = first_heads(model, cases);
-    let make = |t: f64| theta(model, t.exp());
-    let Some(t) = fit_finely(&few, cases, 9.3, &make) else { return Vec::new() };
+    let (make, own) = (|t: f64| theta(model, t.exp()), model.config.rope.theta);
+    let round = |t: f64, digits: usize| (rounded(own * t.exp(), digits) / own).ln();
+    let Some(t) = fit_finely((&few, cases), 9.3, (&make, &round)) else { return Vec::new() };
     let expect = make(t);
     let value = model.config.rope.theta * t.exp();
     vec![Trial::new("ROPE_THETA", expect).with("theta", significant(value)).freedom(Freedom::Fitted)]
@@ -153,7 +100,8 @@ fn scalings<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
         trial.with("scaling", "linear").with("factor", significant(factor))
     };
     let mut all: Vec<Trial<'_>> = [2.0, 4.0, 8.0].map(|factor| named(factor, Freedom::Fixed)).into();
-    let Some(t) = fit_finely(&few, cases, 4.2, &make) else { return all };
+    let round = |t: f64, digits: usize| rounded(t.exp(), digits).ln();
+    let Some(t) = fit_finely((&few, cases), 4.2, (&make, &round)) else { return all };
     if t.abs() > SCALING_MAX.ln() {
         return all;
     }
@@ -166,16 +114,29 @@ fn scalings<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
     all
 }
 
-/// A logarithm within ±`reach`: on a grid, on a finer one around the best, then by steps.
-fn fit_finely<'a>(few: &[Case], cases: &[Case], reach: f64, make: &dyn Fn(f64) -> Expect<'a>) -> Option<f64> {
+/// A hypothesis by the logarithm of its parameter, and that logarithm where the parameter has so few digits only.
+type Maker<'m, 'a> = (&'m dyn Fn(f64) -> Expect<'a>, &'m dyn Fn(f64, usize) -> f64);
+
+/// A logarithm within ±`reach`: on a grid, on finer ones around the best, then by steps. A coarse table is the same over a
+/// whole range of parameters and gives no slope: there the finest grid decides, and what has few digits.
+fn fit_finely((few, cases): (&[Case], &[Case]), reach: f64, (make, round): Maker<'_, '_>) -> Option<f64> {
     let step = 0.02;
-    let coarse = (-(reach / step) as i64..=(reach / step) as i64).map(|i| i as f64 * step);
-    let best = |grid: &mut dyn Iterator<Item = f64>| {
-        grid.map(|t| (distance(few, &make(t)), t)).filter(|(d, _)| d.is_finite()).min_by(|a, b| a.0.total_cmp(&b.0))
+    let best = |middle: f64, (steps, step): (i32, f64)| {
+        let grid = (-steps..=steps).map(|i| middle + f64::from(i) * step);
+        let ranked = grid.map(|t| (distance(few, &make(t)), t)).filter(|(d, _)| d.is_finite());
+        ranked.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, t)| t)
     };
-    let (_, rough) = best(&mut coarse.into_iter())?;
-    let (_, fine) = best(&mut (-100..=100).map(|i| rough + f64::from(i) * step / 100.0))?;
-    fit(cases, &[fine, rough, 0.0], make)
+    let rough = best(0.0, ((reach / step) as i32, step))?;
+    let fine = best(rough, (100, step / 100.0))?;
+    let finest = best(fine, (150, step / 10_000.0))?;
+    let few_digits = (1..=4).flat_map(|digits| [finest, fine].map(|t| round(t, digits))).filter(|t| t.is_finite());
+    let starts: Vec<f64> = [finest, fine, rough, 0.0].into_iter().chain(few_digits).collect();
+    fit(cases, &starts, make)
+}
+
+/// To so many significant digits.
+fn rounded(value: f64, digits: usize) -> f64 {
+    format!("{value:.*e}", digits.saturating_sub(1)).parse().unwrap_or(value)
 }
 
 /// Six digits.

@@ -26,6 +26,8 @@ pub struct WrongSlot<'a> {
     pub part: Part,
     /// Its position.
     pub slot: usize,
+    /// Whether it is the slot that the pass itself had to write.
+    pub newest: bool,
     /// What is recorded there.
     pub recorded: &'a [f64],
     /// What the rows of this part should be.
@@ -68,6 +70,9 @@ pub fn name_slot(wrong: &WrongSlot<'_>) -> Vec<SlotName> {
         return vec![name("KV_EXCHANGED", &[])];
     }
     if let Some(own) = at(wrong.expected, wrong.slot) {
+        if let Some(levels) = in_steps(wrong.recorded, &own) {
+            return vec![name("KV_PRECISION", &[("precision", levels.to_owned())])];
+        }
         for (format, round) in FORMATS {
             let squeezed: Vec<f64> = own.iter().map(|x| round(*x)).collect();
             if squeezed != own && same(&squeezed) {
@@ -75,37 +80,73 @@ pub fn name_slot(wrong: &WrongSlot<'_>) -> Vec<SlotName> {
             }
         }
     }
-    if let Some(other) = other_slot(wrong) {
-        return vec![other];
+    let (mut known, certain) = other_slot(wrong);
+    if !certain {
+        known.extend(foreign(wrong));
     }
-    foreign(wrong)
+    if !known.is_empty() {
+        return known;
+    }
+    if !is_like_a_row(wrong) {
+        return Vec::new();
+    }
+    let loose = |id| SlotName { freedom: Freedom::Loose, ..name(id, &[slot()]) };
+    vec![loose("KV_STALE_SLOT"), loose("KV_FOREIGN_ROW")]
 }
 
-/// The row of another slot of the same cache.
-fn other_slot(wrong: &WrongSlot<'_>) -> Option<SlotName> {
-    let same = |a: &[f64], b: &[f64]| is_same(a, b, wrong.tolerance);
-    let rows = wrong.expected.len().max(wrong.cache.len());
-    let others = (0..rows).filter(|s| *s != wrong.slot);
+/// Another slot of the same cache, as far as it is known.
+struct Other<'a> {
+    slot: usize,
+    should: Option<&'a [f64]>,
+    is: Option<&'a [f64]>,
+}
+
+fn row_of(rows: &CacheRows, slot: usize) -> Option<&[f64]> {
+    rows.get(slot)?.as_deref()
+}
+
+/// The row of another slot of the same cache, and whether the slots' own rows are known well enough for that to be certain.
+fn other_slot(wrong: &WrongSlot<'_>) -> (Vec<SlotName>, bool) {
+    let same = |a: Option<&[f64]>, b: Option<&[f64]>| match (a, b) {
+        (Some(a), Some(b)) => is_same(a, b, wrong.tolerance),
+        _ => false,
+    };
+    let (own, recorded) = (row_of(wrong.expected, wrong.slot), Some(wrong.recorded));
+    let mut others: Vec<Other<'_>> = (0..wrong.expected.len().max(wrong.cache.len()))
+        .filter(|slot| *slot != wrong.slot)
+        .map(|slot| Other { slot, should: row_of(wrong.expected, slot), is: row_of(wrong.cache, slot) })
+        .collect();
     // The nearest first: of equal rows (a token repeated, before the rotary embedding) any would do.
-    let mut others: Vec<usize> = others.collect();
-    others.sort_by_key(|s| s.abs_diff(wrong.slot));
-    let row = |rows: &CacheRows, slot: usize| rows.get(slot).cloned().flatten();
-    for other in others {
-        let (should, is) = (row(wrong.expected, other), row(wrong.cache, other));
-        let is_that = should.as_ref().is_some_and(|r| same(wrong.recorded, r));
-        if is_that && is.as_ref().is_some_and(|is| row(wrong.expected, wrong.slot).is_some_and(|own| same(is, &own))) {
-            let (one, two) = (wrong.slot.min(other), wrong.slot.max(other));
-            return Some(name("KV_SWAPPED_SLOTS", &[("slot", one.to_string()), ("other slot", two.to_string())]));
-        }
-        if is_that || is.as_ref().is_some_and(|is| same(wrong.recorded, is)) {
-            let parameters = [("slot", wrong.slot.to_string()), ("holds slot", other.to_string())];
-            return Some(name("KV_DUPLICATED_SLOT", &parameters));
+    others.sort_by_key(|other| other.slot.abs_diff(wrong.slot));
+    let swapped = |other: &Other<'_>| {
+        let (one, two) = (wrong.slot.min(other.slot), wrong.slot.max(other.slot));
+        vec![name("KV_SWAPPED_SLOTS", &[("slot", one.to_string()), ("other slot", two.to_string())])]
+    };
+    // Each holds the other's.
+    if let Some(other) = others.iter().find(|o| same(recorded, o.should) && same(o.is, own)) {
+        return (swapped(other), true);
+    }
+    // It holds a row that stands where it belongs, too.
+    let twice = |o: &&Other<'_>| same(recorded, o.is) && same(o.is, o.should);
+    // Its own row stands in a place that is not known to be for such a row.
+    let elsewhere = |o: &&Other<'_>| same(o.is, own) && !same(o.should, own);
+    // It holds the row that another should hold, or does, as far as that one's own is not known.
+    let any = |o: &&Other<'_>| same(recorded, o.should) || (o.should.is_none() && same(recorded, o.is));
+    let copied = others.iter().find(twice);
+    let moved = others.iter().find(elsewhere).filter(|_| copied.is_none());
+    let mut names: Vec<SlotName> = moved.into_iter().flat_map(swapped).collect();
+    if let Some(other) = copied.or_else(|| others.iter().find(any)) {
+        let parameters = [("slot", wrong.slot.to_string()), ("holds slot", other.slot.to_string())];
+        names.push(name("KV_DUPLICATED_SLOT", &parameters));
+        // The newest row is not there, an older one is: written again, or what the slot held before a write that failed.
+        if wrong.newest && other.slot < wrong.slot {
+            names.push(name("KV_STALE_SLOT", &[("slot", wrong.slot.to_string())]));
         }
     }
-    None
+    (names, copied.is_some())
 }
 
-/// A row of another sequence: found in one that is recorded, or of one that is not.
+/// A row of another sequence that is recorded. At the same position it may also be what that sequence has left there.
 fn foreign(wrong: &WrongSlot<'_>) -> Vec<SlotName> {
     for (prompt, rows) in wrong.foreign {
         let here = |pos: &usize| {
@@ -114,17 +155,14 @@ fn foreign(wrong: &WrongSlot<'_>) -> Vec<SlotName> {
         let mut places: Vec<usize> = (0..rows.len()).collect();
         places.sort_by_key(|p| p.abs_diff(wrong.slot));
         if let Some(pos) = places.into_iter().find(here) {
-            let id = if pos == wrong.slot { "KV_STALE_SLOT" } else { "KV_FOREIGN_ROW" };
             let from =
                 [("slot", wrong.slot.to_string()), ("prompt", prompt.to_string()), ("position", pos.to_string())];
-            return vec![name(id, &from)];
+            let ids: &[&'static str] =
+                if pos == wrong.slot { &["KV_FOREIGN_ROW", "KV_STALE_SLOT"] } else { &["KV_FOREIGN_ROW"] };
+            return ids.iter().map(|id| name(id, &from)).collect();
         }
     }
-    if !is_like_a_row(wrong) {
-        return Vec::new();
-    }
-    let loose = |id| SlotName { freedom: Freedom::Loose, ..name(id, &[("slot", wrong.slot.to_string())]) };
-    vec![loose("KV_STALE_SLOT"), loose("KV_FOREIGN_ROW")]
+    Vec::new()
 }
 
 /// Whether it has a row's size and yet nothing of the row that it should be: more than half of its length is new.
@@ -157,21 +195,40 @@ type Format = (&'static str, fn(f64) -> f64);
 pub(super) const FORMATS: &[Format] =
     &[("f16", |x| Float::F16.round(x)), ("bf16", |x| Float::Bf16.round(x)), ("fp8", e4m3), ("fp8_e5m2", e5m2)];
 
-/// To the nearest of the 8-bit format with 3 bits of mantissa and exponents from −6 (OCP OFP8), at most 448.
+/// Whether a row has been kept as integers of a scale, and of how many bits: a scale for groups of values of a size that
+/// heads have, arithmetic in f32 or in what the row is stored in.
+fn in_steps(recorded: &[f64], own: &[f64]) -> Option<&'static str> {
+    let through = |group: usize, (most, format): (f64, Float)| -> Vec<f64> {
+        let of_group = |own: &[f64]| -> Vec<f64> {
+            let largest = own.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+            let step = format.round(largest / most);
+            let one = |x: &f64| format.round(format.round(x / step).round_ties_even() * step);
+            own.iter().map(|x| if step > 0.0 { one(x) } else { 0.0 }).collect()
+        };
+        own.chunks(group.max(1)).flat_map(of_group).collect()
+    };
+    // Rounded to the format that holds the row, if f32 arithmetic was not stored as it is.
+    let held = [Float::Bf16, Float::F16, Float::F32].into_iter().find(|f| own.iter().all(|x| f.round(*x) == *x))?;
+    let fits = |(group, most): (usize, f64)| {
+        [held, Float::F32].into_iter().any(|format| {
+            let made = through(group, (most, format));
+            made.iter().zip(recorded).all(|(made, recorded)| held.round(*made) == *recorded)
+        })
+    };
+    let groups = (4..=own.len()).filter(|group| own.len().is_multiple_of(*group));
+    let mut all = groups.flat_map(|group| [("int8", (group, 127.0)), ("int4", (group, 7.0))]);
+    all.find(|(_, way)| fits(*way)).map(|(name, _)| name)
+}
+
 fn e4m3(x: f64) -> f64 {
-    eight_bits(x, (3, -6, 448.0))
+    saturated(x, Float::E4M3)
 }
 
-/// The one with 2 bits of mantissa and exponents from −14, at most 57344.
 fn e5m2(x: f64) -> f64 {
-    eight_bits(x, (2, -14, 57344.0))
+    saturated(x, Float::E5M2)
 }
 
-fn eight_bits(x: f64, (mantissa, least, largest): (i32, i32, f64)) -> f64 {
-    if x == 0.0 || !x.is_finite() {
-        return x;
-    }
-    let exponent = x.abs().log2().floor().max(f64::from(least));
-    let step = (exponent - f64::from(mantissa)).exp2();
-    ((x / step).round_ties_even() * step).clamp(-largest, largest)
+/// To the nearest of an 8-bit format, at most its largest; what is not finite stays.
+fn saturated(x: f64, format: Float) -> f64 {
+    if x.is_finite() { format.round(x).clamp(-format.largest(), format.largest()) } else { x }
 }

@@ -3,14 +3,12 @@
 //! Recorded scores and probabilities are taken as they are. Where a phase has none (fused attention) they are computed in
 //! float64 from what it recorded: probabilities from scores; both from queries, cached keys and the model's config.
 
+use crate::oracle::stats::is_masked;
 use driftprobe_model::Config;
 use driftprobe_model::reference::{AttentionShape, Cached, head_scores, softmax};
 use driftprobe_trace::{Event, Phase, Point, Row, Rows};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// What stands in for −∞ in a mask, at most.
-const MASKED: f64 = -1e9;
 
 /// Scores and probabilities of one layer in one phase, over all prompts, positions and heads.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,7 +106,7 @@ impl Tally {
     /// Scores of one head; hidden keys count for nothing.
     fn scores(&mut self, scores: &[f64]) {
         // A NaN is no mask.
-        scores.iter().filter(|score| **score > MASKED || score.is_nan()).for_each(|score| self.add(*score));
+        scores.iter().filter(|score| !is_masked(**score)).for_each(|score| self.add(*score));
     }
 
     /// Probabilities of one head from the key at `first_pos` on; `visible` says which keys are seen.
@@ -226,7 +224,7 @@ impl Sums {
         // Keys that the row does not see, by the scores' mask or by kv_len.
         let hidden = parts.probs.and_then(|event| event.kv_len).map_or(0, |seen| (pos + 1).saturating_sub(seen));
         for (at, head) in probs.iter().flatten().enumerate() {
-            let masked = |key: usize| scores.as_ref().and_then(|s| s.get(at)?.get(key)).is_some_and(|s| *s <= MASKED);
+            let masked = |key: usize| scores.as_ref().and_then(|s| s.get(at)?.get(key)).is_some_and(|s| is_masked(*s));
             recorded_probs.probs(head, 0, |key| key as u64 >= hidden && !masked(key));
         }
         if scores.is_some() && probs.is_some() {
@@ -260,7 +258,7 @@ fn columns(row: &Row, pos: u64) -> Option<Vec<Vec<f64>>> {
 
 /// What stands in for −∞ becomes it.
 fn unmasked(scores: &[f64]) -> Vec<f64> {
-    scores.iter().map(|score| if *score <= MASKED { f64::NEG_INFINITY } else { *score }).collect()
+    scores.iter().map(|score| if is_masked(*score) { f64::NEG_INFINITY } else { *score }).collect()
 }
 
 /// Scores of every head, and the position of their first column.

@@ -201,5 +201,10 @@ fn keep_largest(largest: &mut (usize, f64), at: usize, value: f64) {
 
 /// A hidden score is −∞ or an engine's stand-in for it; a hidden probability (whose reference is 0) is 0.
 fn is_hidden_value(recorded: f64, y: f64, output: Float) -> bool {
-    if y == 0.0 { recorded == 0.0 } else { recorded <= -0.99 * output.largest() || recorded <= -1e9 }
+    if y == 0.0 { recorded == 0.0 } else { recorded <= -0.99 * output.largest() || is_masked(recorded) }
+}
+
+/// Whether a score is −∞ or what engines write in its place for a key that the mask hides; NaN is not.
+pub fn is_masked(score: f64) -> bool {
+    score <= -1e9
 }

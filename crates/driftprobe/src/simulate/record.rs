@@ -2,6 +2,7 @@
 
 use super::lockstep::width;
 use crate::oracle::stage::Input;
+use crate::oracle::stats::is_masked;
 use driftprobe_model::Config;
 use driftprobe_trace::{Event, Phase, Point, Rows, TraceError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,8 +121,7 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
     if a.len() != b.len() {
         return f64::NAN;
     }
-    let hides = |x: f64| x <= -1e9;
-    let one = |(a, b): (&f64, &f64)| if a == b || (hides(*a) && hides(*b)) { 0.0 } else { (a - b) * (a - b) };
+    let one = |(a, b): (&f64, &f64)| if a == b || (is_masked(*a) && is_masked(*b)) { 0.0 } else { (a - b) * (a - b) };
     a.iter().zip(b).map(one).sum()
 }
 

@@ -1,8 +1,9 @@
 //! Attention read otherwise: other keys seen, other key heads, another softmax.
 
+use super::softmax::Softmax;
 use crate::cause::trial::noisy_of;
 use crate::oracle::evaluate::Expectation;
-use crate::oracle::evaluate::attention::{cached, columns, noise};
+use crate::oracle::evaluate::attention::{cached, columns, inherited_variance, noise};
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::noise::{
     AttentionNoise, HeadInputs, attention_head, scores_variance, softmax_variance, weigh_variance,
@@ -10,44 +11,49 @@ use crate::oracle::noise::{
 use crate::oracle::replay::cases::Case;
 use crate::oracle::stage::Op;
 use driftprobe_model::Model;
-use driftprobe_model::reference::{AttentionShape, Cached, HeadScores, head_scores, softmax, weigh};
+use driftprobe_model::reference::{AttentionShape, Cached, HeadScores, head_scores, weigh};
 
-/// A key that is not seen.
+/// Keys that are not seen; but a row sees one at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hidden {
     /// None.
     Nothing,
-    /// The row's own.
-    Newest,
-    /// That of position 0.
-    First,
+    /// So many of the newest.
+    Newest(usize),
+    /// So many from position 0 on.
+    First(usize),
 }
 
-/// Which rescaling is missing when a later part has a larger score.
+/// Of which of its inputs attention mistakes the heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Merge {
-    /// That of the output so far.
-    Output,
-    /// That of the sum of exponentials so far.
-    Sum,
+pub enum Misread {
+    /// Keys only.
+    Keys,
+    /// Values only.
+    Values,
     /// Both.
     Both,
 }
 
+impl Misread {
+    /// All of them.
+    pub const ALL: [Misread; 3] = [Misread::Both, Misread::Keys, Misread::Values];
+}
+
 /// How attention reads its inputs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Reading {
     pub hidden: Hidden,
-    /// Query head h reads key head h mod kv_heads.
-    pub modulo: bool,
-    pub unnormalised: bool,
-    /// Keys a part, and what is wrong when parts are merged.
-    pub merge: Option<(usize, Merge)>,
+    /// The key head of each query head, and where that is read; none: groups of neighbours share one.
+    pub heads: Option<(Vec<usize>, Misread)>,
+    pub softmax: Softmax,
+    /// What the scores are multiplied with before the softmax.
+    pub factor: f64,
 }
 
 impl Reading {
     /// As it should be.
-    pub const CLEAN: Reading = Reading { hidden: Hidden::Nothing, modulo: false, unnormalised: false, merge: None };
+    pub const CLEAN: Reading = Reading { hidden: Hidden::Nothing, heads: None, softmax: Softmax::Right, factor: 1.0 };
 }
 
 /// One head's scores and weights.
@@ -57,6 +63,8 @@ pub struct Head {
     pub weights: Vec<f64>,
     /// Σ exp(s − max): what the weights have not been divided by, else 1.
     pub factor: f64,
+    /// What errors of the scores do to the weights; empty where the scores are recorded.
+    inherited: Vec<f64>,
 }
 
 /// What the row should be if attention reads so.
@@ -68,7 +76,10 @@ pub fn read(model: &Model, case: &Case, reading: &Reading) -> Result<Expectation
     let is_wide = matches!(case.op, Op::Weigh | Op::Attention);
     expected.hidden.clear();
     for number in 0..shape.heads {
-        let head = head(&shape, case, (number, reading))?;
+        let mut head = head(&shape, case, (number, reading))?;
+        if case.op == Op::ScoresSoftmax {
+            head.inherited = inherited_variance(&head.scores, &head.weights, &noise);
+        }
         if is_wide {
             let (y, variance) = weighed(&shape, case, (number, reading), &head, &noise)?;
             expected.y.extend(y);
@@ -76,7 +87,7 @@ pub fn read(model: &Model, case: &Case, reading: &Reading) -> Result<Expectation
         } else {
             let columns = columns(&shape, case.recorded.len())?;
             for column in 0..columns {
-                let (y, variance, hidden) = cell(case.op, &head, column, &noise);
+                let (y, variance, hidden) = cell(case.op, &head, column, (&noise, &reading.softmax));
                 expected.y.push(y);
                 expected.variance.push(variance);
                 expected.hidden.push(hidden);
@@ -87,8 +98,9 @@ pub fn read(model: &Model, case: &Case, reading: &Reading) -> Result<Expectation
 }
 
 /// The key head that a query head reads.
-fn kv_head(shape: &AttentionShape, head: usize, reading: &Reading) -> usize {
-    if reading.modulo { head % shape.kv_heads.max(1) } else { shape.kv_head(head) }
+fn kv_head(shape: &AttentionShape, head: usize, (reading, of): (&Reading, Misread)) -> usize {
+    let mistaken = reading.heads.as_ref().filter(|(_, what)| [of, Misread::Both].contains(what));
+    mistaken.and_then(|(heads, _)| heads.get(head)).copied().unwrap_or_else(|| shape.kv_head(head))
 }
 
 /// One key head's rows.
@@ -108,7 +120,12 @@ pub fn head(shape: &AttentionShape, case: &Case, (number, reading): (usize, &Rea
         Op::Weigh => {
             let weights = recorded(columns(shape, case.task.input(0).len())?);
             let none = vec![0.0; weights.len()];
-            return Ok(Head { scores: HeadScores { scores: none.clone(), squares: none }, weights, factor: 1.0 });
+            return Ok(Head {
+                scores: HeadScores { scores: none.clone(), squares: none },
+                weights,
+                factor: 1.0,
+                inherited: vec![],
+            });
         }
         Op::Softmax => {
             let scores = recorded(columns(shape, case.task.input(0).len())?);
@@ -117,60 +134,27 @@ pub fn head(shape: &AttentionShape, case: &Case, (number, reading): (usize, &Rea
         _ => {
             let q = case.task.input(0).get(number * shape.head_dim..(number + 1) * shape.head_dim).unwrap_or_default();
             let k = cached(shape, case.task.input(1), case.task.pos)?;
-            let k = rows_of(shape, &k, kv_head(shape, number, reading));
+            let k = rows_of(shape, &k, kv_head(shape, number, (reading, Misread::Keys)));
             head_scores(&alone(shape), q, &k, (0, case.task.pos))
         }
     };
     hide(&mut scores, case.task.pos, reading.hidden);
-    let (weights, factor) = weights(&scores.scores, reading);
-    Ok(Head { scores, weights, factor })
+    scores.scores.iter_mut().for_each(|s| *s *= reading.factor);
+    let (weights, factor) = reading.softmax.weights(&scores.scores);
+    Ok(Head { scores, weights, factor, inherited: vec![] })
 }
 
-/// Hides a key; but a row sees one at least.
 fn hide(scores: &mut HeadScores, pos: usize, hidden: Hidden) {
     let rows = scores.scores.len();
     let first = (pos + 1).saturating_sub(rows);
-    let row = match hidden {
-        Hidden::Nothing => None,
-        Hidden::Newest => rows.checked_sub(1),
-        Hidden::First => 0usize.checked_sub(first),
+    let range = match hidden {
+        Hidden::Nothing => 0..0,
+        Hidden::Newest(keys) => rows.saturating_sub(keys).max(1)..rows,
+        Hidden::First(keys) => 0..keys.saturating_sub(first).min(rows.saturating_sub(1)),
     };
-    if let Some(score) = row.filter(|_| pos > 0).and_then(|row| scores.scores.get_mut(row)) {
-        *score = f64::NEG_INFINITY;
+    if let Some(scores) = scores.scores.get_mut(range).filter(|_| pos > 0) {
+        scores.fill(f64::NEG_INFINITY);
     }
-}
-
-fn weights(scores: &[f64], reading: &Reading) -> (Vec<f64>, f64) {
-    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let exps = || scores.iter().map(|s| (s - max).exp()).collect::<Vec<f64>>();
-    match reading.merge {
-        None if reading.unnormalised => {
-            let exps = exps();
-            let sum = exps.iter().sum();
-            (exps, sum)
-        }
-        None => (softmax(scores), 1.0),
-        Some((keys, merge)) => (merged(scores, keys, merge), 1.0),
-    }
-}
-
-/// Parts in order, each with the maximum so far.
-fn merged(scores: &[f64], keys: usize, merge: Merge) -> Vec<f64> {
-    let mut running = f64::from(f32::MIN);
-    let mut exps = Vec::with_capacity(scores.len());
-    let (mut own, mut right) = (0.0, 0.0);
-    let mut last = running;
-    for part in scores.chunks(keys.max(1)) {
-        running = part.iter().copied().fold(running, f64::max);
-        let sum: f64 = part.iter().map(|s| (s - running).exp()).sum();
-        own += sum;
-        right = right * (last - running).exp() + sum;
-        exps.extend(part.iter().map(|s| (running, (s - running).exp())));
-        last = running;
-    }
-    let total = if merge == Merge::Output { right } else { own };
-    let rescaled = |(max, e): (f64, f64)| if merge == Merge::Sum { e * (max - last).exp() } else { e };
-    exps.into_iter().map(|e| rescaled(e) / total).collect()
 }
 
 /// Output and variance of one head.
@@ -183,7 +167,7 @@ fn weighed(
 ) -> Result<(Vec<f64>, Vec<f64>), Unjudged> {
     let values = if case.op == Op::Weigh { 1 } else { 2 };
     let v = cached(shape, case.task.input(values), case.task.pos)?;
-    let (v, one) = (rows_of(shape, &v, kv_head(shape, number, reading)), alone(shape));
+    let (v, one) = (rows_of(shape, &v, kv_head(shape, number, (reading, Misread::Values))), alone(shape));
     let out = weigh(&one, &head.weights, &v, 0);
     let rows = v.rows_of(&one, 0);
     if case.op == Op::Weigh {
@@ -201,7 +185,7 @@ fn weighed(
 }
 
 /// Value, variance, and whether it is hidden, of one score or probability.
-fn cell(op: Op, head: &Head, column: usize, noise: &AttentionNoise) -> (f64, f64, bool) {
+fn cell(op: Op, head: &Head, column: usize, (noise, kind): (&AttentionNoise, &Softmax)) -> (f64, f64, bool) {
     let score = head.scores.scores.get(column).copied().unwrap_or(f64::NEG_INFINITY);
     let square = head.scores.squares.get(column).copied().unwrap_or(0.0);
     let seen = score.is_finite();
@@ -213,11 +197,10 @@ fn cell(op: Op, head: &Head, column: usize, noise: &AttentionNoise) -> (f64, f64
     }
     let weight = head.weights.get(column).copied().unwrap_or(0.0);
     let own = softmax_variance(&head.scores.scores, &head.weights, noise).get(column).copied().unwrap_or(0.0);
+    let own = own + kind.variance(weight, score, noise.cu_softmax);
     if op == Op::Softmax {
         return (weight, own, !seen);
     }
-    let v = (scores_variance(score, square, noise) + noise.score_roundings * noise.scores.rounding_variance(score))
-        .min(8.0);
-    let variance = if seen { own + weight * weight * (2.0 * v).exp() * v.exp_m1() } else { 0.0 };
-    (if seen { weight } else { 0.0 }, variance, !seen)
+    let inherited = head.inherited.get(column).copied().unwrap_or(0.0);
+    if seen { (weight, own + inherited, false) } else { (0.0, 0.0, true) }
 }

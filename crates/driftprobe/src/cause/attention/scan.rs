@@ -1,20 +1,25 @@
-//! Hypotheses of attention with a number or a place to be looked for: the window, the pair of heads, the block of keys.
+//! Hypotheses of attention with a number to be looked for: the window, the hidden keys, the parts of a softmax.
 
-use super::reading::{Merge, Reading, head};
-use super::{Trial, merged, noisy_of, reordered, window};
+use super::reading::{Hidden, Reading, head};
+use super::softmax::{Merge, Parts};
+use super::{Trial, hiding, merged, noisy_of, window};
 use crate::cause::trial::{Expect, Freedom};
 use crate::oracle::evaluate::attention::cached;
 use crate::oracle::evaluate::{Expectation, evaluate};
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::replay::cases::Case;
 use crate::oracle::stage::Op;
+use crate::oracle::stats::is_masked;
 use driftprobe_model::Model;
 use driftprobe_model::reference::AttentionShape;
+use driftprobe_trace::Phase;
 
 /// Windows that are tried in full.
 const WINDOWS_TRIED: usize = 2;
 /// Sizes of a part that are tried one by one.
 const SIZES_MAX: usize = 64;
+/// Hidden keys that are tried where scores are not recorded.
+const HIDDEN_MAX: usize = 4;
 /// Merges that are tried in full.
 const MERGES_TRIED: usize = 2;
 
@@ -37,7 +42,7 @@ pub fn windows<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
 fn by_mask(model: &Model, case: &Case) -> Option<Vec<usize>> {
     let columns = case.recorded.len() / model.config.num_attention_heads.max(1);
     let row = case.recorded.get(..columns)?;
-    let is_seen = |x: &&f64| if case.op == Op::Scores { **x > -1e9 } else { **x > 0.0 };
+    let is_seen = |x: &&f64| if case.op == Op::Scores { !is_masked(**x) } else { **x > 0.0 };
     Some(vec![row.iter().rev().take_while(is_seen).count()])
 }
 
@@ -65,93 +70,68 @@ fn by_values(model: &Model, case: &Case) -> Option<Vec<usize>> {
     Some(ranked.into_iter().take(WINDOWS_TRIED).map(|(_, keys)| keys).collect())
 }
 
-/// The order of heads that the last row has: each head's place goes to the clean head that fits it best.
-pub fn swaps<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
-    let found = cases.iter().rev().find_map(|case| order(model, case));
-    let Some(order) = found else { return Vec::new() };
-    let moved: Vec<usize> = order.iter().enumerate().filter(|(h, o)| h != *o).map(|(h, _)| h).collect();
-    let names = moved.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-    vec![Trial::new("HEAD_SWAP", reordered(model, order)).with("heads", names)]
+/// As many of the first keys, or of the newest, as the last row hides where its scores are recorded; else a few.
+pub fn hidden<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
+    let Some(case) = cases.iter().max_by_key(|c| c.task.pos) else { return Vec::new() };
+    let counts = |all: &mut dyn Iterator<Item = bool>| all.take_while(|seen| !seen).count();
+    let (first, newest): (Vec<usize>, Vec<usize>) = match case.op {
+        Op::Scores => {
+            let columns = case.recorded.len() / model.config.num_attention_heads.max(1);
+            let own = case.recorded.get(..columns.min(case.task.pos + 1)).unwrap_or_default();
+            let seen = || own.iter().map(|score| is_shown(*score));
+            (vec![counts(&mut seen())], vec![counts(&mut seen().rev())])
+        }
+        _ => ((2..=HIDDEN_MAX).collect(), (2..=HIDDEN_MAX).collect()),
+    };
+    let first = first.into_iter().filter(|keys| *keys > 1).map(Hidden::First);
+    let newest = newest.into_iter().filter(|keys| *keys > 1).map(Hidden::Newest);
+    first.chain(newest).map(|hidden| hiding(model, hidden)).collect()
 }
 
-fn order(model: &Model, case: &Case) -> Option<Vec<usize>> {
-    let expected = noisy_of(model, case).ok()?;
-    let (heads, width) = (model.config.num_attention_heads, model.config.head_dim);
-    let distance = |place: usize, from: usize| -> f64 {
-        let one = |i: usize| {
-            let (r, y, v) = (place * width + i, from * width + i, from * width + i);
-            let (Some(r), Some(y), Some(v)) = (case.recorded.get(r), expected.y.get(y), expected.variance.get(v))
-            else {
-                return f64::INFINITY;
-            };
-            (r - y).powi(2) / (v + expected.output.rounding_variance(*y))
-        };
-        (0..width).map(one).sum()
-    };
-    let best = |place: usize| {
-        // Its own place wins where it fits.
-        let own = (distance(place, place), place);
-        (0..heads).map(|from| (distance(place, from), from)).fold(own, |a, b| if b.0 < a.0 / 2.0 { b } else { a }).1
-    };
-    let order: Vec<usize> = (0..heads).map(best).collect();
-    let mut sorted = order.clone();
-    sorted.sort_unstable();
-    let is_permutation = sorted.iter().enumerate().all(|(i, h)| i == *h);
-    (is_permutation && order.iter().enumerate().any(|(i, h)| i != *h)).then_some(order)
-}
-
-/// The sizes of a part that fit the longest row's heads best, for each way to merge wrongly.
+/// The cuts that fit the longest row's heads best, for each way to merge wrongly.
 pub fn merges<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
     let Some(case) = cases.iter().max_by_key(|c| c.task.pos) else { return Vec::new() };
-    let rows = case.task.input(1).len() / (model.config.num_key_value_heads * model.config.head_dim).max(1);
+    let config = &model.config;
+    let rows = match case.op {
+        Op::Softmax => case.task.input(0).len() / config.num_attention_heads.max(1),
+        _ => case.task.input(1).len() / (config.num_key_value_heads * config.head_dim).max(1),
+    };
     let mut sizes: Vec<usize> = (1..rows.min(SIZES_MAX)).collect();
     sizes.extend((2..=16).map(|parts| rows.div_ceil(parts)));
     sizes.extend((7..16).map(|bits| 1 << bits).filter(|size| *size < rows));
     sizes.sort_unstable();
     sizes.dedup();
-    let ways = [Merge::Output, Merge::Sum, Merge::Both];
-    let tried = ways.iter().flat_map(|way| sizes.iter().map(move |size| (*size, *way)));
+    let cuts = sizes.iter().flat_map(|size| [Parts::Keys(*size), Parts::Cut(*size)]);
+    let tried = cuts.flat_map(|parts| Merge::ALL.map(|way| (parts, way)));
     let one = std::slice::from_ref(case);
-    let mut ranked: Vec<(f64, usize, Merge)> = tried
-        .map(|(size, way)| (crate::cause::fit::distance(one, &merged(model, size, way).expect), size, way))
-        .collect();
+    let distance = |(parts, way)| (crate::cause::fit::distance(one, &merged(model, parts, way).expect), parts, way);
+    let mut ranked: Vec<(f64, Parts, Merge)> = tried.map(distance).collect();
     ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut all: Vec<Trial<'a>> =
-        ranked.into_iter().take(MERGES_TRIED).map(|(_, size, way)| merged(model, size, way)).collect();
-    all.extend(split(model, rows, &ways));
-    all
-}
-
-/// Parts whose size follows from the number of keys, as split-k kernels have them.
-fn split<'a>(model: &'a Model, rows: usize, ways: &[Merge]) -> Vec<Trial<'a>> {
-    let one = |(parts, way): (usize, Merge)| -> Trial<'a> {
-        let expect: Expect<'a> = Box::new(move |case: &Case| {
-            let width = (model.config.num_key_value_heads * model.config.head_dim).max(1);
-            let keys = (case.task.input(1).len() / width).div_ceil(parts);
-            (merged(model, keys, way).expect)(case)
-        });
-        let what = format!("{way:?}").to_lowercase();
-        Trial::new("SOFTMAX_MERGE", expect).with("parts", parts).with("not rescaled", what)
-    };
-    let few = (2..=8).filter(|parts| *parts < rows);
-    few.flat_map(|parts| ways.iter().map(move |way| (parts, *way))).map(one).collect()
+    ranked.truncate(MERGES_TRIED);
+    // Parts whose size follows from the number of keys, as split-k kernels have them.
+    let few = (2..=8).filter(|parts| *parts < rows).flat_map(|parts| [Parts::Count(parts), Parts::Floor(parts)]);
+    let few = few.flat_map(|parts| Merge::ALL.map(|way| (parts, way)));
+    ranked.into_iter().map(|(_, parts, way)| (parts, way)).chain(few).map(|(p, way)| merged(model, p, way)).collect()
 }
 
 /// Keys behind the row's own: read from a later row's cache where that is recorded; else seen by what they take away from
 /// the probabilities, one factor a head.
-pub fn futures<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
+pub fn futures<'a>(model: &'a Model, (cases, phase): (&[Case], Phase)) -> Vec<Trial<'a>> {
     let mut all = Vec::new();
-    if matches!(cases.first().map(|c| c.op), Some(Op::Attention)) {
+    if matches!(cases.first().map(|c| c.op), Some(Op::Attention | Op::ScoresSoftmax)) {
         let caches: Vec<Case> = cases.to_vec();
-        for ahead in 1..=2usize {
+        for ahead in [1, 2, usize::MAX] {
             let known = caches.clone();
             let expect: Expect<'a> = Box::new(move |case| with_future(model, case, (&known, ahead)));
-            all.push(Trial::new("MASK_SEES_FUTURE", expect).with("keys", ahead));
+            let keys = if ahead == usize::MAX { "all".to_owned() } else { ahead.to_string() };
+            all.push(Trial::new("MASK_SEES_FUTURE", expect).with("keys", keys));
         }
     }
     if matches!(cases.first().map(|c| c.op), Some(Op::Softmax | Op::ScoresSoftmax)) {
         let expect: Expect<'a> = Box::new(move |case| diluted(model, case));
-        all.push(Trial::new("MASK_SEES_FUTURE", expect).freedom(Freedom::Fitted));
+        // A decoded row has no future: it is its sum that is another.
+        let id = if phase == Phase::Prefill { "MASK_SEES_FUTURE" } else { "SOFTMAX_UNNORMALISED" };
+        all.push(Trial::new(id, expect).freedom(Freedom::Fitted));
     }
     all
 }
@@ -188,23 +168,36 @@ pub(super) fn shown_futures<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'
 
 /// Whether a score is one, and not what stands for a hidden key.
 fn is_shown(score: f64) -> bool {
-    score.is_finite() && score > -1e9
+    score.is_finite() && !is_masked(score)
 }
 
-/// The row as it is at the position so many further: with the cache of the row recorded there, if there is one.
+/// The row as it is at the position so many further: with its own cache if that goes so far, else with that of the row
+/// recorded there, if there is one.
 fn with_future(model: &Model, case: &Case, (known, ahead): (&[Case], usize)) -> Result<Expectation, Unjudged> {
     let alike = |c: &&Case| c.prompt_id == case.prompt_id && c.layer == case.layer;
     let last = known.iter().filter(alike).map(|c| c.task.pos).max().unwrap_or(case.task.pos);
-    let pos = (case.task.pos + ahead).min(last);
-    let other = known.iter().filter(alike).find(|c| c.task.pos == pos).ok_or(Unjudged::NoPayload)?;
+    let width = (model.config.num_key_value_heads * model.config.head_dim).max(1);
+    let held = case.task.input(1).len() / width;
+    let pos = case.task.pos.saturating_add(ahead).min(last.max(held.saturating_sub(1)));
+    let other = known.iter().filter(alike).find(|c| c.task.pos == pos);
+    let source = if held > pos { case } else { other.ok_or(Unjudged::NoPayload)? };
     let mut task = case.task.clone();
     task.inputs.truncate(1);
-    task.inputs.extend(other.task.inputs.iter().skip(1).cloned());
+    let caches = source.task.inputs.iter().skip(1);
+    task.inputs.extend(
+        caches.map(|rows| first_rows(rows, (model.config.num_key_value_heads, model.config.head_dim), pos + 1)),
+    );
     task.pos = pos;
     // The window's other end stays.
     let mut config = model.config.clone();
     config.sliding_windows.iter_mut().flatten().for_each(|w| *w += pos - case.task.pos);
     evaluate(&model.with_config(config), case.op, &task, case.layer_index())
+}
+
+/// Of a cache `[kv_heads, rows, head_dim]` the first rows, where it has more.
+fn first_rows(cache: &[f64], (heads, width): (usize, usize), rows: usize) -> Vec<f64> {
+    let of_head = cache.chunks(cache.len().div_ceil(heads.max(1)).max(1));
+    of_head.flat_map(|head| head.iter().take(rows * width)).copied().collect()
 }
 
 /// Every head's probabilities by one factor below 1.

@@ -7,7 +7,7 @@ use crate::oracle::judgement::Unjudged;
 use crate::oracle::noise::{
     AttentionNoise, HeadInputs, attention_head, relative_rms, scores_variance, softmax_variance, weigh_variance,
 };
-use crate::oracle::stats::{Derivatives, Direction, Expected, Limits};
+use crate::oracle::stats::{Derivatives, Direction, Expected, Limits, is_masked};
 use driftprobe_model::Config;
 use driftprobe_model::reference::{self, AttentionShape, Cached, HeadScores, head_scores};
 
@@ -117,7 +117,7 @@ pub fn softmax(config: &Config, layer: usize, task: &Task) -> Result<Expectation
     sized("the row's columns", all.columns, columns)?;
     for recorded in task.input(0).chunks(columns.max(1)) {
         // What stands in for −∞ in some engines is as good as it.
-        let scores: Vec<f64> = recorded.iter().map(|s| if *s <= -1e9 { f64::NEG_INFINITY } else { *s }).collect();
+        let scores: Vec<f64> = recorded.iter().map(|s| if is_masked(*s) { f64::NEG_INFINITY } else { *s }).collect();
         let probs = reference::softmax(&scores);
         let variance = softmax_variance(&scores, &probs, &noise);
         let visible: Vec<bool> = scores.iter().map(|s| s.is_finite()).collect();
@@ -134,20 +134,26 @@ pub fn scores_softmax(config: &Config, layer: usize, task: &Task) -> Result<Expe
         sized("the row's columns", all.columns.min(head.scores.len()), head.scores.len())?;
         let probs = reference::softmax(&head.scores);
         let own = softmax_variance(&head.scores, &probs, &noise);
-        let keys = head.scores.iter().zip(&head.squares).zip(probs.iter().zip(own));
-        let variance = |((s, squares), (p, own)): ((&f64, &f64), (&f64, f64))| {
-            if !s.is_finite() {
-                return 0.0;
-            }
-            let v = scores_variance(*s, *squares, &noise) + noise.score_roundings * noise.scores.rounding_variance(*s);
-            let v = v.min(8.0);
-            own + p * p * (2.0 * v).exp() * v.exp_m1()
-        };
-        let variance: Vec<f64> = keys.map(variance).collect();
+        let inherited = inherited_variance(&head, &probs, &noise);
+        let variance: Vec<f64> = own.iter().zip(inherited).map(|(own, inherited)| own + inherited).collect();
         let visible: Vec<bool> = head.scores.iter().map(|s| s.is_finite()).collect();
         all.push(&probs, &variance, (&visible, 0.0));
     }
     Ok(Expectation::Noisy(all.expected))
+}
+
+/// What errors of the scores do to probabilities: p²(ρᵢ² + Σpⱼ²ρⱼ²), the second part by the sum that all are divided by;
+/// ρ² = e^{2v}(eᵛ − 1), v a score's variance (log-normal, at most 8). 0 where a key is hidden.
+pub fn inherited_variance(head: &HeadScores, probs: &[f64], noise: &AttentionNoise) -> Vec<f64> {
+    let spread = |(s, squares): (&f64, &f64)| {
+        let v = scores_variance(*s, *squares, noise) + noise.score_roundings * noise.scores.rounding_variance(*s);
+        let v = v.min(8.0);
+        if s.is_finite() { (2.0 * v).exp() * v.exp_m1() } else { 0.0 }
+    };
+    let spreads: Vec<f64> = head.scores.iter().zip(&head.squares).map(spread).collect();
+    let shared: f64 = probs.iter().zip(&spreads).map(|(p, spread)| p * p * spread).sum();
+    let one = |((p, spread), s): ((&f64, &f64), &f64)| if s.is_finite() { p * p * (spread + shared) } else { 0.0 };
+    probs.iter().zip(&spreads).zip(&head.scores).map(one).collect()
 }
 
 fn heads(task: &Task, shape: &AttentionShape, (y, variance): (Vec<f64>, Vec<f64>)) -> Result<Expectation, Unjudged> {
