@@ -91,7 +91,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("driftprobe-trace", &[]),
     ("driftprobe-model", &[]),
     ("driftprobe-engine", &["driftprobe-trace", "driftprobe-model"]),
+    ("driftprobe-llama-cpp", &["driftprobe-trace", "driftprobe-model", "driftprobe-engine"]),
     ("driftprobe", &["driftprobe-trace", "driftprobe-model"]),
+    ("driftprobe-capi", &["driftprobe-trace"]),
+    ("driftprobe-remote", &[]),
 ];
 
 fn arrows(tree: &Tree, findings: &mut Findings) -> Result<()> {

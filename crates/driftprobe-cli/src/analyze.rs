@@ -1,13 +1,13 @@
 //! `driftprobe analyze`: reports on a run that lies on disk.
 
-use crate::args::{AnalyzeArgs, Format};
+use crate::args::AnalyzeArgs;
 use crate::failure::Failure;
 use crate::output;
-use crate::progress::PairsBar;
+use crate::progress::JudgingBar;
 use driftprobe::examine::Oracle;
 use driftprobe::modes::combine;
 use driftprobe::presets;
-use driftprobe::search::{Round, with_search};
+use driftprobe::search::with_search;
 use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_model::Model;
 use driftprobe_trace::{ALIGNED_DIR, Contract, Run, SEARCH_PREFIX};
@@ -28,18 +28,20 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
         budget_flops: args.simulate,
         ..Oracle::new(model)
     });
-    report(&args.run, oracle.as_ref(), args.out.as_deref(), args.format)
+    let analysis = judge_all(&run, oracle.as_ref())?;
+    output::write(&analysis, &args.out.clone().unwrap_or_else(|| beside(&args.run)), args.format)?;
+    Ok(analysis.exit_code())
 }
 
 /// The model that the run's manifest names, where it lies there. A path is relative to the run.
-fn named_model(run: &Run) -> Option<Model> {
+pub fn named_model(run: &Run) -> Option<Model> {
     let path = run.manifest.as_ref()?.model.as_ref()?.path.as_ref()?;
     let path = if path == "DEMO" { PathBuf::from(path) } else { run.dir.join(path) };
     Model::open(&path).ok()
 }
 
 /// A contract from a file, or a preset by name.
-fn contract(name: &str) -> Result<Contract, Failure> {
+pub fn contract(name: &str) -> Result<Contract, Failure> {
     if let Some(preset) = presets::contract(name) {
         return Ok(preset);
     }
@@ -54,41 +56,30 @@ fn contract(name: &str) -> Result<Contract, Failure> {
     })
 }
 
-/// Judges the run in `path`, against the model if there is one, writes its report and prints it.
-pub fn report(path: &Path, oracle: Option<&Oracle<'_>>, out: Option<&Path>, format: Format) -> Result<u8, Failure> {
-    let analysis = judge(path, oracle)?;
-    let folder = out.map_or_else(|| beside(path), Path::to_owned);
-    output::write(&analysis, &folder, format)?;
-    Ok(analysis.exit_code())
+/// Judges a run, the other mode of it if that lies inside, and the rounds of the search that followed.
+pub fn judge_all(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Failure> {
+    let mut rounds = Vec::new();
+    let folders = (1..).map(|number| run.dir.join(format!("{SEARCH_PREFIX}{number}")));
+    for folder in folders.take_while(|folder| run.manifest.is_some() && folder.is_dir()) {
+        rounds.push(Arc::new(judge(&Run::open(&folder)?, oracle)?));
+    }
+    Ok(with_search(judge(run, oracle)?, rounds))
 }
 
-/// Judges the run in `path`, and its other mode if that lies inside.
-pub fn judge(path: &Path, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Failure> {
-    let run = Run::open(path)?;
-    let aligned = path.join(ALIGNED_DIR).is_dir().then(|| Run::open(&path.join(ALIGNED_DIR))).transpose()?;
-    let mut bar = PairsBar::new();
-    let progress = &mut |done, total| bar.show(done, total);
-    let analysis = analyze_against((&run, &run), oracle, Options::default(), progress);
+/// Judges a run, and the other mode of it if that lies inside.
+pub fn judge(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Failure> {
+    let aligned = run.dir.join(ALIGNED_DIR);
+    // A loose file is judged alone, whatever lies beside it.
+    let aligned = (run.manifest.is_some() && aligned.is_dir()).then(|| Run::open(&aligned)).transpose()?;
+    let mut bar = JudgingBar::new();
+    let progress = &mut |step| bar.show(step);
+    let analysis = analyze_against((run, run), oracle, Options::default(), progress);
     let analysis = match &aligned {
         None => analysis,
         Some(aligned) => combine(analysis, analyze_against((aligned, aligned), oracle, Options::default(), progress)),
     };
     bar.finish();
-    Ok(with_search(analysis, searched(path, oracle)?))
-}
-
-/// The runs inside a run in which a fault between recorded layers was searched for.
-fn searched(path: &Path, oracle: Option<&Oracle<'_>>) -> Result<Vec<Round>, Failure> {
-    let mut rounds = Vec::new();
-    for folder in (1..).map(|number| path.join(format!("{SEARCH_PREFIX}{number}"))).take_while(|folder| folder.is_dir())
-    {
-        let run = Run::open(&folder)?;
-        let layers = run.manifest.iter().flat_map(|manifest| manifest.layers.iter().flatten().copied());
-        let layers = layers.filter_map(|layer| usize::try_from(layer).ok()).collect();
-        let analysis = analyze_against((&run, &run), oracle, Options::default(), &mut |_, _| {});
-        rounds.push(Round { layers, analysis: Arc::new(analysis) });
-    }
-    Ok(rounds)
+    Ok(analysis)
 }
 
 /// `report/` inside the run's folder, or beside a single file.

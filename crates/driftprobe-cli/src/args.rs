@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::remote::RemoteArgs;
 use clap::{Args, Parser, Subcommand};
 use driftprobe::examine::Oracle;
 use driftprobe_engine::faulty::{Fault, FaultKind};
@@ -21,6 +22,8 @@ Examples:
   driftprobe run --dtype bf16 --prefill-attention blocked:16
   driftprobe run --prompts 'The quick brown fox' --steps 4 --layers all
   driftprobe run --model llama.gguf --prompts prompts/ --out runs/llama
+  driftprobe run --remote me@mi300x --model /models/llama.gguf --out runs/mi300x
+  driftprobe run --model llama.gguf --engine llama-cpp --flash-attention on
 
 Honoured environment variables (an option given here comes first):
   GRETA_TRACE_LAYERS, GRETA_TRACE_STAGE_LAYERS   as --layers
@@ -45,6 +48,14 @@ Examples:
 A run is a folder with manifest.json and traces/; a folder of *.jsonl files, or
 one such file, is read too. See docs/trace-format.md.";
 
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  driftprobe compare runs/transformers runs/llama-cpp --model model/
+  driftprobe compare runs/whole runs/chunked --phase prefill
+
+Each run is judged by itself, with its own contract; rows of one phase are paired
+across the two. Exit status as for run.";
+
 /// Do an LLM engine's prefill and decode compute the same tokens? Traces both, pairs their tensors strictly, finds the
 /// first stage that parts, and says what the evidence carries. Without a command: run, on the embedded model.
 #[derive(Parser)]
@@ -58,13 +69,16 @@ pub struct Cli {
 pub enum Command {
     /// Run a model in both phases, trace them, and report. Without options: the embedded model.
     #[command(after_help = RUN_EXAMPLES)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Report on a run that lies on disk, whichever engine wrote it.
     #[command(after_help = ANALYZE_EXAMPLES)]
     Analyze(AnalyzeArgs),
+    /// Compare one phase of two runs: two engines, or two settings of one.
+    #[command(after_help = COMPARE_EXAMPLES)]
+    Compare(CompareArgs),
     /// Make every mistake of the catalogue in the model at hand, and say which of them this probe sees.
     #[command(after_help = POWER_EXAMPLES)]
-    Power(PowerArgs),
+    Power(Box<PowerArgs>),
     /// Print a completion script for a shell.
     #[command(
         after_help = "Examples:\n  driftprobe completions bash > driftprobe.bash\n  driftprobe completions zsh > _driftprobe"
@@ -76,6 +90,42 @@ pub enum Command {
     /// Print the manual page.
     #[command(after_help = "Examples:\n  driftprobe man > driftprobe.1\n  driftprobe man | man -l -")]
     Man,
+}
+
+/// What computes the model.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum EngineKind {
+    /// The engine of this program.
+    Embedded,
+    /// llama.cpp.
+    LlamaCpp,
+}
+
+impl EngineKind {
+    /// Name on the command line.
+    pub const fn id(self) -> &'static str {
+        match self {
+            EngineKind::Embedded => "embedded",
+            EngineKind::LlamaCpp => "llama-cpp",
+        }
+    }
+}
+
+/// On or off.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl Switch {
+    /// Whether it is on.
+    #[cfg_attr(not(feature = "llama-cpp"), expect(dead_code, reason = "only llama.cpp has switches"))]
+    pub fn is_on(self) -> bool {
+        self == Switch::On
+    }
 }
 
 /// What decode reads as K and V of earlier positions.
@@ -124,6 +174,9 @@ pub struct RunArgs {
     /// Keep hashes, statistics and eight values of each row, but not the rows themselves
     #[arg(long)]
     pub no_payloads: bool,
+    /// Record only; `driftprobe analyze` judges the run later, here or elsewhere
+    #[arg(long)]
+    pub record_only: bool,
     /// Folder of the run [default: runs/NAME-NNN, a new one]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -133,6 +186,8 @@ pub struct RunArgs {
     /// What to print
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
 }
 
 /// The model, how it is computed, and what is traced of it.
@@ -156,25 +211,42 @@ pub struct EngineArgs {
     /// Decode steps to trace; later ones feed the engine's own greedy tokens to both phases
     #[arg(long, default_value_t = 1, value_name = "K")]
     pub steps: usize,
-    /// Type in which values are stored between stages (sums are always f32): f32, f16 or bf16
-    #[arg(long, default_value = "f32", value_name = "TYPE")]
-    pub dtype: Storage,
-    /// Type in which the KV cache holds its rows [default: as --dtype]
+    /// What computes the model: embedded (this program), or llama-cpp (GGUF files; as built in by the feature llama-cpp)
+    #[arg(long, value_enum, default_value = "embedded", value_name = "ENGINE")]
+    pub engine: EngineKind,
+    /// Embedded: type in which values are stored between stages (sums are always f32): f32, f16 or bf16 [default: f32]
     #[arg(long, value_name = "TYPE")]
-    pub kv_cache: Option<Storage>,
-    /// Attention of the prefill: naive, or blocked:KEYS (online softmax)
-    #[arg(long, default_value = "naive", value_name = "KIND")]
-    pub prefill_attention: PrefillAttention,
-    /// Attention of the decode: naive, or split-k:PARTS
-    #[arg(long, default_value = "naive", value_name = "KIND")]
-    pub decode_attention: DecodeAttention,
-    /// Prefill in chunks of so many tokens [default: the whole prompt at once]
+    pub dtype: Option<Storage>,
+    /// Type in which the KV cache holds its rows. Embedded: f32, f16 or bf16 [default: as --dtype]; llama-cpp: f32, f16 or,
+    /// with flash attention, q8_0 [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    pub kv_cache: Option<String>,
+    /// Embedded: attention of the prefill: naive, or blocked:KEYS (online softmax) [default: naive]
+    #[arg(long, value_name = "KIND")]
+    pub prefill_attention: Option<PrefillAttention>,
+    /// Embedded: attention of the decode: naive, or split-k:PARTS [default: naive]
+    #[arg(long, value_name = "KIND")]
+    pub decode_attention: Option<DecodeAttention>,
+    /// Embedded: prefill in chunks of so many tokens [default: the whole prompt at once]
     #[arg(long, value_name = "TOKENS")]
     pub prefill_chunk: Option<usize>,
-    /// Quantised weights: integer (activations are quantised too) or dequantise
-    #[arg(long, default_value = "integer", value_name = "HOW")]
-    pub quantised_matmul: QuantisedMatmul,
-    /// Device: cpu, cuda or metal (the latter two as built in by the features of the same names)
+    /// Embedded: quantised weights: integer (activations are quantised too) or dequantise [default: integer]
+    #[arg(long, value_name = "HOW")]
+    pub quantised_matmul: Option<QuantisedMatmul>,
+    /// llama-cpp: whether attention is fused [default: off]
+    #[arg(long, value_enum, value_name = "on|off")]
+    pub flash_attention: Option<Switch>,
+    /// llama-cpp: tokens a micro-batch; longer prompts are split [default: 512]
+    #[arg(long, value_name = "TOKENS")]
+    pub ubatch: Option<usize>,
+    /// llama-cpp: compute the last layer's end and the logits of traced rows only, as in ordinary use. Otherwise all rows
+    /// go through them, and so through the kernels of many rows
+    #[arg(long)]
+    pub prune: bool,
+    /// llama-cpp: threads [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Device: cpu, cuda or metal, and with llama-cpp rocm or vulkan (as built in by features)
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
     /// Operations that simulating the prompts from their tokens may take; prompts beyond it are left out, and the report says
@@ -212,13 +284,57 @@ pub enum PowerFormat {
 
 impl RunArgs {
     /// What `driftprobe` without any argument does.
-    pub fn default_demo() -> RunArgs {
+    pub fn default_demo() -> Box<RunArgs> {
         match Cli::parse_from(["driftprobe", "run"]).command {
             Some(Command::Run(args)) => args,
             // `run` parses to Run; there is no other way here.
             _ => std::process::exit(i32::from(driftprobe::EXIT_COULD_NOT_RUN)),
         }
     }
+}
+
+/// Which phase of two runs is compared.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ComparedPhase {
+    /// The whole prompt at once.
+    Prefill,
+    /// One token against the KV cache.
+    Decode,
+    /// One after the other.
+    Both,
+}
+
+#[derive(Args)]
+pub struct CompareArgs {
+    /// A run's folder
+    pub first: PathBuf,
+    /// Another run of the same prompts
+    pub second: PathBuf,
+    /// The phase
+    #[arg(long, value_enum, default_value = "both", value_name = "PHASE")]
+    pub phase: ComparedPhase,
+    /// The model of both runs [default: what each manifest names, where it lies there; without one, rows are compared and not
+    /// judged]
+    #[arg(long, value_name = "DEMO|PATH")]
+    pub model: Option<PathBuf>,
+    /// The second run's model, if it is another file of the same weights
+    #[arg(long, value_name = "DEMO|PATH")]
+    pub second_model: Option<PathBuf>,
+    /// The arithmetic that the first engine claims, in place of its manifest's: a JSON file, or a preset by name
+    #[arg(long, value_name = "FILE|PRESET")]
+    pub contract: Option<String>,
+    /// The same of the second
+    #[arg(long, value_name = "FILE|PRESET")]
+    pub second_contract: Option<String>,
+    /// Operations that simulating the prompts from their tokens may take
+    #[arg(long, default_value_t = Oracle::BUDGET_FLOPS, value_name = "FLOPS")]
+    pub simulate: f64,
+    /// Folder for compare.json
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// What to print: text or json
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: PowerFormat,
 }
 
 #[derive(Args)]

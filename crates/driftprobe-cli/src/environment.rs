@@ -32,6 +32,13 @@ pub fn set(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|v| !v.trim().is_empty())
 }
 
+/// Who asks and from where, for others who find a machine in use.
+pub fn who() -> String {
+    let user = set("USER").or_else(|| set("LOGNAME")).unwrap_or_else(|| "somebody".to_owned());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if host.trim().is_empty() { user } else { format!("{user}@{}", host.trim()) }
+}
+
 /// CPU and operating system, as far as they can be had.
 pub fn host() -> HostInfo {
     HostInfo { cpu: cpu_name(), gpu: None, os: Some(std::env::consts::OS.to_owned()), ..Default::default() }

@@ -2,12 +2,15 @@
 
 mod analyze;
 mod args;
+mod compare;
+mod engine;
 mod environment;
 mod failure;
 mod output;
 mod power;
 mod progress;
 mod prompts;
+mod remote;
 mod run;
 
 use args::{Cli, Command, RunArgs};
@@ -23,6 +26,7 @@ fn main() -> ExitCode {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Power(args)) => power::run(&args),
         Some(Command::Analyze(args)) => analyze::run(&args),
+        Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Completions { shell }) => {
             completions(shell);
             Ok(driftprobe::EXIT_PASS)

@@ -1,10 +1,11 @@
 //! `driftprobe power`: what would this probe have seen? Every fault of the catalogue is made and looked for.
 
-use crate::args::{PowerArgs, PowerFormat};
+use crate::args::{EngineKind, PowerArgs, PowerFormat};
+use crate::engine::{refuse_what_does_not_fit, settings};
 use crate::failure::Failure;
 use crate::progress::CountBar;
 use crate::prompts;
-use crate::run::{check_context, layers, points, settings};
+use crate::run::{check_context, layers, points};
 use driftprobe::cause::PowerRow;
 use driftprobe::examine::Oracle;
 use driftprobe::verdict::Parting;
@@ -13,7 +14,7 @@ use driftprobe_engine::faulty::{Fault, FaultKind, FaultyEngine, Scope, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};
 use driftprobe_engine::{EmbeddedEngine, Engine};
 use driftprobe_model::{Model, Tokenizer};
-use driftprobe_trace::{Manifest, Mode, Phase, Point, PromptInfo, Run};
+use driftprobe_trace::{Manifest, Phase, Point, PromptInfo, Run};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -28,18 +29,15 @@ pub fn run(args: &PowerArgs) -> Result<u8, Failure> {
     if e.prompts.is_empty() {
         prompts.retain(|prompt| prompt.id == "p6_len_32");
     }
+    if e.engine != EngineKind::Embedded {
+        let hint = "leave --engine out: `power` makes mistakes in the embedded engine, of the same model";
+        return Err(Failure::new(format!("no faults can be made in {}", e.engine.id()), hint));
+    }
+    refuse_what_does_not_fit(e, false)?;
     let settings = settings(e)?;
     let clean = EmbeddedEngine::new(&model, settings.clone())?;
-    let plan = Plan {
-        prompts,
-        steps: e.steps,
-        layers: layers(e, clean.layers())?,
-        points: points(e, &clean)?,
-        repeats: 0,
-        payloads: true,
-        overwrite: true,
-        mode: Mode::AsDesigned,
-    };
+    let (layers, points) = (layers(e, clean.layers())?, points(e, &clean)?);
+    let plan = Plan { steps: e.steps, layers, points, overwrite: true, ..Plan::everything(&clean, prompts) };
     check_context(&plan, &model)?;
     let tokens = plan.prompts.iter().map(|prompt: &PromptInfo| prompt.tokens.len()).max().unwrap_or(1);
     let subject = Subject { model: &model, settings: &settings, tokens };
@@ -137,7 +135,7 @@ impl Probe<'_> {
         record(engine, self.plan, self.dir, Manifest::default(), &mut Unwatched)?;
         let run = Run::open(self.dir)?;
         let oracle = Oracle { budget_flops: if simulated { self.oracle.budget_flops } else { 0.0 }, ..*self.oracle };
-        Ok(analyze_against((&run, &run), Some(&oracle), Options::default(), &mut |_, _| {}))
+        Ok(analyze_against((&run, &run), Some(&oracle), Options::default(), &mut |_| {}))
     }
 }
 

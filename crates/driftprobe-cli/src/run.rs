@@ -2,20 +2,20 @@
 
 use crate::analyze;
 use crate::args::{EngineArgs, Modes, RunArgs};
+use crate::engine;
 use crate::environment;
 use crate::failure::Failure;
 use crate::output;
 use crate::progress::TerminalWatcher;
 use crate::prompts;
-use candle_core::Device;
+use crate::remote;
 use driftprobe::Analysis;
 use driftprobe::examine::Oracle;
-use driftprobe::search::{Round, between, with_search};
-use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
+use driftprobe::search::{between, with_search};
 use driftprobe_engine::record::{self, Plan, record};
-use driftprobe_engine::{EmbeddedEngine, Engine, EngineError, Settings};
+use driftprobe_engine::{Engine, EngineError};
 use driftprobe_model::{Model, Tokenizer};
-use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, ModelInfo, Phase, Point, PromptInfo, SEARCH_PREFIX};
+use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, ModelInfo, Phase, Point, PromptInfo, Run, SEARCH_PREFIX};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,14 +28,13 @@ const RUNS_MAX: usize = 100_000;
 
 /// Runs the command and returns the exit status.
 pub fn run(args: &RunArgs) -> Result<u8, Failure> {
+    if let Some(destination) = &args.remote.remote {
+        return remote::run(args, destination);
+    }
     let model = Model::open(&args.engine.model)?;
     let tokenizer = args.engine.tokenizer.as_deref().map(Tokenizer::from_file).transpose()?;
     let prompts = prompts::load(&args.engine.prompts, &model, tokenizer.as_ref())?;
-    let settings = settings(&args.engine)?;
-    let engine: Box<dyn Engine> = match &args.fault {
-        None => Box::new(EmbeddedEngine::new(&model, settings)?),
-        Some(fault) => faulty(&model, &settings, fault, &prompts)?,
-    };
+    let engine = engine::open(&args.engine, args.fault.as_ref(), &model, &prompts)?;
     let engine = engine.as_ref();
     let mode = if args.mode == Modes::KvAligned { Mode::KvAligned } else { Mode::AsDesigned };
     let plan = Plan {
@@ -44,6 +43,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
         layers: layers(&args.engine, engine.layers())?,
         points: points(&args.engine, engine)?,
         repeats: args.repeats,
+        unwatched: true,
         payloads: !args.no_payloads,
         overwrite: args.overwrite,
         mode,
@@ -62,9 +62,13 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     }
     watcher.finish();
     match recorded {
+        Ok(_) if args.record_only => {
+            anstream::println!("recorded {}; judge it with `driftprobe analyze`", dir.display());
+            Ok(driftprobe::EXIT_PASS)
+        }
         Ok(_) => {
             let oracle = Oracle { budget_flops: args.engine.simulate, ..Oracle::new(&model) };
-            let analysis = analyze::judge(&dir, Some(&oracle))?;
+            let analysis = analyze::judge(&Run::open(&dir)?, Some(&oracle))?;
             let rounds = search(engine, &plan, &analysis, (&dir, &oracle))?;
             let analysis = with_search(analysis, rounds);
             output::write(&analysis, &analyze::beside(&dir), args.format)?;
@@ -84,45 +88,24 @@ fn search(
     plan: &Plan,
     analysis: &Analysis,
     (dir, oracle): (&Path, &Oracle<'_>),
-) -> Result<Vec<Round>, Failure> {
+) -> Result<Vec<Arc<Analysis>>, Failure> {
     let mut rounds = Vec::new();
     let mut open = between(analysis, engine.layers());
     while let Some(found) = open.take().filter(|_| rounds.len() < ROUNDS_MAX) {
         let prompts = plan.prompts.iter().filter(|prompt| *prompt.id == *found.prompt_id).cloned().collect();
         // Whatever was asked for, to tell one stage from the next takes all points.
-        let points = [Phase::Prefill, Phase::Decode].into_iter().flat_map(|phase| engine.points(phase)).collect();
-        let plan = Plan {
-            prompts,
-            layers: found.layers(),
-            points,
-            payloads: true,
-            repeats: 0,
-            overwrite: true,
-            ..plan.clone()
-        };
+        let (layers, steps) = (found.layers(), plan.steps);
+        let plan = Plan { layers, steps, mode: plan.mode, overwrite: true, ..Plan::everything(engine, prompts) };
         let folder = dir.join(format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
         let mut watcher = TerminalWatcher::new();
-        let manifest = Manifest { model: None, ..Manifest::default() };
-        let recorded = record(engine, &plan, &folder, manifest, &mut watcher);
+        let recorded = record(engine, &plan, &folder, Manifest::default(), &mut watcher);
         watcher.finish();
         recorded?;
-        let analysis = analyze::judge(&folder, Some(oracle))?;
+        let analysis = analyze::judge(&Run::open(&folder)?, Some(oracle))?;
         open = between(&analysis, engine.layers()).filter(|next| *next != found);
-        rounds.push(Round { layers: plan.layers, analysis: Arc::new(analysis) });
+        rounds.push(Arc::new(analysis));
     }
     Ok(rounds)
-}
-
-/// The embedded engine with a fault, for the curious.
-fn faulty<'m>(
-    model: &'m Model,
-    settings: &'m Settings,
-    fault: &Fault,
-    prompts: &[PromptInfo],
-) -> Result<Box<dyn Engine + 'm>, Failure> {
-    let tokens = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(1);
-    let subject = Subject { model, settings, tokens };
-    Ok(Box::new(FaultyEngine::new(&subject, fault.clone())?))
 }
 
 /// Refuses sequences that are longer than the model was made for: what it computes there means little.
@@ -139,35 +122,6 @@ pub fn check_context(plan: &Plan, model: &Model) -> Result<(), Failure> {
             );
             Err(Failure::new(what, "take a shorter prompt or fewer --steps"))
         }
-    }
-}
-
-pub fn settings(args: &EngineArgs) -> Result<Settings, Failure> {
-    if args.prefill_chunk == Some(0) {
-        return Err(Failure::new("--prefill-chunk 0 feeds nothing", "give a number of tokens from 1"));
-    }
-    Ok(Settings {
-        storage: args.dtype,
-        residual: None,
-        kv_cache: args.kv_cache.unwrap_or(args.dtype),
-        prefill_attention: args.prefill_attention,
-        decode_attention: args.decode_attention,
-        prefill_chunk_tokens: args.prefill_chunk,
-        quantised_matmul: args.quantised_matmul,
-        device: device(&args.device)?,
-    })
-}
-
-fn device(name: &str) -> Result<Device, Failure> {
-    let not_here = |e: candle_core::Error| {
-        let hint = format!("build with `--features {name}` on a machine that has such a device, or use --device cpu");
-        Failure::new(format!("device {name} cannot be used: {e}"), hint)
-    };
-    match name {
-        "cpu" => Ok(Device::Cpu),
-        "cuda" => Device::new_cuda(0).map_err(not_here),
-        "metal" => Device::new_metal(0).map_err(not_here),
-        other => Err(Failure::new(format!("device {other} is not known"), "expected cpu, cuda or metal")),
     }
 }
 
@@ -193,7 +147,7 @@ pub fn layers(args: &EngineArgs, count: usize) -> Result<BTreeSet<usize>, Failur
 }
 
 pub fn points(args: &EngineArgs, engine: &dyn Engine) -> Result<BTreeSet<Point>, Failure> {
-    let phases = [Phase::Prefill, Phase::Decode];
+    let phases = Phase::ALL;
     let offered: BTreeSet<Point> = phases.into_iter().flat_map(|phase| engine.points(phase)).collect();
     let Some((by, list)) = asked(("--points", &args.points), &["GRETA_TRACE_STAGE_POINTS"]) else {
         return Ok(offered);

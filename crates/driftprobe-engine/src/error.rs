@@ -23,20 +23,29 @@ pub enum EngineError {
         /// What to ask for instead.
         hint: String,
     },
+    /// An engine that is not ours failed.
+    #[error("{what}")]
+    Foreign {
+        /// What it says.
+        what: String,
+        /// What to try.
+        hint: String,
+    },
     /// Somebody asked to stop.
     #[error("interrupted")]
     Interrupted,
 }
 
 impl EngineError {
-    pub(crate) fn request(what: impl Into<String>, hint: impl Into<String>) -> Self {
+    /// A request that makes no sense, and what to ask for instead.
+    pub fn request(what: impl Into<String>, hint: impl Into<String>) -> Self {
         EngineError::Request { what: what.into(), hint: hint.into() }
     }
 
     /// A remedy, where one is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            EngineError::Request { hint, .. } => Some(hint.clone()),
+            EngineError::Request { hint, .. } | EngineError::Foreign { hint, .. } => Some(hint.clone()),
             EngineError::Model(e) => e.hint(),
             EngineError::Trace(e) => Some(e.hint().to_owned()),
             EngineError::Tensor(_) | EngineError::Interrupted => None,

@@ -41,6 +41,15 @@ pub trait Engine {
     /// # Errors
     /// When the device has no room for the cache.
     fn session(&self) -> Result<Box<dyn Session + '_>, EngineError>;
+
+    /// A session that is never tapped, in the way in which the engine runs for its users: an engine that must be told
+    /// beforehand that it will be watched is not told so.
+    ///
+    /// # Errors
+    /// As [`Engine::session`].
+    fn unwatched_session(&self) -> Result<Box<dyn Session + '_>, EngineError> {
+        self.session()
+    }
 }
 
 /// One sequence and its KV cache.

@@ -1,32 +1,18 @@
 //! Makes a run out of an engine: both phases of every prompt, each as often as asked, written as they are computed.
 
-use crate::tap::{Receiver, Selection, Tap, TappedRow};
+mod plan;
+mod rows;
+mod unwatched;
+
+pub use plan::{Plan, check};
+
+use crate::tap::{Selection, Tap};
 use crate::{Engine, EngineError, Session};
-use driftprobe_trace::{HashAlgo, Manifest, Mode, Phase, Point, PointSet, PromptInfo, RowHash, RowRecord, RunWriter};
+use driftprobe_trace::{Manifest, Mode, ObserverEffect, Phase, Point, PointSet, PromptInfo, RowHash, RunWriter};
+use rows::Rows;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::Path;
-
-/// What to record.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The prompts; every one has at least one token.
-    pub prompts: Vec<PromptInfo>,
-    /// What decode reads as K and V of earlier positions.
-    pub mode: Mode,
-    /// Decode steps to trace, from 1. Tokens of further steps are the engine's own greedy choice, fed to both phases.
-    pub steps: usize,
-    /// Layers to trace.
-    pub layers: BTreeSet<usize>,
-    /// Points to trace; those that a phase cannot show are left out of it, and the manifest says so.
-    pub points: BTreeSet<Point>,
-    /// How often each phase is run again to see whether it repeats itself.
-    pub repeats: u32,
-    /// Whether whole rows are kept.
-    pub payloads: bool,
-    /// Whether a run that lies in the folder already may be replaced.
-    pub overwrite: bool,
-}
 
 /// Where a recording has got to.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +54,8 @@ struct Recorder<'a> {
     watcher: &'a mut dyn Watcher,
     /// Hashes of the run itself, which repeats are compared with.
     hashes: HashMap<RowKey, RowHash>,
+    /// Logits with and without tracing.
+    observer: ObserverEffect,
     done: u64,
     total: u64,
 }
@@ -86,7 +74,15 @@ pub fn record(
     watcher: &mut dyn Watcher,
 ) -> Result<Manifest, EngineError> {
     check(engine, plan)?;
-    let mut recorder = Recorder { engine, plan, watcher, hashes: HashMap::new(), done: 0, total: 0 };
+    let mut recorder = Recorder {
+        engine,
+        plan,
+        watcher,
+        hashes: HashMap::new(),
+        observer: ObserverEffect::default(),
+        done: 0,
+        total: 0,
+    };
     recorder.total = recorder.work();
     let mut manifest = recorder.manifest(base);
     let start = if plan.overwrite { RunWriter::overwrite } else { RunWriter::create };
@@ -108,48 +104,6 @@ pub fn record(
             Err(e)
         }
     }
-}
-
-/// Says what in a plan does not fit the model. [`record`] does so too; a caller who makes folders first asks before.
-///
-/// # Errors
-/// Names the prompt, token, layer or number at fault.
-pub fn check(engine: &dyn Engine, plan: &Plan) -> Result<(), EngineError> {
-    let refuse = |what: String, hint: &str| Err(EngineError::request(what, hint));
-    if plan.prompts.is_empty() {
-        return refuse("there is no prompt".to_owned(), "give a text, a file or a folder with --prompts");
-    }
-    let mut ids = BTreeSet::new();
-    if let Some(prompt) = plan.prompts.iter().find(|p| !ids.insert(&p.id)) {
-        return refuse(format!("prompt {} is there twice", prompt.id), "give every prompt an id of its own");
-    }
-    if let Some(prompt) = plan.prompts.iter().find(|p| p.tokens.is_empty()) {
-        return refuse(format!("prompt {} has no tokens", prompt.id), "give a prompt of at least one token");
-    }
-    for prompt in &plan.prompts {
-        if let Some(token) = prompt.tokens.iter().find(|t| **t as usize >= engine.vocab()) {
-            let what = format!("prompt {}: token {token} is not in the vocabulary of {}", prompt.id, engine.vocab());
-            return refuse(what, "tokenise the prompt with the model's own tokenizer");
-        }
-    }
-    if plan.steps == 0 {
-        return refuse(
-            "0 decode steps are to be traced".to_owned(),
-            "trace at least one decode step, for instance --steps 1",
-        );
-    }
-    if plan.layers.is_empty() || plan.points.is_empty() {
-        return refuse("no layer or no point is selected".to_owned(), "for instance --layers 0,1,2 --points all");
-    }
-    if let Some(layer) = plan.layers.iter().find(|l| **l >= engine.layers()) {
-        let what = format!(
-            "layer {layer} does not exist: the model has {} layers, 0 to {}",
-            engine.layers(),
-            engine.layers() - 1
-        );
-        return refuse(what, "select existing layers with --layers, or all of them with --layers all");
-    }
-    Ok(())
 }
 
 impl Recorder<'_> {
@@ -182,7 +136,7 @@ impl Recorder<'_> {
         let once: usize = self.plan.prompts.iter().map(|p| 2 * (p.tokens.len() + extra)).sum();
         let choosing: usize =
             if extra > 0 { self.plan.prompts.iter().map(|p| p.tokens.len() + extra - 1).sum() } else { 0 };
-        let all = once * (1 + self.plan.repeats as usize) + choosing;
+        let all = once * (1 + self.plan.repeats as usize + usize::from(self.plan.unwatched)) + choosing;
         (all * self.engine.layers()) as u64
     }
 
@@ -227,6 +181,7 @@ impl Recorder<'_> {
 
     fn run_all(&mut self, writer: &mut RunWriter, dir: &Path, manifest: &Manifest) -> Result<(), EngineError> {
         self.run(writer, manifest, 0)?;
+        writer.manifest_mut().observer = self.plan.unwatched.then(|| self.observer.clone());
         for repeat in 1..=self.plan.repeats {
             let again = Manifest { repeat, ..manifest.clone() };
             let mut writer = RunWriter::overwrite(&dir.join(format!("repeat-{repeat}")), again)?;
@@ -245,12 +200,15 @@ impl Recorder<'_> {
             writer.begin(&prompt.id, Phase::Prefill)?;
             let engine = self.engine;
             let mut prefilled = engine.session()?;
-            self.prefill(&mut *prefilled, writer, (index, prompt), (first, repeat))?;
+            let of_prefill = self.prefill(&mut *prefilled, writer, (index, prompt), (first, repeat))?;
             // Only alignment needs prefill's cache beyond this point.
             let aligned = (self.plan.mode == Mode::KvAligned).then_some(prefilled);
             writer.begin(&prompt.id, Phase::Decode)?;
-            self.decode(aligned.as_deref(), writer, (index, prompt), (first, repeat))?;
+            let of_decode = self.decode(aligned.as_deref(), Some(writer), (index, prompt), (first, repeat))?;
             writer.flush_prompt()?;
+            if repeat == 0 && self.plan.unwatched {
+                self.unwatched(aligned.as_deref(), (index, prompt), first, [of_prefill, of_decode])?;
+            }
         }
         Ok(())
     }
@@ -261,26 +219,29 @@ impl Recorder<'_> {
         writer: &mut RunWriter,
         (index, prompt): (usize, &PromptInfo),
         (first, repeat): (usize, u32),
-    ) -> Result<(), EngineError> {
+    ) -> Result<Vec<f32>, EngineError> {
         let selection = self.selection(Phase::Prefill);
         let positions = first..prompt.tokens.len();
         let mut rows = self.rows(Some(writer), &prompt.id, (Phase::Prefill, repeat));
         rows.prompt = (index, &prompt.id, &prompt.tokens);
         let mut tap = Tap::open(&selection, positions.clone(), &mut rows);
-        session.prefill(&prompt.tokens, positions, &mut tap)?;
-        Ok(())
+        session.prefill(&prompt.tokens, positions, &mut tap)
     }
 
+    /// Decode's steps, and their logits. Without a writer nothing is tapped.
     fn decode(
         &mut self,
         aligned: Option<&dyn Session>,
-        writer: &mut RunWriter,
+        mut writer: Option<&mut RunWriter>,
         (index, prompt): (usize, &PromptInfo),
         (first, repeat): (usize, u32),
-    ) -> Result<(), EngineError> {
+    ) -> Result<Vec<f32>, EngineError> {
         let selection = self.selection(Phase::Decode);
         let engine = self.engine;
-        let session = &mut *engine.session()?;
+        // Only a watched session lets its cache be replaced.
+        let unwatched = writer.is_none() && aligned.is_none();
+        let session = &mut *if unwatched { engine.unwatched_session()? } else { engine.session()? };
+        let mut logits = Vec::new();
         if first > 0 {
             let mut rows = self.rows(None, &prompt.id, (Phase::Decode, repeat));
             session.prefill(&prompt.tokens[..first], 0..0, &mut Tap::watched(&mut rows))?;
@@ -291,12 +252,15 @@ impl Recorder<'_> {
                 align(session, prefilled, own..pos, engine.layers())?;
                 own = pos;
             }
-            let mut rows = self.rows(Some(writer), &prompt.id, (Phase::Decode, repeat));
+            let tapped = writer.is_some();
+            let mut rows = self.rows(writer.as_deref_mut(), &prompt.id, (Phase::Decode, repeat));
             rows.prompt = (index, &prompt.id, &prompt.tokens);
             rows.step = (pos - first) as u64 + 1;
-            session.decode(*token, &mut Tap::open(&selection, pos..pos + 1, &mut rows))?;
+            let own = pos..pos + 1;
+            let mut tap = if tapped { Tap::open(&selection, own, &mut rows) } else { Tap::watched(&mut rows) };
+            logits.extend(session.decode(*token, &mut tap)?);
         }
-        Ok(())
+        Ok(logits)
     }
 }
 
@@ -321,68 +285,4 @@ fn greedy(logits: &[f32]) -> u32 {
     let best =
         logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, l)| if *l > best.1 { (i, *l) } else { best });
     u32::try_from(best.0).unwrap_or(u32::MAX)
-}
-
-/// Receives one forward pass.
-struct Rows<'r> {
-    writer: Option<&'r mut RunWriter>,
-    watcher: &'r mut dyn Watcher,
-    hashes: &'r mut HashMap<RowKey, RowHash>,
-    done: &'r mut u64,
-    total: u64,
-    prompt: (usize, &'r str, &'r [u32]),
-    /// Phase and repeat.
-    pass: (Phase, u32),
-    step: u64,
-    payloads: bool,
-}
-
-impl Rows<'_> {
-    /// Whether a row's bytes are kept: a repeat keeps only what differs from the run itself.
-    fn keeps(&mut self, row: &TappedRow) -> Result<bool, EngineError> {
-        let (phase, repeat) = self.pass;
-        let key = (self.prompt.0, phase, row.point, row.layer, row.pos);
-        let hash = hash_of(row);
-        if repeat == 0 {
-            self.hashes.insert(key, hash);
-            return Ok(self.payloads);
-        }
-        Ok(self.payloads && self.hashes.get(&key) != Some(&hash))
-    }
-}
-
-fn hash_of(row: &TappedRow) -> RowHash {
-    RowHash { algo: HashAlgo::Xxh3_64, value: driftprobe_trace::xxh3_64(&row.bytes) }
-}
-
-impl Receiver for Rows<'_> {
-    fn row(&mut self, row: TappedRow) -> Result<(), EngineError> {
-        let payload = self.keeps(&row)?;
-        let Some(writer) = &mut self.writer else { return Ok(()) };
-        let token_id = self.prompt.2.get(row.pos).copied().unwrap_or_default();
-        writer.record(RowRecord {
-            point: row.point,
-            layer: row.layer,
-            step: self.step,
-            pos_id: row.pos as u64,
-            logical_tok_idx: row.pos as u64,
-            token_id,
-            seq_len: row.seq_len as u64,
-            kv_len: Some(row.pos as u64 + 1),
-            dtype: row.dtype,
-            stored_dtype: None,
-            shape: row.shape,
-            bytes: row.bytes,
-            logits_top: None,
-            payload,
-        })?;
-        Ok(())
-    }
-
-    fn layer(&mut self, layer: usize, tokens: usize) -> Result<(), EngineError> {
-        let (phase, repeat) = self.pass;
-        let progress = Progress { prompt_id: self.prompt.1, phase, repeat, layer, done: *self.done, total: self.total };
-        *self.done += tokens as u64;
-        if self.watcher.go_on(&progress) { Ok(()) } else { Err(EngineError::Interrupted) }
-    }
 }

@@ -2,8 +2,12 @@
 //!
 //! The expected logits were computed by transformers in float32 (see `fixtures/`). The bound is of the logits' norm.
 
+#[path = "engine/support/errors.rs"]
+mod errors;
+
 use driftprobe_engine::{EmbeddedEngine, Engine, QuantisedMatmul, Session, Settings, Tap};
 use driftprobe_model::Model;
+use errors::worst_row;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::fs;
@@ -61,19 +65,6 @@ fn prefill(engine: &EmbeddedEngine, tokens: &[u32]) -> Vec<f32> {
 fn decode(engine: &EmbeddedEngine, tokens: &[u32]) -> Vec<f32> {
     let mut session: Box<dyn Session> = engine.session().unwrap();
     tokens.iter().flat_map(|t| session.decode(*t, &mut Tap::closed()).unwrap()).collect()
-}
-
-/// The worst row's ‖found − expected‖ / ‖expected‖, in f64. NaN if anything is.
-fn worst_row(found: &[f32], expected: &[f32], rows: usize) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let width = expected.len() / rows;
-    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
-    let row_error = |(f, e): (&[f32], &[f32])| {
-        let difference = norm(&mut f.iter().zip(e).map(|(f, e)| f64::from(*f) - f64::from(*e)));
-        difference / norm(&mut e.iter().map(|e| f64::from(*e)))
-    };
-    let rows = found.chunks(width).zip(expected.chunks(width)).map(row_error);
-    rows.fold(0.0, |worst: f64, e| if e.is_nan() || worst.is_nan() { f64::NAN } else { worst.max(e) })
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod tokenizer;
 mod weights;
 
 pub use config::{Activation, Architecture, Config};
+pub use dequant::ggml_dtype;
 pub use error::ModelError;
 pub use layout::{WeightId, expected_weights};
 pub use model::{Format, Model};

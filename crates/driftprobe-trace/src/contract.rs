@@ -5,6 +5,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
+/// What holds otherwise in forward passes of few tokens, for which engines have other kernels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FewRows {
+    /// Passes of fewer tokens than this.
+    pub below: u64,
+    /// What they have otherwise.
+    #[serde(flatten)]
+    pub fields: Box<ContractFields>,
+}
+
 /// The arithmetic of one stage, or of all. Dtypes are names (`f64 f32 tf32 bf16 f16 fp8_e4m3 q8_0 q8_k …`); an absent
 /// one is not known.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -42,6 +52,23 @@ pub struct ContractFields {
     /// Dtype of the rotary embedding's cos/sin table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_table: Option<String>,
+    /// Dtype (or quantiser) to which a stage brings what it reads before it computes: Q where attention multiplies it, the
+    /// gate where the MLP's activation does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<String>,
+    /// Dtype to which attention brings the cached rows before it multiplies them, if another than the cache's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_read: Option<String>,
+    /// Dtype in which fused attention keeps its running sum of weighted values, rounded key by key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_sums: Option<String>,
+    /// Into how many parts the keys are split whose running sums are merged at the end: `parts`, or `parts@keys/multiple`
+    /// where only rows do it that see so many keys, counted up to a multiple.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_parts: Option<String>,
+    /// What passes of few tokens have otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub few_rows: Option<FewRows>,
     /// The storage roundings inside a point, in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rounding: Option<Vec<String>>,
@@ -79,6 +106,11 @@ struct RawContract {
     probs: Option<String>,
     partials: Option<String>,
     rope_table: Option<String>,
+    inputs: Option<String>,
+    kv_read: Option<String>,
+    value_sums: Option<String>,
+    key_parts: Option<String>,
+    few_rows: Option<FewRows>,
     rounding: Option<Vec<String>>,
     by_phase: Option<BTreeMap<Phase, ContractFields>>,
     by_point: Option<BTreeMap<String, ContractFields>>,
@@ -101,6 +133,11 @@ impl From<RawContract> for Contract {
                 probs: raw.probs,
                 partials: raw.partials,
                 rope_table: raw.rope_table,
+                inputs: raw.inputs,
+                kv_read: raw.kv_read,
+                value_sums: raw.value_sums,
+                key_parts: raw.key_parts,
+                few_rows: raw.few_rows,
                 rounding: raw.rounding,
                 extra: raw.extra,
             },

@@ -27,7 +27,7 @@ mod tensors;
 mod write;
 
 pub use accept::Unmapped;
-pub use contract::{Contract, ContractFields};
+pub use contract::{Contract, ContractFields, FewRows};
 pub use dtype::Dtype;
 pub use error::{RowError, TraceError};
 pub use event::{Event, HashAlgo, HashCheck, LogitsTop, PayloadRef, Phase, RowHash, RowStats, Sample, Source};
@@ -35,7 +35,8 @@ pub use expected::ExpectedKey;
 pub use hash::xxh3_64;
 pub use lines::MAX_LINE_BYTES;
 pub use manifest::{
-    AttentionInfo, EngineInfo, HostInfo, MANIFEST_FILE, Manifest, Mode, ModelInfo, PointSet, PromptInfo, SCHEMA,
+    AttentionInfo, EngineInfo, HostInfo, LogitsCompared, MANIFEST_FILE, Manifest, Mode, ModelInfo, ObserverEffect,
+    PointSet, PromptInfo, SCHEMA,
 };
 pub use notes::Note;
 pub use point::Point;

@@ -134,6 +134,30 @@ pub struct PromptInfo {
     pub extra: Map<String, Value>,
 }
 
+/// Logits of a phase that was traced against those of the same phase untraced.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LogitsCompared {
+    /// Rows of logits that were compared.
+    pub rows: u64,
+    /// Of them bit-equal ones.
+    pub equal: u64,
+    /// Largest max |traced − untraced|; `None` if it is not finite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_abs: Option<f64>,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// What tracing did to the engine, seen in its logits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ObserverEffect {
+    /// In prefill.
+    pub prefill: LogitsCompared,
+    /// In decode.
+    pub decode: LogitsCompared,
+}
+
 /// The points that were asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -201,6 +225,9 @@ pub struct Manifest {
     /// For each prompt the cache slot of each position, by phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<Value>,
+    /// Logits with and without tracing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observer: Option<ObserverEffect>,
     /// The seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -235,6 +262,7 @@ impl Default for Manifest {
             points: None,
             steps: None,
             slots: None,
+            observer: None,
             seed: None,
             env: BTreeMap::new(),
             host: None,

@@ -18,9 +18,9 @@ use crate::kv::AttentionEvidence;
 use crate::modes::ModeRow;
 use crate::pair::{Pairing, WhyLoose, pair};
 use crate::place::{Place, Places, describe};
+use crate::progress::{Progress, Watch, Work};
 use crate::reason::{ReasonCode, Reasons};
 use crate::repeat::{RepeatOutcome, compare_repeats};
-use crate::search::Round;
 use crate::spelling;
 use crate::verdict::{RunVerdict, Verdict, reach};
 use crate::view::View;
@@ -75,9 +75,7 @@ pub struct Analysis {
     /// The same run with prefill's cache under decode.
     pub aligned: Option<Arc<Analysis>>,
     /// Rounds in which a fault between recorded layers was looked for again.
-    pub search: Vec<Round>,
-    /// Where the search found it.
-    pub found_by_search: Option<String>,
+    pub search: Vec<Arc<Analysis>>,
     /// Every tensor in both modes; empty where there is only one.
     pub modes: Vec<ModeRow>,
     /// The verdict on this mode alone, where there are two.
@@ -96,7 +94,7 @@ impl Analysis {
     pub fn cause(&self) -> Option<&Cause> {
         let first = self.verdict.first_failure.as_ref()?;
         let others = self.aligned.iter().map(|aligned| &aligned.examination);
-        let others = others.chain(self.search.iter().map(|round| &round.analysis.examination));
+        let others = others.chain(self.search.iter().map(|round| &round.examination));
         let causes = std::iter::once(&self.examination).chain(others).flatten().flat_map(|e| &e.causes);
         let fits = |cause: &&Cause| {
             cause.point == first.point
@@ -125,6 +123,30 @@ pub struct Unpaired {
     pub one_phase: bool,
     /// Count of NaNs in it, if any.
     pub nan: u64,
+}
+
+impl PairCounts {
+    /// Counts them.
+    pub fn of(pairs: &[JudgedPair]) -> PairCounts {
+        let mut counts = PairCounts { total: pairs.len() as u64, ..PairCounts::default() };
+        for pair in pairs {
+            let by_verdict = match pair.verdict {
+                PairVerdict::Identical => &mut counts.identical,
+                PairVerdict::Structural => &mut counts.structural,
+                PairVerdict::Inherited => &mut counts.inherited,
+                PairVerdict::Contract => &mut counts.contract,
+                PairVerdict::Fault => &mut counts.fault,
+                PairVerdict::NonFinite => &mut counts.non_finite,
+                PairVerdict::Missing => &mut counts.missing,
+                PairVerdict::Undecided => &mut counts.undecided,
+            };
+            *by_verdict += 1;
+            counts.differing += u64::from(matches!(pair.bits, Bits::Differ { .. }));
+            counts.hash_match += u64::from(pair.hash == HashRelation::Match);
+            counts.hash_differ += u64::from(pair.hash == HashRelation::Differ);
+        }
+        counts
+    }
 }
 
 /// Pairs by verdict, and by what their hashes alone say.
@@ -181,11 +203,11 @@ pub struct Coverage {
 
 /// Analyses a run; its payloads come from `rows` (mostly the run itself).
 pub fn analyze(run: &Run, rows: &dyn Rows, options: Options) -> Analysis {
-    analyze_with(run, rows, options, &mut |_, _| {})
+    analyze_with(run, rows, options, &mut |_| {})
 }
 
-/// As [`analyze`], telling `progress` how many pairs of how many are judged.
-pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut dyn FnMut(u64, u64)) -> Analysis {
+/// As [`analyze`], telling `progress` how far it has got.
+pub fn analyze_with(run: &Run, rows: &dyn Rows, options: Options, progress: &mut Watch<'_>) -> Analysis {
     analyze_against((run, rows), None, options, progress)
 }
 
@@ -194,7 +216,7 @@ pub fn analyze_against(
     (run, rows): (&Run, &dyn Rows),
     oracle: Option<&Oracle<'_>>,
     options: Options,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut Watch<'_>,
 ) -> Analysis {
     let merged = spelling::merge(run);
     let run = merged.as_ref().map_or(run, |merged| &merged.run);
@@ -210,7 +232,7 @@ pub fn analyze_against(
     let (prefill, decode): (Vec<&Event>, Vec<&Event>) = events.iter().partition(|event| event.phase == Phase::Prefill);
     let pairing = pair(&prefill, &decode);
 
-    let mut pairs = judge_all(&pairing, &prefill, &decode, &places, (rows, progress));
+    let mut pairs = judge_all(&pairing, &prefill, &decode, &places, (rows, &mut *progress));
     let one_phase: BTreeSet<(Point, Phase)> = expectation.one_phase.iter().copied().collect();
     let mut unpaired = vec![];
     for (side, loose) in [(&prefill, &pairing.reference_loose), (&decode, &pairing.candidate_loose)] {
@@ -229,7 +251,7 @@ pub fn analyze_against(
     unpaired
         .sort_by_cached_key(|one| (one.place, one.event.logical_tok_idx, one.event.phase, one.event.source.clone()));
     let repeats = compare_repeats(run, rows, &places);
-    let examined = oracle.map(|oracle| examine(run, rows, oracle));
+    let examined = oracle.map(|oracle| examine((run, rows), oracle, progress));
     let (examination, doubt) = match examined {
         None => (None, None),
         Some(Ok(examination)) => (Some(examination), None),
@@ -242,7 +264,7 @@ pub fn analyze_against(
     let config = examination.is_some().then_some(oracle).flatten().map(|oracle| &oracle.model.config);
     let attention = AttentionEvidence::of(&events, (rows, &places), &pairs, config);
 
-    let counts = count(&pairs);
+    let counts = PairCounts::of(&pairs);
     let coverage = Coverage {
         expected: expectation.rows,
         found: [prefill.len() as u64, decode.len() as u64],
@@ -295,7 +317,6 @@ pub fn analyze_against(
         attention,
         aligned: None,
         search: vec![],
-        found_by_search: None,
         modes: vec![],
         own_verdict: None,
         advice: Advice::default(),
@@ -309,7 +330,7 @@ fn judge_all(
     prefill: &[&Event],
     decode: &[&Event],
     places: &Places,
-    (rows, progress): (&dyn Rows, &mut dyn FnMut(u64, u64)),
+    (rows, progress): (&dyn Rows, &mut Watch<'_>),
 ) -> Vec<JudgedPair> {
     let mut links: Vec<_> = (pairing.links.iter())
         .filter_map(|link| {
@@ -322,33 +343,12 @@ fn judge_all(
     links.sort_by_key(|(place, index, reference, ..)| (*place, *index, *reference));
     let total = links.len() as u64;
     let judged = (0u64..).zip(links).map(|(done, (place, _, _, ours, theirs, absent))| {
-        progress(done, total);
+        progress(Progress { work: Work::Pairs, done, total });
         judge(ours, theirs, absent.clone(), place, rows)
     });
     let judged = judged.collect();
-    progress(total, total);
+    progress(Progress { work: Work::Pairs, done: total, total });
     judged
-}
-
-fn count(pairs: &[JudgedPair]) -> PairCounts {
-    let mut counts = PairCounts { total: pairs.len() as u64, ..PairCounts::default() };
-    for pair in pairs {
-        let by_verdict = match pair.verdict {
-            PairVerdict::Identical => &mut counts.identical,
-            PairVerdict::Structural => &mut counts.structural,
-            PairVerdict::Inherited => &mut counts.inherited,
-            PairVerdict::Contract => &mut counts.contract,
-            PairVerdict::Fault => &mut counts.fault,
-            PairVerdict::NonFinite => &mut counts.non_finite,
-            PairVerdict::Missing => &mut counts.missing,
-            PairVerdict::Undecided => &mut counts.undecided,
-        };
-        *by_verdict += 1;
-        counts.differing += u64::from(matches!(pair.bits, Bits::Differ { .. }));
-        counts.hash_match += u64::from(pair.hash == HashRelation::Match);
-        counts.hash_differ += u64::from(pair.hash == HashRelation::Differ);
-    }
-    counts
 }
 
 /// How often each failure code stands, in the order of the codes.

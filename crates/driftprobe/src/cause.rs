@@ -112,7 +112,7 @@ pub fn find(
     judgement: &[PhaseJudgement],
 ) -> Result<Vec<Cause>, TraceError> {
     let mut causes = Vec::new();
-    for phase in [Phase::Prefill, Phase::Decode] {
+    for phase in Phase::ALL {
         if let Some(scope) = Scope::first(replay, judgement, phase) {
             causes.push(cause(replay, (events, rows), scope)?);
         }

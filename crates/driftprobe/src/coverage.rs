@@ -80,7 +80,7 @@ pub fn expect(manifest: Option<&Manifest>, events: &[&Event]) -> Expectation {
         let id: Arc<str> = Arc::from(prompt.id.as_str());
         for (position, &token_id) in (0u64..).zip(tokens).skip_while(|(position, _)| *position < first) {
             for (layer, point) in promise.rows_of_position() {
-                for phase in [Phase::Prefill, Phase::Decode] {
+                for phase in Phase::ALL {
                     if !found.contains(&(phase, &*id, position, layer, point)) {
                         let prompt_id = id.clone();
                         missing.push(MissingRow {
@@ -114,8 +114,7 @@ impl<'a> Promise<'a> {
             let absent = fields.iter().filter(|(_, there)| !there);
             return Err(absent.map(|(name, _)| format!("the manifest has no `{name}`")).collect());
         };
-        let [prefill, decode]: [BTreeSet<Point>; 2] =
-            [Phase::Prefill, Phase::Decode].map(|phase| sets.of(phase).iter().copied().collect());
+        let [prefill, decode]: [BTreeSet<Point>; 2] = Phase::ALL.map(|phase| sets.of(phase).iter().copied().collect());
         let steps = u64::from(steps);
         let mut by_id = BTreeMap::new();
         let mut unknown = vec![];

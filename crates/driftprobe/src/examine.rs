@@ -8,6 +8,7 @@ use crate::cause::{self, Cause, Examined, PowerRow};
 use crate::oracle::fit::{Finding, fit};
 use crate::oracle::{Input, PhaseJudgement, Replay, StageJudgement};
 use crate::place::Part;
+use crate::progress::{Progress, Watch, Work};
 use crate::simulate::{Simulation, Study};
 use driftprobe_model::Model;
 use driftprobe_trace::{Contract, Event, Phase, Point, Row, Rows, Run, TraceError};
@@ -147,14 +148,21 @@ fn side(phase: Phase) -> usize {
 ///
 /// # Errors
 /// When the model is not the one that the run was made with.
-pub fn examine(run: &Run, rows: &dyn Rows, oracle: &Oracle<'_>) -> Result<Examination, Doubt> {
+pub fn examine(
+    (run, rows): (&Run, &dyn Rows),
+    oracle: &Oracle<'_>,
+    progress: &mut Watch<'_>,
+) -> Result<Examination, Doubt> {
     same_model(run, oracle.model)?;
     let mut replay = Replay::new(oracle.model, run.manifest.as_ref());
     if let Some(contract) = oracle.contract {
         replay = replay.with_contract(contract);
     }
     let rows = Readable(rows);
-    let judge = |phase| replay.phase(&run.events, &rows, phase).unwrap_or_default();
+    let mut judge = |phase| {
+        progress(Progress { work: Work::Stages, done: side(phase) as u64, total: 2 });
+        replay.phase(&run.events, &rows, phase).unwrap_or_default()
+    };
     let mut phases = [judge(Phase::Prefill), judge(Phase::Decode)];
     if let Some(doubt) = weights_in_doubt(&phases) {
         return Err(doubt);
@@ -168,7 +176,8 @@ pub fn examine(run: &Run, rows: &dyn Rows, oracle: &Oracle<'_>) -> Result<Examin
     if let Some(contract) = oracle.contract {
         simulation = simulation.with_contract(contract);
     }
-    let study = simulation.study(events, &rows).unwrap_or_default();
+    let study = simulation.watched(events, &rows, progress).unwrap_or_default();
+    progress(Progress { work: Work::Bugs, done: 0, total: 1 });
     let mut all = Examination::new(phases, findings.unwrap_or_default(), study);
     all.causes = cause::find(&replay, events, &rows, &all.phases).unwrap_or_default();
     all.name_slots(&simulation, run, &rows);

@@ -11,7 +11,7 @@ use crate::place::{describe, describe_row};
 use crate::reason::{ReasonCode, Reasons};
 use crate::repeat::RepeatOutcome;
 use crate::simulate::EndToEnd;
-use driftprobe_trace::{Event, Note, Phase, Point, Run};
+use driftprobe_trace::{Event, Note, ObserverEffect, Phase, Point, Run};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -52,6 +52,21 @@ pub fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, 
     }
     for (point, phase) in &expectation.one_phase {
         reasons.add(ReasonCode::OnePhasePoint, format!("{point}: {phase} only"));
+    }
+    if let Some(observer) = run.manifest.as_ref().and_then(|manifest| manifest.observer.as_ref()) {
+        observer_reasons(observer, reasons);
+    }
+}
+
+/// What tracing did to the logits.
+fn observer_reasons(observer: &ObserverEffect, reasons: &mut Reasons) {
+    for (phase, logits) in [(Phase::Prefill, &observer.prefill), (Phase::Decode, &observer.decode)] {
+        let differing = logits.rows.saturating_sub(logits.equal);
+        if differing > 0 {
+            let largest = logits.max_abs.map_or_else(|| "not finite".to_owned(), |max| format!("{max:.3e}"));
+            let example = format!("{phase}: {differing} of {} rows of logits, max abs {largest}", logits.rows);
+            reasons.add_many(ReasonCode::ObserverEffect, differing, example);
+        }
     }
 }
 

@@ -171,7 +171,7 @@ pub fn judge(prefill: &Event, decode: &Event, absent: Vec<KeyField>, place: Plac
     if let Some(detail) = &dependent {
         find(ReasonCode::NotIndependent, detail.clone());
     }
-    for (phase, side) in [Phase::Prefill, Phase::Decode].into_iter().zip(&sides) {
+    for (phase, side) in Phase::ALL.into_iter().zip(&sides) {
         if let Some(damage) = &side.damage {
             find(ReasonCode::PayloadDamaged, format!("{phase}: {damage}"));
         }
@@ -233,7 +233,7 @@ fn notice(pair: &mut JudgedPair, scans: &[Scan; 2]) {
     {
         find(ReasonCode::PairingInDoubt, format!("embeddings of token {ours} differ"));
     }
-    for (phase, scan) in [Phase::Prefill, Phase::Decode].into_iter().zip(scans) {
+    for (phase, scan) in Phase::ALL.into_iter().zip(scans) {
         if scan.open > 0 {
             find(ReasonCode::OpenColumns, format!("{phase}: {} values after the row's own position", scan.open));
             if pair.verdict == PairVerdict::Identical {

@@ -5,6 +5,7 @@
 use crate::analysis::Analysis;
 use crate::evidence::Bits;
 use crate::judge::JudgedPair;
+use crate::place::Part;
 use crate::reason::{Reason, ReasonCode};
 use crate::verdict::{RunVerdict, Verdict};
 use driftprobe_trace::{Mode, Point};
@@ -98,7 +99,8 @@ impl Says {
 
 /// Every tensor in both modes, in the order of the computation.
 pub fn side_by_side(as_designed: &[JudgedPair], kv_aligned: &[JudgedPair]) -> Vec<ModeRow> {
-    let mut all: BTreeMap<(crate::place::Part, i32, Point), (i32, [Drift; 2])> = BTreeMap::new();
+    type Key = (Part, i32, Point);
+    let mut all: BTreeMap<Key, (i32, [Drift; 2])> = BTreeMap::new();
     for (mode, pairs) in [as_designed, kv_aligned].into_iter().enumerate() {
         for pair in pairs {
             let key = (pair.place.part, pair.place.layer, pair.place.point);
@@ -114,7 +116,6 @@ pub fn side_by_side(as_designed: &[JudgedPair], kv_aligned: &[JudgedPair]) -> Ve
             };
         }
     }
-    type Key = (crate::place::Part, i32, Point);
     let row = |((_, _, point), (layer, [as_designed, kv_aligned])): (Key, (i32, [Drift; 2]))| {
         let says = Says::of(&as_designed, &kv_aligned);
         ModeRow { layer, point, as_designed, kv_aligned, says }

@@ -120,6 +120,8 @@ reasons! {
         "check whether the model masks logits on purpose";
     NotRepeatable, "NOT_REPEATABLE", true, "the engine does not repeat itself bit for bit: a difference or an equality of the phases may be chance",
         "set the engine's determinism variables and record the repeats again";
+    ObserverEffect, "OBSERVER_EFFECT", true, "tracing changes what the engine computes: logits of the traced phase differ from those of the same phase untraced",
+        "turn the engine's fusion of operations off, in both, or trace fewer points; if it does not repeat itself either, mend that first";
     RepeatIncomplete, "REPEAT_INCOMPLETE", false, "rows of a self-repeat have no partner in the run it repeats, or could not be compared",
         "record the repeats with the same prompts, layers and points";
     SharedKernels, "SHARED_KERNELS", false, "both phases of the embedded engine quantise activations and share integer kernels: that they are bit-equal there says little",
@@ -128,6 +130,8 @@ reasons! {
         "use an attention that has them in both phases, if they matter";
     TwoSpellings, "TWO_SPELLINGS", false, "rows stand under two spellings of their point, alike as far as both say; each was read as one row",
         "write each row once, under the point's id";
+    SameSettings, "SAME_SETTINGS", false, "both runs say that they are of one engine with one setting: only its repeatability was compared",
+        "compare runs of two engines or settings, and record in each manifest which";
     RecordingNotes, "RECORDING_NOTES", false, "reading the run left notes that do not bear on the evidence",
         "see the notes";
 }

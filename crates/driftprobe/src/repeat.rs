@@ -49,7 +49,7 @@ pub fn compare_repeats(run: &Run, rows: &dyn Rows, places: &Places) -> Vec<Repea
     let mut out = vec![];
     for (number, repeat) in (1u32..).zip(&run.repeats) {
         let number = repeat.manifest.as_ref().map_or(number, |manifest| manifest.repeat.max(1));
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             out.push(compare_phase(run, rows, repeat, (number, phase), places));
         }
     }

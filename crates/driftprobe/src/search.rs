@@ -1,7 +1,7 @@
 //! Finishing the search: a fault between two recorded layers is looked for again with those layers recorded.
 
 use crate::analysis::Analysis;
-use crate::verdict::{Parting, layer_of};
+use crate::verdict::Parting;
 use driftprobe_trace::{Phase, Point};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -51,31 +51,25 @@ pub fn between(analysis: &Analysis, layers: usize) -> Option<Between> {
     })
 }
 
-/// One round of the search.
-#[derive(Clone, Debug)]
-pub struct Round {
-    /// The layers that were recorded.
-    pub layers: BTreeSet<usize>,
-    /// What was found in them.
-    pub analysis: Arc<Analysis>,
+/// The layers that a run was asked to record.
+pub fn recorded_layers(analysis: &Analysis) -> BTreeSet<i32> {
+    analysis.manifest.iter().flat_map(|manifest| manifest.layers.iter().flatten().copied()).collect()
 }
 
 /// An analysis with the rounds of the search that followed it; the last one's finding is its own.
-pub fn with_search(mut analysis: Analysis, rounds: Vec<Round>) -> Analysis {
+pub fn with_search(mut analysis: Analysis, rounds: Vec<Arc<Analysis>>) -> Analysis {
     let open = analysis.verdict.first_failure.as_ref().is_some_and(|first| first.parting == Parting::Fault);
     if let Some(last) = rounds.last().filter(|_| open)
-        && let Some(found) = &last.analysis.verdict.first_failure
+        && let Some(found) = &last.verdict.first_failure
         && found.parting == Parting::Fault
     {
-        let names: Vec<String> = last.layers.iter().map(usize::to_string).collect();
-        let place = format!("`{}`{}", found.point, layer_of(found.point, found.layer));
-        analysis.verdict.root_cause = last.analysis.verdict.root_cause;
+        let names: Vec<String> = recorded_layers(last).iter().map(i32::to_string).collect();
+        analysis.verdict.root_cause = last.verdict.root_cause;
         analysis.verdict.root_cause_why =
-            format!("recorded again with layers {}: {}", names.join(", "), last.analysis.verdict.root_cause_why);
+            format!("recorded again with layers {}: {}", names.join(", "), last.verdict.root_cause_why);
         let mut first = found.clone();
         (first.pair, first.last_equal) = (None, None);
         analysis.verdict.first_failure = Some(first);
-        analysis.found_by_search = Some(place);
     }
     analysis.search = rounds;
     analysis

@@ -10,9 +10,7 @@ use driftprobe_engine::{EmbeddedEngine, Engine, Settings};
 use driftprobe_model::Model;
 use driftprobe_trace::{Manifest, Phase, Point, PromptInfo, Run};
 use oracle_support::{Dice, contracts, fixture};
-use std::collections::{BTreeMap, BTreeSet};
-
-const PHASES: [Phase; 2] = [Phase::Prefill, Phase::Decode];
+use std::collections::BTreeMap;
 
 fn plan(engine: &dyn Engine, model: &Model, (tokens, steps): (usize, usize)) -> Plan {
     let mut dice = Dice(tokens as u64);
@@ -21,17 +19,7 @@ fn plan(engine: &dyn Engine, model: &Model, (tokens, steps): (usize, usize)) -> 
         tokens: (0..tokens).map(|_| dice.below(model.config.vocab_size) as u32).collect(),
         ..Default::default()
     };
-    let points = PHASES.into_iter().flat_map(|p| engine.points(p)).collect::<BTreeSet<Point>>();
-    Plan {
-        prompts: (0..1).map(prompt).collect(),
-        steps,
-        layers: (0..engine.layers()).collect(),
-        points,
-        repeats: 0,
-        payloads: true,
-        overwrite: true,
-        mode: driftprobe_trace::Mode::AsDesigned,
-    }
+    Plan { steps, ..Plan::everything(engine, (0..1).map(prompt).collect()) }
 }
 
 fn run_of(engine: &dyn Engine, model: &Model, shape: (usize, usize)) -> (tempfile::TempDir, Run) {
@@ -59,7 +47,8 @@ fn shown(point: Point) -> Point {
 
 fn causes(model: &Model, run: &Run) -> Vec<Cause> {
     let replay = Replay::new(model, run.manifest.as_ref());
-    let judged: Vec<PhaseJudgement> = PHASES.into_iter().map(|p| replay.phase(&run.events, run, p).unwrap()).collect();
+    let judged: Vec<PhaseJudgement> =
+        Phase::ALL.into_iter().map(|p| replay.phase(&run.events, run, p).unwrap()).collect();
     find(&replay, &run.events, run, &judged).unwrap()
 }
 
@@ -167,7 +156,7 @@ fn catalogue(
             let (_dir, run) = run_of(&engine, model, shape);
             let causes = causes(model, &run);
             let what = format!("{name} {contract}");
-            for phase in PHASES {
+            for phase in Phase::ALL {
                 let found = causes.iter().find(|c| c.phase == phase);
                 // A decoded row has no future.
                 let never = phase == Phase::Decode && fault.kind.id() == "MASK_SEES_FUTURE";

@@ -118,7 +118,7 @@ fn the_four_suspects_are_each_tested_on_a_clean_run_and_on_a_faulty_one() {
     let recorded = recording(&faulty, settings(Storage::F32), &[20], 1);
     let run = &recorded.run;
     let replay = Replay::new(&model, run.manifest.as_ref());
-    let judged = [Phase::Prefill, Phase::Decode].map(|p| replay.phase(&run.events, run, p).unwrap());
+    let judged = Phase::ALL.map(|p| replay.phase(&run.events, run, p).unwrap());
     let causes = find(&replay, &run.events, run, &judged).unwrap();
     let power = power(&replay, &run.events, run).unwrap();
     for one in examine(&causes, &power) {

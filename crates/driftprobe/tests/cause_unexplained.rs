@@ -49,7 +49,7 @@ fn cause((model, recorded): &(Model, Recording), point: Point, alter: &dyn Fn(us
     let is_altered = |e: &Event| (e.phase, e.point) == (Phase::Decode, point) && (e.layer == 1 || !point.layered());
     let rows = Altered { run, is_altered: &is_altered, alter };
     let replay = Replay::new(model, run.manifest.as_ref());
-    let judged = [Phase::Prefill, Phase::Decode].map(|p| replay.phase(&run.events, &rows, p).unwrap());
+    let judged = Phase::ALL.map(|p| replay.phase(&run.events, &rows, p).unwrap());
     let mut causes = find(&replay, &run.events, &rows, &judged).unwrap();
     assert_eq!(causes.len(), 1);
     let cause = causes.remove(0);
@@ -65,7 +65,7 @@ fn what_is_clean_has_no_cause() {
         let recorded = recording(&model, settings, &[9], 2);
         let run = &recorded.run;
         let replay = Replay::new(&model, run.manifest.as_ref());
-        let judged = [Phase::Prefill, Phase::Decode].map(|p| replay.phase(&run.events, run, p).unwrap());
+        let judged = Phase::ALL.map(|p| replay.phase(&run.events, run, p).unwrap());
         assert_eq!(find(&replay, &run.events, run, &judged).unwrap(), [], "{name}");
     }
 }

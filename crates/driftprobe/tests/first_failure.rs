@@ -15,7 +15,7 @@ fn run(prompts: &[(&str, &[u32])], layers: &[i32], points: &[Point], differs: im
         let position = tokens.len() - 1;
         for &point in points {
             for &layer in if point.layered() { layers } else { &[-1] } {
-                for phase in [Phase::Prefill, Phase::Decode] {
+                for phase in Phase::ALL {
                     let event = event(prompt, phase, point, layer, position as u64, tokens[position]);
                     let mut values: Vec<f32> = (0..6).map(|i| (i as f32 + point as usize as f32).cos()).collect();
                     if phase == Phase::Decode && differs(&event) {

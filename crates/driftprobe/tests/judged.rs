@@ -47,16 +47,13 @@ impl Setup {
             None => Box::new(EmbeddedEngine::new(&model, self.settings.clone()).unwrap()),
             Some(fault) => Box::new(FaultyEngine::new(&subject, fault.parse::<Fault>().unwrap()).unwrap()),
         };
-        let phases = [Phase::Prefill, Phase::Decode];
+        let prompts = vec![PromptInfo { id: "p0".into(), tokens, ..Default::default() }];
         let plan = Plan {
-            prompts: vec![PromptInfo { id: "p0".into(), tokens, ..Default::default() }],
             steps: self.steps,
             layers: self.layers.clone(),
-            points: phases.into_iter().flat_map(|phase| engine.points(phase)).collect(),
-            repeats: 0,
             payloads: self.payloads,
-            overwrite: true,
             mode: self.mode,
+            ..Plan::everything(engine.as_ref(), prompts)
         };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run");
@@ -66,7 +63,7 @@ impl Setup {
 }
 
 fn judge_with(run: &Run, rows: &dyn Rows, oracle: &Oracle<'_>) -> Analysis {
-    analyze_against((run, rows), Some(oracle), Options::default(), &mut |_, _| {})
+    analyze_against((run, rows), Some(oracle), Options::default(), &mut |_| {})
 }
 
 fn judge(run: &Run) -> Analysis {

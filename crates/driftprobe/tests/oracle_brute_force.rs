@@ -299,6 +299,7 @@ impl Head {
 fn attention_noise(width: usize, probs: Float) -> AttentionNoise {
     let cu = relative_rms(Float::F32);
     AttentionNoise {
+        cu_values: cu,
         inputs: 0.0,
         cu,
         cu_softmax: cu,

@@ -10,7 +10,7 @@ use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};
 use driftprobe_engine::{EmbeddedEngine, Engine, Settings};
 use driftprobe_model::Model;
-use driftprobe_trace::{Manifest, Mode, Phase, PromptInfo, Run};
+use driftprobe_trace::{Manifest, Mode, PromptInfo, Run};
 use std::path::Path;
 
 fn demo() -> Model {
@@ -20,16 +20,8 @@ fn demo() -> Model {
 /// The whole run of the demo model by an engine: two prompts, some layers, one mode.
 fn run_of(engine: &dyn Engine, layers: &[usize], mode: Mode) -> (tempfile::TempDir, Run) {
     let prompt = |id: &str, tokens: &[u32]| PromptInfo { id: id.into(), tokens: tokens.to_vec(), ..Default::default() };
-    let plan = Plan {
-        prompts: vec![prompt("p0_short", &[11, 42, 7, 99, 5]), prompt("p1", &[3, 8, 120, 77, 41, 200, 9])],
-        steps: 1,
-        layers: layers.iter().copied().collect(),
-        points: engine.points(Phase::Decode).into_iter().collect(),
-        repeats: 0,
-        payloads: true,
-        overwrite: true,
-        mode,
-    };
+    let prompts = vec![prompt("p0_short", &[11, 42, 7, 99, 5]), prompt("p1", &[3, 8, 120, 77, 41, 200, 9])];
+    let plan = Plan { layers: layers.iter().copied().collect(), mode, ..Plan::everything(engine, prompts) };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
     record(engine, &plan, &path, Manifest::default(), &mut Unwatched).unwrap();
@@ -38,7 +30,7 @@ fn run_of(engine: &dyn Engine, layers: &[usize], mode: Mode) -> (tempfile::TempD
 }
 
 fn judged(run: &Run, model: &Model) -> Analysis {
-    analyze_against((run, run), Some(&Oracle::new(model)), Options::default(), &mut |_, _| {})
+    analyze_against((run, run), Some(&Oracle::new(model)), Options::default(), &mut |_| {})
 }
 
 fn faulty(model: &Model, fault: &str) -> FaultyEngine {
@@ -53,11 +45,10 @@ fn both_modes(model: &Model, engine: &dyn Engine) -> Analysis {
 }
 
 /// The sections of the template that the first reports were to have, and of this one, in their order.
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "## Execution summary",
     "## Root cause",
     "## Contract findings",
-    "## As designed against aligned",
     "## KV alignment analysis",
     "### Projection hashes",
     "### Attention statistics",
@@ -67,6 +58,8 @@ const SECTIONS: [&str; 14] = [
     "### Evidence",
     "### Conclusion",
     "## The usual suspects",
+    "## Recommendations",
+    "## As designed against aligned",
     "## Power: what this run would have shown",
 ];
 

@@ -41,7 +41,7 @@ fn drifting() -> Memory {
         let position = tokens.len() - 1;
         for point in POINTS {
             for layer in if point.layered() { 0..2 } else { -1..0 } {
-                for phase in [Phase::Prefill, Phase::Decode] {
+                for phase in Phase::ALL {
                     let row = row(prompt, point, layer, (phase, position));
                     let event = event(prompt, phase, point, layer, position as u64, tokens[position]);
                     memory.record(event, row);

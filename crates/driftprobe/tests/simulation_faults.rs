@@ -5,7 +5,7 @@ mod oracle_support;
 use driftprobe::simulate::{Shown, Simulation, Study, TokenJudgement};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};
-use driftprobe_engine::{Engine, Settings, Storage};
+use driftprobe_engine::{Settings, Storage};
 use driftprobe_model::Model;
 use driftprobe_trace::{Event, Manifest, Mode, Phase, Point, PromptInfo, Row, RowStats, Rows, Run, Sample, TraceError};
 use oracle_support::{Dice, fixture};
@@ -28,16 +28,8 @@ fn faulty_run(
     let engine = FaultyEngine::new(&subject, fault.parse::<Fault>().unwrap()).unwrap();
     let mut dice = Dice(3);
     let tokens = (0..TOKENS).map(|_| dice.below(model.config.vocab_size) as u32).collect();
-    let plan = Plan {
-        prompts: vec![PromptInfo { id: "p".to_owned(), tokens, ..Default::default() }],
-        steps: 1,
-        layers: layers.iter().copied().collect(),
-        points: engine.points(Phase::Decode).into_iter().collect(),
-        repeats: 0,
-        payloads: true,
-        overwrite: true,
-        mode,
-    };
+    let prompts = vec![PromptInfo { id: "p".to_owned(), tokens, ..Default::default() }];
+    let plan = Plan { layers: layers.iter().copied().collect(), mode, ..Plan::everything(&engine, prompts) };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
     record(&engine, &plan, &path, Manifest::default(), &mut Unwatched).unwrap();
@@ -89,7 +81,7 @@ fn a_fault_that_both_phases_share_is_flagged_in_both_though_they_agree() {
     let model = Model::demo().unwrap();
     let (_dir, run) = faulty_run(&model, (settings(Storage::Bf16), Mode::AsDesigned), "ROPE_THETA@both:layer2", &[2]);
     let study = study(&model, &run);
-    for phase in [Phase::Prefill, Phase::Decode] {
+    for phase in Phase::ALL {
         let first = flagged(&study).into_iter().find(|t| t.phase == phase).unwrap();
         assert_eq!((first.point, first.layer), (Point::QPostRope, 2));
     }
@@ -118,7 +110,7 @@ fn a_fault_between_traced_layers_is_a_gap_there_in_its_phase_alone() {
         (Storage::Bf16, "RESIDUAL_DROPPED:mlp"),
         (Storage::Bf16, "KV_STALE_SLOT:15"),
     ] {
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             let name = format!("{fault}@{phase}:layer3");
             let (_dir, run) = faulty_run(&model, (settings(storage), Mode::AsDesigned), &name, &[0, 2, 4]);
             let gaps = study(&model, &run).gaps;

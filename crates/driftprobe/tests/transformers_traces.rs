@@ -33,7 +33,7 @@ impl Truth {
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         let word = |key: &str| value[key].as_str().unwrap_or_else(|| panic!("{}: no {key}", run.display()));
         let phases = match word("phase") {
-            "both" => BTreeSet::from([Phase::Prefill, Phase::Decode]),
+            "both" => BTreeSet::from(Phase::ALL),
             phase => BTreeSet::from([Phase::parse(phase).unwrap()]),
         };
         let layer = value["layer"].as_i64().map_or(-1, |layer| layer as i32);
@@ -66,7 +66,7 @@ fn judge_without(dir: &Path, hidden: &[Point]) -> Judged {
     }
     let hint = run.manifest.as_ref().unwrap().model.as_ref().unwrap().path.clone().unwrap();
     let model = Model::open(&dir.join(hint)).unwrap();
-    let analysis = analyze_against((&run, &run), Some(&Oracle::new(&model)), Options::default(), &mut |_, _| {});
+    let analysis = analyze_against((&run, &run), Some(&Oracle::new(&model)), Options::default(), &mut |_| {});
     let name = dir.file_name().unwrap().to_string_lossy().into_owned();
     Judged { name, truth: Truth::read(dir), analysis }
 }

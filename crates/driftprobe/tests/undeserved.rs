@@ -2,24 +2,13 @@
 //! each other, or the rows compared test nothing. Each stands beside the clean run, which passes.
 
 mod support;
+mod verdicts;
 
 use driftprobe::reason::ReasonCode;
-use driftprobe::{Analysis, Options, Verdict, analyze};
+use driftprobe::{Analysis, Verdict};
 use driftprobe_trace::{Dtype, EngineInfo, Event, HashAlgo, LogitsTop, Phase, Point, PointSet, Row, RowHash, Sample};
 use support::{Memory, clean, event, shaped};
-
-fn judge(memory: &Memory) -> Analysis {
-    analyze(&memory.run, memory, Options::default())
-}
-
-#[track_caller]
-fn inconclusive(memory: &Memory, code: ReasonCode) -> Analysis {
-    let got = judge(memory);
-    let codes: Vec<_> = got.verdict.reasons.iter().map(|reason| reason.code).collect();
-    assert_eq!(got.verdict.verdict, Verdict::Inconclusive, "{codes:?}");
-    assert!(codes.contains(&code), "{code:?} is not among {codes:?}");
-    got
-}
+use verdicts::{inconclusive, judge};
 
 #[track_caller]
 fn passes(memory: &Memory) -> Analysis {
@@ -144,7 +133,7 @@ fn infinities_among_probabilities() {
         for (prompt, tokens) in [("p0", vec![3, 1, 4]), ("p1", vec![1, 5, 9, 2])] {
             for (position, &token) in tokens.iter().enumerate().skip(tokens.len() - 2) {
                 for layer in 0..2 {
-                    for (phase, inf) in [Phase::Prefill, Phase::Decode].into_iter().zip(inf) {
+                    for (phase, inf) in Phase::ALL.into_iter().zip(inf) {
                         let values: Vec<f32> = (0..=position).map(|i| 0.1 + (i + position) as f32 * 0.01).collect();
                         let row = shaped(&[1, values.len() as u64], &values);
                         let event = event(prompt, phase, Point::AttnProbs, layer, position as u64, token);

@@ -1,25 +1,14 @@
 //! What must never PASS, each shown beside the clean run that does.
 
 mod support;
+mod verdicts;
 
 use driftprobe::judge::PairVerdict;
 use driftprobe::reason::ReasonCode;
-use driftprobe::{Analysis, EXIT_PASS, Options, Verdict, analyze};
+use driftprobe::{EXIT_PASS, Options, Verdict, analyze};
 use driftprobe_trace::{HashAlgo, PayloadRef, Phase, Point, PointSet, Row, RowHash, Sample};
 use support::{Memory, clean, event, shaped};
-
-fn judge(memory: &Memory) -> Analysis {
-    analyze(&memory.run, memory, Options::default())
-}
-
-#[track_caller]
-fn inconclusive(memory: &Memory, code: ReasonCode) -> Analysis {
-    let got = judge(memory);
-    let codes: Vec<_> = got.verdict.reasons.iter().map(|reason| reason.code).collect();
-    assert_eq!(got.verdict.verdict, Verdict::Inconclusive, "{codes:?}");
-    assert!(codes.contains(&code), "{code:?} is not among {codes:?}");
-    got
-}
+use verdicts::{inconclusive, judge};
 
 #[track_caller]
 fn fails(memory: &Memory, point: Point, phase: Option<Phase>) {
@@ -32,7 +21,7 @@ fn fails(memory: &Memory, point: Point, phase: Option<Phase>) {
 
 /// Both events of one point, layer and position of `p1`.
 fn both(memory: &Memory, point: Point, layer: i32) -> [usize; 2] {
-    [Phase::Prefill, Phase::Decode].map(|phase| {
+    Phase::ALL.map(|phase| {
         let is = |event: &driftprobe_trace::Event| {
             (event.phase, event.point, event.layer, event.logical_tok_idx, &*event.prompt_id)
                 == (phase, point, layer, Some(3), "p1")
@@ -70,7 +59,7 @@ fn nothing_and_half_of_it() {
     inconclusive(&memory, ReasonCode::NothingCompared);
     inconclusive(&memory, ReasonCode::ExpectedMissing);
     inconclusive(&Memory::default(), ReasonCode::NothingCompared);
-    for phase in [Phase::Prefill, Phase::Decode] {
+    for phase in Phase::ALL {
         let mut memory = clean();
         memory.run.events.retain(|event| event.phase == phase);
         let got = inconclusive(&memory, ReasonCode::NothingCompared);
@@ -116,7 +105,7 @@ fn another_token_or_an_extra_row() {
     }
     inconclusive(&memory, ReasonCode::Unexpected);
     let mut memory = clean();
-    for phase in [Phase::Prefill, Phase::Decode] {
+    for phase in Phase::ALL {
         memory.record(event("p1", phase, Point::AttnOut, 7, 3, 2), Row::from_f32(&[1.0, 2.0]));
     }
     let got = inconclusive(&memory, ReasonCode::Unexpected);

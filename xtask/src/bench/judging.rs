@@ -60,7 +60,7 @@ pub fn table(model: &Model, engine: &EmbeddedEngine, args: &Args, exceeded: &mut
 fn judge(model: &Model, dir: &std::path::Path, budget_flops: f64) -> Result<usize> {
     let run = Run::open(dir)?;
     let oracle = Oracle { budget_flops, ..Oracle::new(model) };
-    let analysis = analyze_against((&run, &run), Some(&oracle), Options::default(), &mut |_, _| {});
+    let analysis = analyze_against((&run, &run), Some(&oracle), Options::default(), &mut |_| {});
     let examination = analysis.examination.as_ref();
     let stages = examination.map_or(0, |e| e.phases.iter().map(|phase| phase.stages.len()).sum());
     let faults = examination.map_or(1, |e| e.faults().count());

@@ -67,21 +67,12 @@ pub fn folder(args: &Args) -> std::path::PathBuf {
 /// One prompt, the sampled layers and all points.
 pub fn plan(engine: &EmbeddedEngine, prompt: &[u32]) -> Plan {
     let layers = [0, 1, 2, 4, 8].into_iter().filter(|l| *l < engine.layers()).collect();
-    let points = engine.points(Phase::Prefill).into_iter().collect();
-    recording(prompt, layers, points)
+    Plan { layers, ..every_layer(engine, prompt) }
 }
 
-fn recording(prompt: &[u32], layers: BTreeSet<usize>, points: BTreeSet<Point>) -> Plan {
-    Plan {
-        prompts: vec![PromptInfo { id: "bench".into(), tokens: prompt.to_vec(), ..Default::default() }],
-        steps: 1,
-        layers,
-        points,
-        repeats: 0,
-        payloads: true,
-        overwrite: true,
-        mode: driftprobe_trace::Mode::AsDesigned,
-    }
+fn every_layer(engine: &EmbeddedEngine, prompt: &[u32]) -> Plan {
+    let prompt = PromptInfo { id: "bench".into(), tokens: prompt.to_vec(), ..Default::default() };
+    Plan { overwrite: true, ..Plan::everything(engine, vec![prompt]) }
 }
 
 /// What a run computes: prefill of the prompt; prefill of all but its last token, and that one by decode.
@@ -95,7 +86,8 @@ fn untraced(engine: &EmbeddedEngine, prompt: &[u32]) -> Result<()> {
 }
 
 fn trace(engine: &EmbeddedEngine, prompt: &[u32], setting: &Setting, dir: &std::path::Path) -> Result<()> {
-    let plan = recording(prompt, setting.layers.clone(), setting.points.clone());
+    let (layers, points) = (setting.layers.clone(), setting.points.clone());
+    let plan = Plan { layers, points, ..every_layer(engine, prompt) };
     record(engine, &plan, dir, Manifest::default(), &mut Unwatched)?;
     Ok(())
 }

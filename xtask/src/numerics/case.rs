@@ -7,12 +7,9 @@ use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_engine::Engine;
 use driftprobe_engine::record::{Plan, Unwatched, record};
 use driftprobe_model::Model;
-use driftprobe_trace::{Manifest, Phase, Point, PromptInfo, Rows, Run};
-use std::collections::BTreeSet;
+use driftprobe_trace::{Manifest, PromptInfo, Rows, Run};
 use std::path::Path;
 use tempfile::TempDir;
-
-pub const PHASES: [Phase; 2] = [Phase::Prefill, Phase::Decode];
 
 /// A recorded run; its files live as long as it does.
 pub struct Recorded {
@@ -42,16 +39,8 @@ fn plan(engine: &dyn Engine, shape: &Shape) -> Plan {
         tokens: tokens(*n, engine.vocab(), &mut dice),
         ..PromptInfo::default()
     };
-    Plan {
-        prompts: shape.lengths.iter().enumerate().map(prompt).collect(),
-        steps: shape.steps,
-        layers: (0..engine.layers()).collect(),
-        points: PHASES.into_iter().flat_map(|p| engine.points(p)).collect::<BTreeSet<Point>>(),
-        repeats: 0,
-        payloads: true,
-        overwrite: true,
-        mode: driftprobe_trace::Mode::AsDesigned,
-    }
+    let prompts = shape.lengths.iter().enumerate().map(prompt).collect();
+    Plan { steps: shape.steps, ..Plan::everything(engine, prompts) }
 }
 
 /// Records all points of all layers.
@@ -65,5 +54,5 @@ pub fn recorded(engine: &dyn Engine, shape: &Shape, scratch: &Path) -> Result<Re
 /// The whole judgement, simulating what `budget_flops` allows.
 pub fn judged(model: &Model, run: &Run, rows: &dyn Rows, budget_flops: f64) -> Analysis {
     let oracle = Oracle { budget_flops, power: false, ..Oracle::new(model) };
-    analyze_against((run, rows), Some(&oracle), Options::default(), &mut |_, _| {})
+    analyze_against((run, rows), Some(&oracle), Options::default(), &mut |_| {})
 }

@@ -1,6 +1,6 @@
 //! The table of faults: the whole catalogue injected, each found, placed and named or not.
 
-use super::case::{PHASES, Recorded, Shape, judged, recorded};
+use super::case::{Recorded, Shape, judged, recorded};
 use super::contracts::Contract;
 use super::effect::{Place, effect};
 use super::gates::{GATES, Gates, alarmed, pairs};
@@ -233,7 +233,7 @@ impl Scene<'_> {
 /// Where a fault acts, from what it is and from the first row that differs.
 fn truth(subject: &Subject<'_>, fault: &Fault, (clean, faulty): (&Run, &Run)) -> Truth {
     let mut truth = Truth { phases: vec![], places: vec![] };
-    for phase in PHASES {
+    for phase in Phase::ALL {
         let hashes = |run: &Run| -> Vec<_> {
             run.events.iter().filter(|e| e.phase == phase).map(|e| (Place::of(e), e.hash)).collect()
         };

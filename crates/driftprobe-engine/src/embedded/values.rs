@@ -3,8 +3,8 @@
 use super::bytes::little_endian;
 use crate::error::EngineError;
 use candle_core::Device;
-use candle_core::quantized::{GgmlDType, ggml_file::qtensor_from_ggml};
-use driftprobe_model::{Weight, WeightDtype};
+use candle_core::quantized::ggml_file::qtensor_from_ggml;
+use driftprobe_model::{Weight, WeightDtype, ggml_dtype};
 
 /// `[rows, cols]`, rows being a linear layer's outputs.
 #[derive(Clone)]
@@ -45,7 +45,8 @@ impl Held {
 
     /// The same values in f32.
     pub fn dequantised(&self) -> Result<Held, EngineError> {
-        let quantised = qtensor_from_ggml(ggml(self.dtype), self.bytes(), vec![self.rows, self.cols], &Device::Cpu)?;
+        let quantised =
+            qtensor_from_ggml(ggml_dtype(self.dtype), self.bytes(), vec![self.rows, self.cols], &Device::Cpu)?;
         let values = quantised.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
         Ok(Held::f32(&self.name, (self.rows, self.cols), values))
     }
@@ -104,23 +105,5 @@ impl Values {
             }
             (None, Values::Held(_)) => with(&vec![f32::NAN; count * cols]),
         }
-    }
-}
-
-const fn ggml(dtype: WeightDtype) -> GgmlDType {
-    match dtype {
-        WeightDtype::F32 => GgmlDType::F32,
-        WeightDtype::F16 => GgmlDType::F16,
-        WeightDtype::Bf16 => GgmlDType::BF16,
-        WeightDtype::Q4_0 => GgmlDType::Q4_0,
-        WeightDtype::Q4_1 => GgmlDType::Q4_1,
-        WeightDtype::Q5_0 => GgmlDType::Q5_0,
-        WeightDtype::Q5_1 => GgmlDType::Q5_1,
-        WeightDtype::Q8_0 => GgmlDType::Q8_0,
-        WeightDtype::Q2_K => GgmlDType::Q2K,
-        WeightDtype::Q3_K => GgmlDType::Q3K,
-        WeightDtype::Q4_K => GgmlDType::Q4K,
-        WeightDtype::Q5_K => GgmlDType::Q5K,
-        WeightDtype::Q6_K => GgmlDType::Q6K,
     }
 }

@@ -49,7 +49,7 @@ pub struct Scope {
 
 impl Scope {
     pub(super) fn phases(&self) -> Vec<Phase> {
-        [Phase::Prefill, Phase::Decode].into_iter().filter(|p| self.phase.is_none_or(|only| only == *p)).collect()
+        Phase::ALL.into_iter().filter(|p| self.phase.is_none_or(|only| only == *p)).collect()
     }
 
     pub(super) fn layers(&self, config: &Config) -> Range<usize> {

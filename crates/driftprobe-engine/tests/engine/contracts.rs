@@ -16,7 +16,7 @@ fn what_is_stored_in_sixteen_bits_is_so_before_it_is_used() {
     for path in FAMILIES {
         for storage in SIXTEEN {
             let (engine, tokens) = (engine(path, &stored(storage, Storage::F32)), tokens(path));
-            for phase in [Phase::Prefill, Phase::Decode] {
+            for phase in Phase::ALL {
                 let (_, rows) = tapped(&engine, phase, &tokens, (&everything(&engine), 0..tokens.len()));
                 let of = |point, layer, pos| {
                     rows.iter().find(|r| (r.point, r.layer, r.pos) == (point, layer, pos)).map(values)
@@ -53,7 +53,7 @@ fn a_coarser_cache_holds_the_correctly_rounded_rows() {
     for (cache, dtype) in [(Storage::F16, Dtype::F16), (Storage::Bf16, Dtype::Bf16)] {
         let (engine, tokens) = (engine("hf/llama", &stored(Storage::F32, cache)), tokens("hf/llama"));
         let (kv_heads, head_dim) = (2, 8);
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             let (_, rows) = tapped(&engine, phase, &tokens, (&everything(&engine), 0..tokens.len()));
             for (held, source) in [(Point::KCache, Point::KPostRope), (Point::VCache, Point::VProj)] {
                 let last = rows.iter().rfind(|r| r.point == held && r.layer == 1).unwrap();
@@ -76,7 +76,7 @@ fn a_coarser_cache_holds_the_correctly_rounded_rows() {
 
 #[test]
 fn every_storage_type_gives_other_logits() {
-    for phase in [Phase::Prefill, Phase::Decode] {
+    for phase in Phase::ALL {
         let of =
             |storage, cache| bits(&logits(&engine("hf/llama", &stored(storage, cache)), phase, &tokens("hf/llama")));
         let all = [
@@ -151,7 +151,7 @@ fn a_finer_residual_stream_is_not_rounded_and_everything_else_is() {
         let (engine, tokens) = (engine(path, &settings), tokens(path));
         assert_eq!(engine.contract().flat.residual.as_deref(), Some("f32"));
         assert_eq!(engine.contract().flat.activations.as_deref(), Some("bf16"));
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             let (_, rows) = tapped(&engine, phase, &tokens, (&everything(&engine), 0..tokens.len()));
             let of = |point, pos| rows.iter().find(|r| (r.point, r.layer, r.pos) == (point, 0, pos)).map(values);
             for pos in 0..tokens.len() {

@@ -63,7 +63,7 @@ fn worst(model: &Model, rows: &[TappedRow], activations: impl Fn(&[f64]) -> Vec<
 fn integer_products_are_those_of_quantised_activations() {
     for format in [Format::Q8_0, Format::Q4_0, Format::Q5_0] {
         let (model, engine) = with(format, QuantisedMatmul::Integer);
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             let (_, rows) = tapped(&engine, phase, &TOKENS, (&everything(&engine), 0..TOKENS.len()));
             let (emulated, unquantised) = (worst(&model, &rows, quantised), worst(&model, &rows, <[f64]>::to_vec));
             assert!(emulated <= 1.0, "{format:?}, {phase}: {emulated}");
@@ -76,7 +76,7 @@ fn integer_products_are_those_of_quantised_activations() {
 fn dequantised_products_are_those_of_the_activations_themselves() {
     for format in Format::ALL {
         let (model, engine) = with(format, QuantisedMatmul::Dequantise);
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             let (_, rows) = tapped(&engine, phase, &TOKENS, (&everything(&engine), 0..TOKENS.len()));
             let unquantised = worst(&model, &rows, <[f64]>::to_vec);
             assert!(unquantised <= 1.0, "{format:?}, {phase}: {unquantised}");
@@ -118,7 +118,7 @@ fn integer_products_of_equal_rows_are_bit_equal_in_both_phases() {
 
 /// How far the integer path is from the dequantised one; asserts that they are two.
 fn distance(name: &str, integer: &EmbeddedEngine, floats: &EmbeddedEngine, tokens: &[u32]) {
-    for phase in [Phase::Prefill, Phase::Decode] {
+    for phase in Phase::ALL {
         let (found, exact) = (logits(integer, phase, tokens), logits(floats, phase, tokens));
         let error = worst_row(&found, &exact, tokens.len());
         // Eight bits of activation leave about a part in a hundred; a wrong block layout leaves nothing.
@@ -144,7 +144,7 @@ fn integer_products_of_every_format_stay_near_the_dequantised_ones() {
 fn an_odd_number_of_blocks_that_the_integer_kernels_cannot_take_is_dequantised() {
     for format in ["q4_1", "q5_0", "q5_1"] {
         let path = format!("gguf/llama-{format}.gguf");
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             let of = |quantised_matmul| {
                 let engine = engine(&path, &Settings { quantised_matmul, ..plain() });
                 bits(&logits(&engine, phase, &tokens(&path)))

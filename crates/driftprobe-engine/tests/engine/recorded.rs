@@ -34,7 +34,7 @@ fn a_run_holds_the_expected_matrix_in_both_phases_and_nothing_else() {
         let points = engine.points(Phase::Prefill);
         let layered = points.iter().filter(|p| p.layered()).count();
         assert_eq!(expected.len(), 2 * steps * (layered * engine.layers() + points.len() - layered), "{path}");
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             assert!(found(&run.events, phase) == expected, "{path}, {phase}");
         }
         assert!(run.events.iter().all(|e| e.payload.is_some() && e.hash.is_some() && !e.is_weakly_keyed()));
@@ -51,7 +51,7 @@ fn points_of_one_phase_are_recorded_there_and_expected_of_neither() {
         assert_eq!(manifest.one_sided_points(), [(Point::AttnProbs, phase)]);
         let expected = expected(manifest);
         assert!(expected.iter().all(|k| k.point != Point::AttnProbs));
-        for side in [Phase::Prefill, Phase::Decode] {
+        for side in Phase::ALL {
             let found = found(&run.events, side);
             assert!(found.is_superset(&expected), "{side}");
             let more: BTreeSet<Point> = found.difference(&expected).map(|k| k.point).collect();
@@ -107,7 +107,7 @@ fn the_recorded_rows_are_what_a_tap_sees() {
     plan.prompts.truncate(1);
     record_to(&engine, &plan, dir.path()).unwrap();
     let run = Run::open(dir.path()).unwrap();
-    for phase in [Phase::Prefill, Phase::Decode] {
+    for phase in Phase::ALL {
         // As_designed: decode's earlier positions come from a prefill of its own.
         let mut collected = crate::support::Collected::default();
         let selection = everything(&engine);
@@ -146,7 +146,7 @@ fn a_prompt_of_one_token_is_decoded_against_an_empty_cache() {
             let places = expected.len() / steps;
             std::iter::repeat_n(r, places)
         })));
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             assert!(found(&run.events, phase) == expected, "{phase}");
         }
         let first_cache = run.events.iter().find(|e| e.point == Point::KCache && e.logical_tok_idx == Some(0));

@@ -31,7 +31,7 @@ fn assert_clean(path: &str, settings: &Settings, phase: Phase) {
 #[test]
 fn every_stage_is_its_formula() {
     for path in FAMILIES.into_iter().chain(["hf/llama-rope-yarn", "gguf/llama-f32.gguf"]) {
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             assert_clean(path, &plain(), phase);
         }
     }
@@ -52,7 +52,7 @@ fn every_stage_is_its_formula_in_sixteen_bit_storage() {
         for (storage, cache) in
             [(Storage::F16, Storage::F16), (Storage::Bf16, Storage::Bf16), (Storage::F32, Storage::F16)]
         {
-            for phase in [Phase::Prefill, Phase::Decode] {
+            for phase in Phase::ALL {
                 assert_clean(path, &stored(storage, cache), phase);
             }
         }

@@ -30,7 +30,7 @@ fn a_tap_changes_no_bit_of_the_logits() {
     for path in FAMILIES.into_iter().chain(["gguf/llama-q8_0.gguf"]) {
         for (name, settings) in settings() {
             let (engine, tokens) = (engine(path, &settings), tokens(path));
-            for phase in [Phase::Prefill, Phase::Decode] {
+            for phase in Phase::ALL {
                 let untapped = logits(&engine, phase, &tokens);
                 assert!(untapped.iter().all(|l| l.is_finite()), "{path}, {name}, {phase}");
                 let (whole, rows) = tapped(&engine, phase, &tokens, (&everything(&engine), 0..tokens.len()));
@@ -50,7 +50,7 @@ fn a_tap_changes_no_bit_of_the_logits() {
 #[test]
 fn the_tapped_logits_are_the_returned_ones() {
     let (engine, tokens) = (engine("hf/gemma2", &plain()), tokens("hf/gemma2"));
-    for phase in [Phase::Prefill, Phase::Decode] {
+    for phase in Phase::ALL {
         let (logits, rows) = tapped(&engine, phase, &tokens, (&everything(&engine), 0..tokens.len()));
         let shown: Vec<u8> = rows.into_iter().filter(|r| r.point == Point::Logits).flat_map(|r| r.bytes).collect();
         assert_eq!(shown, logits.iter().flat_map(|l| l.to_le_bytes()).collect::<Vec<u8>>());
@@ -117,7 +117,7 @@ fn every_listed_point_is_shown_once_a_wanted_row_and_layer_and_no_other_is() {
             let few = Selection { points: [Point::KCache, Point::AttnOut, Point::Logits].into(), ..all.clone() };
             let n = tokens.len();
             for (selection, positions) in [(&all, 0..n), (&last_layer, 3..9), (&few, n - 1..n), (&all, 4..4)] {
-                for phase in [Phase::Prefill, Phase::Decode] {
+                for phase in Phase::ALL {
                     let (_, rows) = tapped(&engine, phase, &tokens, (selection, positions.clone()));
                     let mut found: Vec<Place> = rows.iter().map(|r| (r.point, r.layer, r.pos)).collect();
                     found.sort();
@@ -145,9 +145,7 @@ fn differ(found: &[Place], expected: &[Place]) -> String {
 #[test]
 fn points_are_listed_where_the_model_and_the_kernels_have_them() {
     let points = |path: &str, settings: &Settings, phase| engine(path, settings).points(phase);
-    let has = |path: &str, point| {
-        [Phase::Prefill, Phase::Decode].map(|phase| points(path, &plain(), phase).contains(&point)) == [true; 2]
-    };
+    let has = |path: &str, point| Phase::ALL.map(|phase| points(path, &plain(), phase).contains(&point)) == [true; 2];
     for path in FAMILIES {
         assert_eq!(has(path, Point::QProjOut) && has(path, Point::KProjOut), path == "hf/qwen3", "{path}");
         assert_eq!(has(path, Point::AttnPostNormOut), path == "hf/gemma2", "{path}");

@@ -13,7 +13,7 @@ use crate::oracle::judgement::Unjudged;
 use crate::oracle::replay::cases::Case;
 use crate::oracle::stage::Op;
 use driftprobe_model::{Model, WeightId};
-use driftprobe_trace::Point;
+use driftprobe_trace::{ContractFields, Point};
 pub(super) use matrix::{Outputs, gathered};
 pub(super) use rows::next_row;
 pub(super) use sums::tail;
@@ -273,7 +273,8 @@ pub(super) fn coarse<'a>(model: &'a Model, outputs: &Outputs, format: Float) -> 
         let parts = parts(case)?;
         let weight = gathered(&model.weights.get(&parts.weight.name())?, &outputs)?;
         let mut case = case.clone();
-        case.task.arithmetic = case.task.arithmetic.with_accumulator(format);
+        let coarse = ContractFields { accumulate: Some(format.to_string()), ..Default::default() };
+        case.task.arithmetic = case.task.arithmetic.with(&coarse);
         one(Layer { weight, bias: bias(model, &parts, &outputs)?, softcap: parts.softcap }, &case)
     });
     Trial::new("ACCUMULATOR_SATURATED", expect).with("accumulator", format).freedom(Freedom::Loose)

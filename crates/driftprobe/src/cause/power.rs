@@ -66,7 +66,7 @@ pub struct Smallest {
 /// If a payload is damaged or missing.
 pub fn power(replay: &Replay<'_>, events: &[Event], rows: &dyn Rows) -> Result<Vec<PowerRow>, TraceError> {
     let mut all = Vec::new();
-    for phase in [Phase::Prefill, Phase::Decode] {
+    for phase in Phase::ALL {
         let mut shown: BTreeSet<&'static str> = BTreeSet::new();
         let points: BTreeSet<Point> = replay.stages().iter().map(|s| s.point).collect();
         for point in points {

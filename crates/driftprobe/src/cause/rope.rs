@@ -10,7 +10,7 @@ use crate::oracle::evaluate::{Expectation, evaluate};
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::replay::cases::Case;
 use driftprobe_model::{Model, RopeScaling};
-use driftprobe_trace::Point;
+use driftprobe_trace::{ContractFields, Point};
 pub(super) use positions::offset;
 
 /// Largest factor of a scaling.
@@ -42,7 +42,8 @@ pub(super) fn fixed(model: &Model, point: Point) -> Vec<Trial<'_>> {
     for format in [Float::F16, Float::Bf16] {
         let table: Expect<'_> = Box::new(move |case| {
             let mut task = case.task.clone();
-            task.arithmetic = task.arithmetic.with_rope_table(format);
+            let coarse = ContractFields { rope_table: Some(format.to_string()), ..Default::default() };
+            task.arithmetic = task.arithmetic.with(&coarse);
             evaluate(model, case.op, &task, case.layer_index())
         });
         all.push(Trial::new("ROPE_TABLE_PRECISION", table).with("precision", format));

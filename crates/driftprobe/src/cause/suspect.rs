@@ -75,7 +75,7 @@ pub struct Examined {
 
 /// Holds the causes and the power of a run against the four suspects, for each phase.
 pub fn examine(causes: &[Cause], power: &[PowerRow]) -> Vec<Examined> {
-    let phases = [Phase::Prefill, Phase::Decode];
+    let phases = Phase::ALL;
     phases.into_iter().flat_map(|phase| Suspect::ALL.map(|suspect| one(suspect, phase, (causes, power)))).collect()
 }
 

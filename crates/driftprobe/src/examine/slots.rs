@@ -19,7 +19,7 @@ type Known = Vec<Option<Vec<f64>>>;
 impl Examination {
     /// Names wrong cache slots, where they are what is at fault first in a phase.
     pub(super) fn name_slots(&mut self, simulation: &Simulation<'_>, run: &Run, rows: &dyn Rows) {
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             let Some(wrong) = self.first_wrong_slot(phase) else { continue };
             let found = self.name_slot(&wrong, simulation, run, rows);
             self.causes.retain(|cause| cause.phase != phase);

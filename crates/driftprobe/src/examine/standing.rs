@@ -212,6 +212,10 @@ fn unjudged_in_words(why: &Unjudged, pos: u64) -> String {
             format!("record {} at position {pos}, as payload", names.join(" and "))
         }
         Unjudged::NoPayload => format!("record its payload at position {pos}"),
+        Unjudged::OnlyPart { compared, values, rest } => {
+            let rest = unjudged_in_words(rest, pos);
+            format!("{compared} of its {values} values are known and as they should be; for the others {rest}")
+        }
         other => other.to_string(),
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn evidence(analysis: &Analysis) -> Vec<Evidence> {
     all.extend(modes(analysis).into_iter().map(|(name, one)| same_rows(name, one)));
     all.extend(modes(analysis).into_iter().map(|(name, one)| outputs(name, one)));
     all.push(with_prefills_cache(analysis));
-    for phase in [Phase::Prefill, Phase::Decode] {
+    for phase in Phase::ALL {
         all.push(stages(analysis, phase));
     }
     all.extend(simulated::evidence(analysis));

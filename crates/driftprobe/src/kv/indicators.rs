@@ -112,7 +112,7 @@ mod tests {
     fn memory(wrong: &[usize]) -> Memory {
         let mut memory = Memory::default();
         for point in [Point::KCache, Point::VCache] {
-            for phase in [Phase::Prefill, Phase::Decode] {
+            for phase in Phase::ALL {
                 let mut values: Vec<f32> = (1..7).map(|i| i as f32).collect();
                 if (phase, point) == (Phase::Decode, Point::KCache) {
                     wrong.iter().for_each(|row| values[2 * row] += 0.5);

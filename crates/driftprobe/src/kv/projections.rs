@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn equal_rows_have_equal_hashes_and_others_do_not() {
         let mut memory = Memory::default();
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             recorded(&mut memory, ("a", phase, Point::VProj), 1, &[1.0, 2.0]);
         }
         recorded(&mut memory, ("a", Phase::Prefill, Point::KPreRope), 1, &[1.0]);

@@ -4,7 +4,9 @@
 //! say is not guessed silently: it is assumed, and the assumption is on record in [`Arithmetic::assumed`].
 
 use super::float::Float;
+use super::key_parts::KeyParts;
 use super::noise::ROUNDING_RMS;
+use super::quantise::Quantiser;
 use driftprobe_trace::{Contract, ContractFields, Dtype, Phase, Point};
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -78,6 +80,15 @@ impl Arithmetic {
         self.fields
     }
 
+    /// The same in a forward pass of so many tokens.
+    #[must_use]
+    pub fn of_pass(self, tokens: u64) -> Arithmetic {
+        match self.fields.few_rows.clone().filter(|few| tokens < few.below) {
+            Some(few) => self.with(&few.fields),
+            None => self,
+        }
+    }
+
     /// The same with these fields in place of the contract's.
     #[must_use]
     pub fn with(mut self, fields: &ContractFields) -> Arithmetic {
@@ -88,25 +99,11 @@ impl Arithmetic {
         self
     }
 
-    /// The same with this format of the cache: what the event says of its own row is more special than any contract.
+    /// The same where an event says in which format the cache holds its row: more special than any contract.
     #[must_use]
-    pub fn with_kv_cache(mut self, format: &str) -> Arithmetic {
-        self.fields.kv_cache = Some(format.to_owned());
-        self
-    }
-
-    /// The same with this accumulator in this very stage.
-    #[must_use]
-    pub fn with_accumulator(mut self, format: Float) -> Arithmetic {
-        self.fields.accumulate = Some(format.to_string());
-        self
-    }
-
-    /// The same with this format of the table of cos and sin.
-    #[must_use]
-    pub fn with_rope_table(mut self, format: Float) -> Arithmetic {
-        self.fields.rope_table = Some(format.to_string());
-        self
+    pub fn holding(self, stored: Option<Dtype>) -> Arithmetic {
+        let Some(stored) = stored else { return self };
+        self.with(&ContractFields { kv_cache: Some(stored.id().to_owned()), ..Default::default() })
     }
 
     /// What was not declared and had to be assumed, of what has been asked so far.
@@ -189,9 +186,14 @@ impl Arithmetic {
         Float::of(self.dtype)
     }
 
-    /// Format that the cache holds, if declared.
+    /// Format that the cache holds, if declared; none where it holds blocks.
     pub fn kv_cache(&self) -> Result<Option<Float>, Unsupported> {
-        self.float("kv_cache", &self.fields.kv_cache)
+        if self.kv_cache_blocks().is_some() { Ok(None) } else { self.float("kv_cache", &self.fields.kv_cache) }
+    }
+
+    /// Quantiser by which the cache holds its rows, if it does.
+    pub fn kv_cache_blocks(&self) -> Option<Quantiser> {
+        self.fields.kv_cache.as_deref().and_then(Quantiser::parse)
     }
 
     /// Format in which scores are stored on the way; f32 if not declared.
@@ -212,6 +214,35 @@ impl Arithmetic {
     /// Format of the table of cos and sin; f32 if not declared.
     pub fn rope_table(&self) -> Result<Float, Unsupported> {
         self.or("rope_table", &self.fields.rope_table, Float::F32)
+    }
+
+    /// Name of the dtype or quantiser to which the stage brings what it reads, if any.
+    pub fn inputs(&self) -> Option<&str> {
+        self.fields.inputs.as_deref()
+    }
+
+    /// Format to which attention brings cached rows before it multiplies them, if another than the cache's.
+    pub fn kv_read(&self) -> Result<Option<Float>, Unsupported> {
+        self.float("kv_read", &self.fields.kv_read)
+    }
+
+    /// Format of fused attention's running sum of weighted values, where it is rounded key by key.
+    pub fn value_sums(&self) -> Result<Option<Float>, Unsupported> {
+        self.float("value_sums", &self.fields.value_sums)
+    }
+
+    /// How fused attention splits the keys; one part if not declared.
+    pub fn key_parts(&self) -> Result<KeyParts, Unsupported> {
+        match self.fields.key_parts.as_deref() {
+            None => Ok(KeyParts::WHOLE),
+            Some(text) => text.parse().map_err(|()| Unsupported { field: "key_parts", value: text.to_owned() }),
+        }
+    }
+
+    /// Whether attention is declared to be of another kind than scores, probabilities and their sums one by one.
+    pub fn is_fused(&self) -> bool {
+        self.point == Point::AttnOut
+            && (self.fields.inputs.is_some() || self.fields.kv_read.is_some() || self.fields.value_sums.is_some())
     }
 
     /// The rounding before the last, where the contract's `rounding` of this point has two: of x·rsqrt before the weight
@@ -244,6 +275,10 @@ pub(super) fn fill(into: &mut ContractFields, from: &ContractFields) {
         (&mut into.probs, &from.probs),
         (&mut into.partials, &from.partials),
         (&mut into.rope_table, &from.rope_table),
+        (&mut into.inputs, &from.inputs),
+        (&mut into.kv_read, &from.kv_read),
+        (&mut into.value_sums, &from.value_sums),
+        (&mut into.key_parts, &from.key_parts),
     ];
     for (into, from) in pairs {
         if into.is_none() {
@@ -252,6 +287,9 @@ pub(super) fn fill(into: &mut ContractFields, from: &ContractFields) {
     }
     if into.rounding.is_none() {
         into.rounding.clone_from(&from.rounding);
+    }
+    if into.few_rows.is_none() {
+        into.few_rows.clone_from(&from.few_rows);
     }
 }
 

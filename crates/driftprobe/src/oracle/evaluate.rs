@@ -2,10 +2,13 @@
 
 pub mod attention;
 mod exact;
+mod inputs;
 mod linear;
+mod running;
 #[cfg(test)]
 mod tests;
 
+pub use inputs::as_read;
 pub use linear::{Layer, Spread, linear};
 
 use super::arithmetic::Arithmetic;

@@ -108,6 +108,16 @@ pub enum Unjudged {
     /// The row itself is not recorded as a whole.
     #[error("the row has no payload")]
     NoPayload,
+    /// Only some values are recorded, and those are as they should be.
+    #[error("{compared} of {values} values are recorded and as they should be; {rest}")]
+    OnlyPart {
+        /// Values compared.
+        compared: usize,
+        /// Values of the row.
+        values: usize,
+        /// Why not the others.
+        rest: Box<Unjudged>,
+    },
     /// The row, or an input, is recorded more than once.
     #[error("{} recorded more than once", list(std::slice::from_ref(.0)))]
     RecordedTwice(Input),

@@ -1,5 +1,6 @@
 //! Weights that are stored as scale·q − minimum: integer kernels sum the two parts by themselves, and both are larger than
-//! their difference.
+//! their difference. Q6_K is scale·(q − 32) with q from 0 to 63, and vector kernels keep scale·q and 32·scale in different
+//! lanes, which meet only in the last sum.
 
 use super::noise::sum_variance;
 use driftprobe_model::{Weight, WeightDtype};
@@ -16,11 +17,11 @@ pub struct Minima {
 }
 
 impl Minima {
-    /// Of a matrix of Q2_K, Q4_K, Q5_K, Q4_1 or Q5_1; none of other types.
+    /// Of a matrix of Q2_K, Q4_K, Q5_K, Q6_K, Q4_1 or Q5_1; none of other types.
     pub fn of(weight: &Weight) -> Option<Minima> {
         let dtype = weight.dtype();
         let width = match dtype {
-            WeightDtype::Q2_K => 16,
+            WeightDtype::Q2_K | WeightDtype::Q6_K => 16,
             WeightDtype::Q4_K | WeightDtype::Q5_K | WeightDtype::Q4_1 | WeightDtype::Q5_1 => 32,
             _ => return None,
         };
@@ -62,6 +63,11 @@ fn of_block(dtype: WeightDtype, bytes: &[u8]) -> Vec<f64> {
             let dmin = half(2);
             let scales = bytes.get(4..16).unwrap_or_default();
             (0..8).map(|at| dmin * f64::from(six_bits(scales, at))).collect()
+        }
+        WeightDtype::Q6_K => {
+            let d = half(208);
+            let scales = bytes.get(192..208).unwrap_or_default();
+            scales.iter().map(|scale| 32.0 * d * f64::from(scale.cast_signed())).collect()
         }
         _ => vec![half(2)],
     }
@@ -105,6 +111,8 @@ mod tests {
         let scales: Vec<u8> = (0..16).map(|i| (i * 31 + 19) as u8).collect();
         let two = [&scales[..], &[0; 64], &half(0.5), &half(0.25)].concat();
         expect_minima(WeightDtype::Q2_K, two, 256);
+        let six = [&[0; 192][..], &scales, &half(0.5)].concat();
+        expect_minima(WeightDtype::Q6_K, six, 256);
         expect_minima(WeightDtype::Q4_1, [&half(0.5)[..], &half(-0.75), &[0; 16]].concat(), 32);
     }
 

@@ -12,7 +12,9 @@ mod gate;
 mod norm;
 mod rope;
 
-pub use attention::{AttentionNoise, HeadInputs, attention_head, scores_variance, softmax_variance, weigh_variance};
+pub use attention::{
+    AttentionNoise, HeadInputs, attention_head, score_error, scores_variance, softmax_variance, weigh_variance,
+};
 pub use gate::{gelu_variance, silu_variance, softcap_variance};
 pub use norm::norm_variance;
 pub use rope::{RotaryNoise, rope_variance};

@@ -5,10 +5,11 @@
 //! |---|---|---|---|---|
 //! | `q8_0` | 32 | max abs(x) / 127 | f16 | Q4_0, Q5_0, Q8_0 |
 //! | `q8_1` | 32 | the same, and s = d·Σq in f16 for the weights' minima | f16 | Q4_1, Q5_1 |
+//! | `q8_1_ggml` | 32 | the same | the same, s rounded once | Q4_1, Q5_1 |
 //! | `q8_k` | 256 | −x_max / 127, x_max being the largest by magnitude | f32 | Q2_K … Q6_K |
 //!
-//! Integers are round(x·1/d), the division in f32, halves away from zero. (ggml's vector code rounds halves to even and so
-//! differs where x/d lies exactly between two integers.)
+//! Integers are round(x·1/d), the division in f32, halves away from zero. ggml's vector code has x·(127/max) and rounds halves
+//! to even: where that gives another integer, [`Quantised::doubts`] says so.
 
 use super::float::Float;
 use driftprobe_model::WeightDtype;
@@ -21,6 +22,8 @@ pub enum Quantiser {
     Q8_0,
     /// The same with the block's sum, also in f16.
     Q8_1,
+    /// As `Q8_1`, the block's sum being d·Σq with the scale as it was before it was rounded, and rounded once.
+    Q8_1Ggml,
     /// Blocks of 256 with an f32 scale.
     Q8K,
 }
@@ -36,11 +39,25 @@ impl Quantiser {
         })
     }
 
+    /// The quantiser of this name.
+    pub fn parse(name: &str) -> Option<Quantiser> {
+        use Quantiser::*;
+        [Q8_0, Q8_1, Q8_1Ggml, Q8K].into_iter().find(|q| q.id() == name)
+    }
+
+    /// Of those that integer kernels may use for weights of this type, the one that a contract names.
+    pub fn named(weights: WeightDtype, names: &[&str]) -> Option<Quantiser> {
+        let own = Quantiser::of(weights)?;
+        let other = (own == Quantiser::Q8_1).then_some(Quantiser::Q8_1Ggml);
+        [Some(own), other].into_iter().flatten().find(|q| names.contains(&q.id()))
+    }
+
     /// Name in a contract.
     pub const fn id(self) -> &'static str {
         match self {
             Quantiser::Q8_0 => "q8_0",
             Quantiser::Q8_1 => "q8_1",
+            Quantiser::Q8_1Ggml => "q8_1_ggml",
             Quantiser::Q8K => "q8_k",
         }
     }
@@ -57,39 +74,46 @@ impl Quantiser {
     /// Values a block.
     pub const fn block(self) -> usize {
         match self {
-            Quantiser::Q8_0 | Quantiser::Q8_1 => 32,
+            Quantiser::Q8_0 | Quantiser::Q8_1 | Quantiser::Q8_1Ggml => 32,
             Quantiser::Q8K => 256,
         }
     }
 
     /// What the integer kernel multiplies for x `[inputs]`, as values: q·d, exact in f64.
     pub fn apply(self, x: &[f64]) -> Quantised {
-        let mut values = Vec::with_capacity(x.len());
-        let mut sum_errors = Vec::new();
+        let mut quantised = Quantised::default();
         for block in x.chunks(self.block()) {
             let block: Vec<f32> = block.iter().map(|x| *x as f32).collect();
-            let (integers, scale) = match self {
-                Quantiser::Q8_0 | Quantiser::Q8_1 => eight_bits(&block),
+            let [first, second] = match self {
                 Quantiser::Q8K => eight_bits_signed(&block),
+                _ => eight_bits(&block),
             };
-            values.extend(integers.iter().map(|q| f64::from(*q) * scale));
-            if self == Quantiser::Q8_1 {
-                // candle multiplies the rounded sum by the scale in f16.
-                let sum: i32 = integers.iter().sum();
-                let stored = Float::F16.round(Float::F16.round(f64::from(sum)) * scale);
-                sum_errors.push(stored - f64::from(sum) * scale);
-            }
+            let scale = first.scale;
+            quantised.values.extend(first.integers.iter().map(|q| f64::from(*q) * scale));
+            let doubt = |(a, b): (&i32, &i32)| f64::from(a - b) * scale;
+            quantised.doubts.extend(first.integers.iter().zip(&second.integers).map(doubt));
+            // candle multiplies the rounded sum by the rounded scale in f16; ggml rounds once.
+            let sum = f64::from(first.integers.iter().sum::<i32>());
+            let stored = match self {
+                Quantiser::Q8_1 => Float::F16.round(Float::F16.round(sum) * scale),
+                Quantiser::Q8_1Ggml => Float::F16.round(Float::F32.round(sum * first.before)),
+                Quantiser::Q8_0 | Quantiser::Q8K => continue,
+            };
+            quantised.sum_errors.push(stored - sum * scale);
         }
-        Quantised { values, sum_errors }
+        quantised
     }
 }
 
 /// Quantised activations.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Quantised {
     /// q·d: `[inputs]`.
     pub values: Vec<f64>,
-    /// By how much the stored sum of a block is off Σq·d (`q8_1` only): `[blocks]`.
+    /// By how much another legitimate order of the division would have given another integer; 0 almost everywhere:
+    /// `[inputs]`.
+    pub doubts: Vec<f64>,
+    /// By how much the stored sum of a block is off Σq·d (`q8_1` and `q8_1_ggml`): `[blocks]`.
     pub sum_errors: Vec<f64>,
 }
 
@@ -111,22 +135,38 @@ impl Quantised {
     }
 }
 
-fn eight_bits(block: &[f32]) -> (Vec<i32>, f64) {
-    let largest = block.iter().fold(0f32, |m, x| m.max(x.abs()));
-    let scale = largest / 127.0;
-    let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
-    let integers = block.iter().map(|x| i32::from((x * inverse).round() as i8)).collect();
-    (integers, f16::from_f32(scale).to_f64())
+/// A block as integers and their scale, as stored and before it was rounded for storage.
+struct Integers {
+    integers: Vec<i32>,
+    scale: f64,
+    before: f64,
 }
 
-fn eight_bits_signed(block: &[f32]) -> (Vec<i32>, f64) {
+/// x·1/(max/127) with halves away from zero, as reference code has it, and x·(127/max) with halves to even, as vector code
+/// has it.
+fn eight_bits(block: &[f32]) -> [Integers; 2] {
+    let largest = block.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let scale = largest / 127.0;
+    let inverses = if scale != 0.0 { [1.0 / scale, 127.0 / largest] } else { [0.0; 2] };
+    let stored = f16::from_f32(scale).to_f64();
+    let of = |integers| Integers { integers, scale: stored, before: f64::from(scale) };
+    [
+        of(block.iter().map(|x| i32::from((x * inverses[0]).round() as i8)).collect()),
+        of(block.iter().map(|x| i32::from((x * inverses[1]).round_ties_even() as i8)).collect()),
+    ]
+}
+
+/// −127/max·x with halves away from zero, and to even.
+fn eight_bits_signed(block: &[f32]) -> [Integers; 2] {
     let largest = block.iter().fold(0f32, |m, x| if x.abs() > m.abs() { *x } else { m });
-    if largest == 0.0 {
-        return (vec![0; block.len()], 0.0);
-    }
-    let inverse = -127.0 / largest;
-    let integers = block.iter().map(|x| (inverse * x).round().clamp(-128.0, 127.0) as i32).collect();
-    (integers, f64::from(1.0 / inverse))
+    let inverse = if largest != 0.0 { -127.0 / largest } else { 0.0 };
+    let scale = if largest != 0.0 { f64::from(1.0 / inverse) } else { 0.0 };
+    let of = |round: fn(f32) -> f32| Integers {
+        integers: block.iter().map(|x| round(inverse * x).clamp(-128.0, 127.0) as i32).collect(),
+        scale,
+        before: scale,
+    };
+    [of(f32::round), of(f32::round_ties_even)]
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One phase of a run, stage by stage.
 
 pub(crate) mod cases;
+mod partial;
 mod recorded;
 
 use super::arithmetic::Arithmetic;
@@ -72,9 +73,19 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// How a point's stages are computed.
-    pub fn ops(&self, point: Point) -> Vec<Op> {
-        self.stages.iter().filter(|stage| stage.point == point).flat_map(|s| &s.ways).map(|way| way.op).collect()
+    /// How a point's stages were computed, of the ways in which they can be: an arithmetic of another way explains nothing.
+    pub fn ops(&self, point: Point, judged: &[&StageJudgement]) -> Vec<Op> {
+        let stages = self.stages.iter().filter(|stage| stage.point == point);
+        let taken = |way: &&Way, layer: i32| judged.iter().any(|one| one.layer == layer && one.inputs == way.inputs);
+        let mut ops: Vec<Op> = Vec::new();
+        for op in
+            stages.flat_map(|stage| stage.ways.iter().filter(move |way| taken(way, stage.layer))).map(|way| way.op)
+        {
+            if !ops.contains(&op) {
+                ops.push(op);
+            }
+        }
+        ops
     }
 
     /// Judges every recorded row of one phase: prompts in the order of the events, then stages in the order of the
@@ -110,7 +121,10 @@ impl<'a> Replay<'a> {
             let at = judgements.len();
             judgements.push(place.judgement(pos, Outcome::Unjudged(Unjudged::NoPayload)));
             match self.prepare(place, recorded, (own, pos))? {
-                Err(why) => judgements[at].outcome = Outcome::Unjudged(why),
+                Err(why) => {
+                    let part = self.part(place, recorded, (own, pos), &why)?;
+                    judgements[at].outcome = part.unwrap_or(Outcome::Unjudged(why));
+                }
                 Ok((way, row, task)) => {
                     let group = ready.entry(way).or_default();
                     group.rows.push((at, row));
@@ -170,7 +184,11 @@ impl<'a> Replay<'a> {
                 missing = Some(missing.unwrap_or(inputs.absent));
                 continue;
             }
-            let mut task = self.task(place, event, (&row, pos), inputs.rows);
+            let mut task = self.task(place, event, (row.dtype, row.len(), pos), inputs.rows);
+            let read = evaluate::as_read(way.op, self.model.config.head_dim, &task.arithmetic, &mut task.inputs);
+            if let Err(unsupported) = read {
+                return Ok(Err(unsupported.into()));
+            }
             if way.op == Op::KvWrite && self.own_cache {
                 task.others = recorded.others(&way.inputs, pos)?;
             }
@@ -179,13 +197,56 @@ impl<'a> Replay<'a> {
         Ok(Err(Unjudged::InputsMissing(missing.unwrap_or_default())))
     }
 
-    fn task(&self, place: &Place<'_>, event: &Event, (row, pos): (&Row, u64), inputs: Vec<Vec<f64>>) -> Task {
-        let mut arithmetic = Arithmetic::resolve(self.contract, place.phase, place.stage.point, row.dtype);
+    /// What samples and hashes say of a row that cannot be judged as a whole.
+    fn part(
+        &self,
+        place: &Place<'_>,
+        recorded: &Recorded<'_>,
+        (own, pos): (Input, u64),
+        why: &Unjudged,
+    ) -> Result<Option<Outcome>, TraceError> {
+        if !matches!(why, Unjudged::NoPayload | Unjudged::InputsMissing(_)) {
+            return Ok(None);
+        }
+        let Some((event, row)) = recorded.partial(own, pos)? else { return Ok(None) };
+        for way in &place.stage.ways {
+            let inputs = way.inputs.iter().map(|input| recorded.partial(*input, pos));
+            let inputs = inputs.collect::<Result<Option<Vec<_>>, TraceError>>()?;
+            let Some(inputs) = inputs else { continue };
+            let whole = inputs.iter().all(|(_, input)| input.is_whole());
+            if inputs.iter().any(|(_, input)| input.has_non_finite()) || !(whole || partial::is_by_element(way.op)) {
+                continue;
+            }
+            let values = inputs.into_iter().map(|(_, input)| input.values).collect();
+            let mut task = self.task(place, event, (row.dtype, row.values.len(), pos), values);
+            if evaluate::as_read(way.op, self.model.config.head_dim, &task.arithmetic, &mut task.inputs).is_err() {
+                continue;
+            }
+            let expectation = self.expectations(way, place.stage.layer, &[task]).pop();
+            let Some(Ok(expectation)) = expectation else { continue };
+            if whole && partial::has_hash_of(&row, &expectation) {
+                return Ok(Some(Outcome::Exact { compared: row.values.len() }));
+            }
+            let Some((found, expectation)) = partial::known_part(&row, expectation, whole) else { continue };
+            let outcome = compare(&found, &expectation, |_, _| {});
+            return Ok(Some(partial::of_part(outcome, (found.len(), row.values.len()), why.clone())));
+        }
+        Ok(None)
+    }
+
+    fn task(
+        &self,
+        place: &Place<'_>,
+        event: &Event,
+        (dtype, len, pos): (Dtype, usize, u64),
+        inputs: Vec<Vec<f64>>,
+    ) -> Task {
+        let mut arithmetic = Arithmetic::resolve(self.contract, place.phase, place.stage.point, dtype);
         if let Some(fields) = self.fitted.get(&(place.phase, place.stage.point)) {
             arithmetic = arithmetic.with(fields);
         }
-        if let Some(stored) = event.stored_dtype {
-            arithmetic = arithmetic.with_kv_cache(stored.id());
+        if let Some(tokens) = event.seq_len {
+            arithmetic = arithmetic.of_pass(tokens);
         }
         Task {
             inputs,
@@ -193,8 +254,8 @@ impl<'a> Replay<'a> {
             pos: usize::try_from(pos).unwrap_or(usize::MAX - 1),
             pos_id: event.pos_id.unwrap_or(pos),
             token: event.token_id,
-            recorded_len: row.len(),
-            arithmetic,
+            recorded_len: len,
+            arithmetic: arithmetic.holding(event.stored_dtype),
         }
     }
 }

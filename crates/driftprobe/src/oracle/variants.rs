@@ -5,6 +5,8 @@
 //! known, and its noise is added). A widening variant could hide a small fault, so it must earn its place: the residuals
 //! must fill the noise that it adds.
 
+mod fused;
+
 use super::float::Float;
 use super::stage::Op;
 use driftprobe_trace::{ContractFields, Dtype, Point};
@@ -39,9 +41,13 @@ pub fn variants(op: Op, point: Point, recorded: Dtype) -> Vec<Variant> {
             let capped = softcap.map(|_| steps(storage, 4, "the product and each step of its soft cap are"));
             [capped.into_iter().collect(), linear(point)].concat()
         }
-        Op::Scores => [widening("scores", "scores are stored in "), accumulators()].concat(),
+        Op::Scores => {
+            [fused::inputs(), fused::kv_read(), widening("scores", "scores are stored in "), accumulators()].concat()
+        }
         Op::Softmax => [widening("softmax", "the softmax is computed in "), outputs(point)].concat(),
-        Op::ScoresSoftmax | Op::Weigh | Op::Attention => attention(),
+        Op::Weigh => [probs_read(), fused::kv_read(), attention()].concat(),
+        Op::ScoresSoftmax => [fused::inputs(), fused::kv_read(), attention()].concat(),
+        Op::Attention => [fused::all(), attention()].concat(),
     }
 }
 
@@ -58,6 +64,10 @@ fn fields(name: &str, value: &str) -> ContractFields {
         "activations" => fields.activations = value,
         "activation_quant" => fields.activation_quant = value,
         "partials" => fields.partials = value,
+        "inputs" => fields.inputs = value,
+        "kv_read" => fields.kv_read = value,
+        "value_sums" => fields.value_sums = value,
+        "key_parts" => fields.key_parts = value,
         _ => fields.accumulate = value,
     }
     fields
@@ -112,8 +122,19 @@ impl Variant {
             (&own.partials, &declared.accumulate),
         ];
         let coarser = |name: &str| Float::parse(name).is_some_and(|format| format < storage);
+        // Who declares an accumulator declares how precisely products and their sums are computed.
+        let inside = [&own.accumulate, &own.inputs, &own.kv_read, &own.value_sums];
+        let rounds = own.activation_quant.as_deref().is_some_and(|name| Float::parse(name).is_some());
+        let said = [
+            (&own.inputs, &declared.inputs),
+            (&own.kv_read, &declared.kv_read),
+            (&own.value_sums, &declared.value_sums),
+            (&own.key_parts, &declared.key_parts),
+        ];
         pairs.iter().any(|(own, declared)| declared.is_some() && own.as_deref().is_some_and(coarser))
-            || (own.accumulate.is_some() && declared.accumulate.is_some())
+            || said.iter().any(|(own, declared)| own.is_some() && declared.is_some())
+            || declared.accumulate.is_some() && (rounds || inside.iter().any(|own| own.is_some()))
+            || rounds && declared.activation_quant.is_some()
     }
 }
 
@@ -179,9 +200,25 @@ fn linear(point: Point) -> Vec<Variant> {
         named("activation_quant", name, &[&says], false)
     });
     all.extend(quantisers);
+    let rounded = |f: Float| {
+        named(
+            "activation_quant",
+            f.id(),
+            &["activations are rounded to ", f.id(), " before they meet weights of it"],
+            false,
+        )
+    };
+    all.extend(NARROW.map(rounded));
     all.extend(NARROW.map(split));
     all.extend(accumulators());
     all
+}
+
+/// Probabilities as the product with V takes them; what is recorded is what softmax gave.
+fn probs_read() -> Vec<Variant> {
+    let one =
+        |f: Float| named("probs", f.id(), &["probabilities are rounded to ", f.id(), " before they meet V"], false);
+    NARROW.map(one).to_vec()
 }
 
 fn attention() -> Vec<Variant> {

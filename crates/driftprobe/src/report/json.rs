@@ -1,7 +1,7 @@
 //! `drift.json`: the analysis in the types of [`schema`](super::schema), pretty-printed.
 
 mod attention;
-mod cause;
+pub(super) mod cause;
 
 use super::schema::*;
 use crate::analysis::{Analysis, PairCounts, Unpaired};
@@ -78,7 +78,7 @@ pub fn report(analysis: &Analysis) -> DriftReport {
         unpaired: analysis.unpaired.iter().map(unpaired).collect(),
         missing: (analysis.missing.iter())
             .map(|row| MissingEntry {
-                phase: phase(row.phase),
+                phase: row.phase.id(),
                 prompt_id: row.prompt_id.to_string(),
                 logical_tok_idx: row.logical_tok_idx,
                 token_id: row.token_id,
@@ -90,7 +90,7 @@ pub fn report(analysis: &Analysis) -> DriftReport {
             .map(|(place, why)| UnexpectedEntry { place: place.clone(), why: why.clone() })
             .collect(),
         one_phase: (analysis.one_phase.iter())
-            .map(|(point, of)| OnePhaseEntry { point: point.id(), phase: phase(*of) })
+            .map(|(point, of)| OnePhaseEntry { point: point.id(), phase: of.id() })
             .collect(),
         unmapped: (analysis.unmapped.iter())
             .map(|(source, point)| UnmappedEntry { source: source.clone(), point: point.clone() })
@@ -110,14 +110,7 @@ fn modes(analysis: &Analysis) -> BTreeMap<&'static str, ModeEntry> {
     std::iter::once(own).chain(other).map(entry).collect()
 }
 
-fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Prefill => "prefill",
-        Phase::Decode => "decode",
-    }
-}
-
-fn reason(reason: &Reason) -> ReasonEntry {
+pub(super) fn reason(reason: &Reason) -> ReasonEntry {
     ReasonEntry {
         code: reason.code.id(),
         count: reason.count,
@@ -134,7 +127,7 @@ fn first_failure(first: &FirstFailure) -> FirstFailureEntry {
         layer: first.layer,
         point: first.point.id(),
         point_spelling: first.point_spelling.to_string(),
-        phase: first.phase.map(phase),
+        phase: first.phase.map(Phase::id),
         code: first.code,
         parting: match first.parting {
             Parting::Differs => "differs",
@@ -190,7 +183,7 @@ fn repeat(outcome: &RepeatOutcome) -> RepeatEntry {
     let [lacking, extra] = outcome.without_partner;
     RepeatEntry {
         repeat: outcome.repeat,
-        phase: phase(outcome.phase),
+        phase: outcome.phase.id(),
         paired: outcome.paired,
         equal: outcome.equal,
         equal_as_sampled: outcome.equal_as_sampled,
@@ -232,7 +225,7 @@ fn row(pair: &JudgedPair) -> RowEntry {
         point_spelling: pair.prefill.point_spelling.to_string(),
         verdict: pair.verdict.id(),
         code: pair.parts().then(|| pair.code()),
-        phase: pair.phase.map(phase),
+        phase: pair.phase.map(Phase::id),
         bits,
         by,
         sampled,
@@ -283,7 +276,7 @@ fn side(event: &Event) -> SideEntry {
     }
 }
 
-fn numbers(numbers: &Numbers) -> NumbersEntry {
+pub(super) fn numbers(numbers: &Numbers) -> NumbersEntry {
     NumbersEntry {
         scope: match numbers.scope {
             Scope::Whole => "whole",
@@ -304,7 +297,7 @@ fn numbers(numbers: &Numbers) -> NumbersEntry {
 fn unpaired(one: &Unpaired) -> UnpairedEntry {
     let event = &one.event;
     UnpairedEntry {
-        phase: phase(event.phase),
+        phase: event.phase.id(),
         phase_spelling: event.phase_spelling.to_string(),
         prompt_id: event.prompt_id.to_string(),
         pos_id: position_of(event),

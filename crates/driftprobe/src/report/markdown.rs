@@ -29,24 +29,25 @@ pub fn to_markdown(analysis: &Analysis) -> String {
         failure::first_failure(&mut out, shown, first);
     }
     judged::contract(&mut out, analysis);
-    modes::side_by_side(&mut out, analysis);
-    attention::alignment(&mut out, analysis);
-    judged::hypotheses(&mut out, analysis);
-    judged::suspects(&mut out, analysis);
-    power::power(&mut out, analysis);
-    power::places(&mut out, analysis);
     rests_on(&mut out, analysis);
     summary(&mut out, analysis);
     breakdown(&mut out, analysis);
+    attention::alignment(&mut out, analysis);
+    judged::hypotheses(&mut out, analysis);
+    judged::suspects(&mut out, analysis);
+    list(&mut out, "Recommendations", &analysis.advice.recommendations);
+    list(&mut out, "What this report cannot claim", &analysis.advice.limits);
+    // From here on, tables to look things up in.
     if analysis.verdict.first_failure.is_some() {
         failure::prompts(&mut out, analysis);
     }
     failure::propagation(&mut out, analysis);
+    modes::side_by_side(&mut out, analysis);
+    power::power(&mut out, analysis);
+    power::places(&mut out, analysis);
     coverage::repeats(&mut out, analysis);
     coverage::coverage(&mut out, analysis);
     coverage::provenance(&mut out, analysis);
-    list(&mut out, "Recommendations", &analysis.advice.recommendations);
-    list(&mut out, "What this report cannot claim", &analysis.advice.limits);
     results(&mut out, analysis);
     out.text
 }

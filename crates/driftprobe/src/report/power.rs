@@ -129,7 +129,7 @@ impl Slots {
 /// How many bugs of the catalogue would have shown in every phase that can have them, of how many; and those that would
 /// not.
 pub fn shown(examination: &Examination) -> (usize, usize, Vec<&'static str>) {
-    let slots = [Phase::Prefill, Phase::Decode].map(|phase| (phase, Slots::of(examination, phase)));
+    let slots = Phase::ALL.map(|phase| (phase, Slots::of(examination, phase)));
     let by_slots = |bug: &BugPower| slots.iter().any(|(phase, slots)| *phase == bug.phase && slots.show(bug.id));
     let all = by_bug(&examination.power);
     let ids: BTreeSet<&str> = all.iter().map(|bug| bug.id).filter(|id| *id != UNEXPLAINED).collect();

@@ -15,7 +15,7 @@ pub fn outcome(examined: &Examined) -> (&'static str, String) {
         parts.push(format!("does not explain the first fault ({})", ids.join(", ")));
     }
     if !examined.excluded.is_empty() {
-        let shown: Vec<String> = examined.excluded.iter().map(|(id, d)| format!("{id} D ≥ {}", brief(*d))).collect();
+        let shown: Vec<String> = examined.excluded.iter().map(|(id, d)| format!("{id} {}", at_least(*d))).collect();
         parts.push(format!("would have been seen and was not: {}", shown.join(", ")));
     }
     let open: Vec<String> = examined.open.iter().map(|(id, why)| format!("{id}: {why}")).collect();
@@ -28,6 +28,11 @@ pub fn outcome(examined: &Examined) -> (&'static str, String) {
         parts.push(format!("could not be seen: {}", open.join("; ")));
     }
     (word, if parts.is_empty() { "nothing of it was recorded".to_owned() } else { parts.join(". ") })
+}
+
+/// The least effect of a bug, in units of noise. Where a stage has no freedom, anything that is off shows.
+fn at_least(d: f64) -> String {
+    if d.is_infinite() { "however small".to_owned() } else { format!("D ≥ {}", brief(d)) }
 }
 
 /// `ROPE_POSITION_OFFSET (offset +1) in decode, q_post_rope of layer 2: explains the residual, 5.1e2 to 0.9 noise units`.

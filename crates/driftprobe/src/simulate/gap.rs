@@ -6,7 +6,7 @@
 
 use super::measure::{Limits, Measure};
 use super::record::View;
-use super::study::{PHASES, Scene};
+use super::study::Scene;
 use super::token::Tokens;
 use crate::oracle::stage::Input;
 use driftprobe_trace::{Phase, Point, TraceError};
@@ -56,7 +56,7 @@ pub struct Gaps {
 impl Gaps {
     /// Looks at a place: measures where a residual is recorded, and goes on from there.
     pub fn look(&mut self, place: Input, scene: &mut Scene<'_, '_>, tokens: &Tokens) -> Result<(), TraceError> {
-        for phase in PHASES {
+        for phase in Phase::ALL {
             for pos in scene.record.all_positions(phase) {
                 let start = Since { from: Input { point: Point::EmbedOut, layer: -1 }, hole: false, inherited: false };
                 let since = *self.since.entry((phase, pos)).or_insert(start);

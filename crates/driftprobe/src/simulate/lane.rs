@@ -106,6 +106,6 @@ impl Formats {
         if let Some(fields) = self.fitted.get(&(phase, point)) {
             arithmetic = arithmetic.with(fields);
         }
-        stored.map_or(arithmetic.clone(), |stored| arithmetic.with_kv_cache(stored.id()))
+        arithmetic.holding(stored)
     }
 }

@@ -5,7 +5,7 @@ use super::random::Normal;
 use crate::oracle::arithmetic::Arithmetic;
 use crate::oracle::evaluate::{self, Expectation, Layer, Spread, Task};
 use crate::oracle::judgement::Unjudged;
-use crate::oracle::stage::{Input, Op, Stage, graph};
+use crate::oracle::stage::{Input, Op, Stage, Way, graph};
 use driftprobe_model::{Config, Model};
 use driftprobe_trace::{Contract, Phase, Point};
 use rayon::prelude::*;
@@ -120,26 +120,33 @@ impl<'a> Lockstep<'a> {
         let phases: BTreeSet<Option<Phase>> = self.lanes.iter().map(Lane::phase).collect();
         for phase in phases {
             let arithmetic = self.sequence.formats.arithmetic(self.sequence.contract, phase, point);
+            let tokens = if phase == Some(Phase::Decode) { 1 } else { self.sequence.tokens.len() as u64 };
+            let arithmetic = arithmetic.of_pass(tokens);
             self.arithmetics.insert((phase, point), arithmetic);
         }
     }
 
     fn evaluate(&self, stage: &Stage, tasks: &[Task]) -> Vec<Result<Expectation, Unjudged>> {
-        let Some(way) = stage.ways.first() else { return Vec::new() };
         let layer = usize::try_from(stage.layer).unwrap_or(0);
-        tasks.par_iter().map(|task| evaluate::evaluate(self.sequence.model, way.op, task, layer)).collect()
+        let one = |task: &Task| match way(stage, &task.arithmetic) {
+            Some(way) => evaluate::evaluate(self.sequence.model, way.op, task, layer),
+            None => Err(Unjudged::NoPayload),
+        };
+        tasks.par_iter().map(one).collect()
     }
 
     fn task(&self, stage: &Stage, lane: usize, pos: usize) -> Result<Task, Unjudged> {
-        let places = stage.ways.first().map(|way| way.inputs.as_slice()).unwrap_or_default();
+        let phase = self.lanes.get(lane).and_then(Lane::phase);
+        let arithmetic = self.arithmetics.get(&(phase, stage.point)).cloned().ok_or(Unjudged::NoPayload)?;
+        let way = way(stage, &arithmetic).ok_or(Unjudged::NoPayload)?;
+        let places = way.inputs.as_slice();
         let input = |place: &Input| match place.point {
             Point::KCache | Point::VCache => self.gathered(lane, place.point, pos),
             _ => self.row(lane, place.point, pos).map(<[f64]>::to_vec),
         };
         let inputs: Option<Vec<Vec<f64>>> = places.iter().map(input).collect();
-        let phase = self.lanes.get(lane).and_then(Lane::phase);
-        let arithmetic = self.arithmetics.get(&(phase, stage.point)).cloned();
-        let inputs = inputs.ok_or_else(|| Unjudged::InputsMissing(places.to_vec()))?;
+        let mut inputs = inputs.ok_or_else(|| Unjudged::InputsMissing(places.to_vec()))?;
+        evaluate::as_read(way.op, self.sequence.model.config.head_dim, &arithmetic, &mut inputs)?;
         Ok(Task {
             inputs,
             others: Vec::new(),
@@ -147,7 +154,7 @@ impl<'a> Lockstep<'a> {
             pos_id: pos as u64,
             token: self.sequence.tokens.get(pos).copied(),
             recorded_len: width(&self.sequence.model.config, stage.point, pos),
-            arithmetic: arithmetic.ok_or(Unjudged::NoPayload)?,
+            arithmetic,
         })
     }
 
@@ -232,11 +239,17 @@ fn stored(expectation: Expectation, seed: Option<u64>) -> Vec<f64> {
 }
 
 /// For each stage the points that no later one reads.
+/// The way in which a lane computes a stage: attention all at once where that is how it is declared, else step by step.
+fn way<'s>(stage: &'s Stage, arithmetic: &Arithmetic) -> Option<&'s Way> {
+    if arithmetic.is_fused() { stage.ways.last() } else { stage.ways.first() }
+}
+
 fn expired(stages: &[Stage]) -> Vec<Vec<Point>> {
     let mut last: BTreeMap<(Point, i32), usize> = BTreeMap::new();
     for (number, stage) in stages.iter().enumerate() {
         last.insert((stage.point, stage.layer), number);
-        for input in stage.ways.first().into_iter().flat_map(|way| &way.inputs) {
+        let fused = stage.ways.last().filter(|_| stage.point == Point::AttnOut);
+        for input in stage.ways.first().into_iter().chain(fused).flat_map(|way| &way.inputs) {
             last.insert((input.point, input.layer), number);
         }
     }

@@ -11,6 +11,7 @@ use super::{Simulation, cost_flops};
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::stage::Input;
 use crate::oracle::stats::exceeds;
+use crate::progress::{Progress, Watch, Work};
 use driftprobe_trace::{Event, Mode, Phase, PromptInfo, Rows, TraceError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -74,17 +75,23 @@ pub struct Scene<'a, 's> {
     pub unit: BTreeMap<Phase, f64>,
 }
 
-/// Both phases.
-pub const PHASES: [Phase; 2] = [Phase::Prefill, Phase::Decode];
-
 impl Simulation<'_> {
     /// Simulates every prompt of a run, and holds against it what the run recorded.
     ///
     /// # Errors
     /// If a payload is damaged or missing.
     pub fn study(&self, events: &[Event], rows: &dyn Rows) -> Result<Study, TraceError> {
+        self.watched(events, rows, &mut |_| {})
+    }
+
+    /// As [`Simulation::study`], telling how far it has got.
+    ///
+    /// # Errors
+    /// If a payload is damaged or missing.
+    pub fn watched(&self, events: &[Event], rows: &dyn Rows, progress: &mut Watch<'_>) -> Result<Study, TraceError> {
         let mut study = Study::default();
         let mut drift = Drift::new(self.draws);
+        let mut meter = Meter { done: 0.0, total: self.work(events), progress };
         let mut left = self.budget_flops;
         let mut ids: Vec<&Arc<str>> = events.iter().map(|e| &e.prompt_id).collect();
         let prompts = self.manifest.and_then(|m| m.prompts.as_deref()).unwrap_or_default();
@@ -107,12 +114,26 @@ impl Simulation<'_> {
             let record = Record::new(own, &self.model.config, prompt.tokens.len());
             let formats = Formats::of(events.iter(), self.declares_activations()).fitted(self.fitted);
             let seed = derived(self.seed, &[number(id) as u64]);
-            if let Err(why) = self.prompt((id, prompt, seed), (&record, &formats), (&mut study, &mut drift))? {
+            let tell = &mut |part: f64| meter.tell(part * flops);
+            if let Err(why) = self.prompt((id, prompt, seed), (&record, &formats), (&mut study, &mut drift), tell)? {
                 study.skipped.push((id.clone(), Skipped::Stage(why)));
             }
+            meter.done += flops;
         }
         study.end_to_end = drift.finish();
         Ok(study)
+    }
+
+    /// Operations of all prompts that the budget takes.
+    fn work(&self, events: &[Event]) -> f64 {
+        let recorded: BTreeSet<&str> = events.iter().map(|event| event.prompt_id.as_ref()).collect();
+        let prompts = self.manifest.and_then(|m| m.prompts.as_deref()).unwrap_or_default();
+        let flops = |prompt: &PromptInfo| cost_flops(&self.model.config, prompt.tokens.len(), 2 * self.draws);
+        prompts
+            .iter()
+            .filter(|prompt| recorded.contains(prompt.id.as_str()))
+            .map(flops)
+            .fold(0.0, |sum, flops| if exceeds(sum + flops, self.budget_flops) { sum } else { sum + flops })
     }
 
     fn declares_activations(&self) -> bool {
@@ -124,20 +145,23 @@ impl Simulation<'_> {
         (prompt_id, prompt, seed): (&Arc<str>, &PromptInfo, u64),
         (record, formats): (&Record<'_>, &Formats),
         (study, drift): (&mut Study, &mut Drift),
+        tell: &mut dyn FnMut(f64),
     ) -> Result<Result<(), Unjudged>, TraceError> {
         let sequence = Sequence { model: self.model, contract: self.contract, formats, tokens: &prompt.tokens };
         let (lanes, cast) = self.lanes(record, prompt.tokens.len(), seed)?;
-        let ends: BTreeSet<usize> = PHASES.into_iter().flat_map(|p| record.all_positions(p)).collect();
+        let ends: BTreeSet<usize> = Phase::ALL.into_iter().flat_map(|p| record.all_positions(p)).collect();
         let mut lockstep = Lockstep::new(sequence, lanes, ends);
         let (mut tokens, mut gaps, mut own_drift) = (Tokens::default(), Gaps::default(), Drift::new(self.draws));
-        for number in 0..lockstep.stages().len() {
+        let stages = lockstep.stages().len();
+        for number in 0..stages {
+            tell(number as f64 / stages as f64);
             if let Err(why) = lockstep.step(number) {
                 return Ok(Err(why));
             }
             let Some(stage) = lockstep.stages().get(number) else { continue };
             let place = Input { point: stage.point, layer: stage.layer };
             let mut unit = BTreeMap::new();
-            for phase in PHASES {
+            for phase in Phase::ALL {
                 match formats.arithmetic(self.contract, Some(phase), place.point).output() {
                     Ok(output) => drop(unit.insert(phase, output.unit_roundoff())),
                     Err(why) => return Ok(Err(why.into())),
@@ -175,7 +199,7 @@ impl Simulation<'_> {
             cast.draws.entry(Phase::Prefill).or_default().push(prefill);
             cast.draws.entry(Phase::Decode).or_default().push(decode);
         }
-        for phase in PHASES {
+        for phase in Phase::ALL {
             let positions: Vec<usize> = record.all_positions(phase).into_iter().collect();
             let base = Some(Base { lane: 0, aligned: false });
             let mut replay = || push(Lane { kind: Kind::Exact, positions: positions.clone(), base });
@@ -183,5 +207,22 @@ impl Simulation<'_> {
             cast.replayed_draws.insert(phase, (0..self.draws).map(|_| replay()).collect());
         }
         Ok((lanes, cast))
+    }
+}
+
+/// Tells how far a simulation has got.
+struct Meter<'a, 'w> {
+    /// Operations of the prompts that are done.
+    done: f64,
+    total: f64,
+    progress: &'a mut Watch<'w>,
+}
+
+impl Meter<'_, '_> {
+    /// With so many operations of the next prompt.
+    fn tell(&mut self, flops: f64) {
+        let millions = |flops: f64| (flops / 1e6) as u64;
+        let (done, total) = (millions(self.done + flops), millions(self.total));
+        (self.progress)(Progress { work: Work::Simulation, done, total });
     }
 }

@@ -7,7 +7,7 @@
 
 use super::measure::{Limits, Measure};
 use super::record::{Shown, View, is_cache};
-use super::study::{PHASES, Scene};
+use super::study::Scene;
 use crate::oracle::stage::Input;
 use crate::oracle::stats::exceeds as is_larger;
 use driftprobe_trace::{Phase, Point, TraceError};
@@ -47,7 +47,7 @@ pub struct Tokens {
 impl Tokens {
     /// Looks at all that is recorded of a place.
     pub fn look(&mut self, place: Input, scene: &Scene<'_, '_>) -> Result<(), TraceError> {
-        for phase in PHASES {
+        for phase in Phase::ALL {
             for pos in scene.record.positions(phase, place) {
                 if is_cache(place.point) {
                     let slots = scene.record.slots(phase, place, pos)?;

@@ -3,12 +3,10 @@
 
 use driftprobe::oracle::{Outcome, PhaseJudgement, Replay};
 use driftprobe_engine::record::{Plan, Unwatched, record};
-use driftprobe_engine::{
-    DecodeAttention, EmbeddedEngine, Engine, PrefillAttention, QuantisedMatmul, Settings, Storage,
-};
+use driftprobe_engine::{DecodeAttention, EmbeddedEngine, PrefillAttention, QuantisedMatmul, Settings, Storage};
 use driftprobe_model::Model;
 use driftprobe_trace::{Manifest, Phase, Point, PromptInfo, Run};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A pseudo-random sequence (splitmix64), the same everywhere.
@@ -73,18 +71,7 @@ pub fn recording(model: &Model, settings: Settings, lengths: &[usize], steps: us
         tokens: (0..*n).map(|_| dice.below(model.config.vocab_size) as u32).collect(),
         ..Default::default()
     };
-    let points =
-        [Phase::Prefill, Phase::Decode].into_iter().flat_map(|p| engine.points(p)).collect::<BTreeSet<Point>>();
-    let plan = Plan {
-        prompts: lengths.iter().enumerate().map(prompt).collect(),
-        steps,
-        layers: (0..engine.layers()).collect(),
-        points,
-        repeats: 0,
-        payloads: true,
-        overwrite: true,
-        mode: driftprobe_trace::Mode::AsDesigned,
-    };
+    let plan = Plan { steps, ..Plan::everything(&engine, lengths.iter().enumerate().map(prompt).collect()) };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
     record(&engine, &plan, &path, Manifest::default(), &mut Unwatched).unwrap();
@@ -96,7 +83,7 @@ pub fn recording(model: &Model, settings: Settings, lengths: &[usize], steps: us
 pub fn judge(model: &Model, run: &Run) -> PhaseJudgement {
     let replay = Replay::new(model, run.manifest.as_ref());
     let mut all = PhaseJudgement::default();
-    for phase in [Phase::Prefill, Phase::Decode] {
+    for phase in Phase::ALL {
         let judged = replay.phase(&run.events, run, phase).unwrap();
         all.stages.extend(judged.stages);
         all.systematic.extend(judged.systematic);

@@ -126,7 +126,7 @@ pub fn clean() -> Memory {
         for position in tokens.len() - 2..tokens.len() {
             for point in POINTS {
                 for layer in if point.layered() { 0..2 } else { -1..0 } {
-                    for phase in [Phase::Prefill, Phase::Decode] {
+                    for phase in Phase::ALL {
                         let row = row_of(prompt, point, layer, position);
                         let mut event = event(prompt, phase, point, layer, position as u64, tokens[position]);
                         if phase == Phase::Prefill {

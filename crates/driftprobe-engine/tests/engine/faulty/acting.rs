@@ -9,8 +9,6 @@ use driftprobe_trace::{Phase, Point};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-const PHASES: [Phase; 2] = [Phase::Prefill, Phase::Decode];
-
 /// The point at which each fault shows first, by the definitions of the points. `probs` says whether the phase shows
 /// probabilities, `qk_norm` whether the model has norms on Q and K.
 fn expected(fault: &Fault, probs: bool, qk_norm: bool) -> Point {
@@ -92,8 +90,8 @@ impl<'a> Bench<'a> {
     fn new(subject: Subject<'a>, layer: usize) -> Bench<'a> {
         let engine = EmbeddedEngine::new(subject.model, subject.settings.clone()).unwrap();
         let tokens = sequence(engine.vocab());
-        let clean = PHASES.map(|phase| traced(&engine, phase, &tokens, around(layer)));
-        let shows_probs = PHASES.map(|phase| engine.points(phase).contains(&Point::AttnProbs));
+        let clean = Phase::ALL.map(|phase| traced(&engine, phase, &tokens, around(layer)));
+        let shows_probs = Phase::ALL.map(|phase| engine.points(phase).contains(&Point::AttnProbs));
         Bench { subject, tokens, layer, clean, shows_probs }
     }
 
@@ -195,17 +193,17 @@ fn every_fault_of_the_trained_models_decode_acts_where_it_should_and_nowhere_els
 
 #[test]
 fn every_fault_of_every_family_acts_where_it_should_and_nowhere_else() {
-    PHASES.into_iter().for_each(|phase| assert_all_act(families(), phase));
+    Phase::ALL.into_iter().for_each(|phase| assert_all_act(families(), phase));
 }
 
 #[test]
 fn every_fault_of_quantised_models_acts_where_it_should_and_nowhere_else() {
-    PHASES.into_iter().for_each(|phase| assert_all_act(quantised(), phase));
+    Phase::ALL.into_iter().for_each(|phase| assert_all_act(quantised(), phase));
 }
 
 #[test]
 fn the_catalogue_is_whole() {
-    for phase in PHASES {
+    for phase in Phase::ALL {
         let mut ids = BTreeSet::new();
         for (path, settings, layer) in [trained(), families(), quantised()].concat() {
             let (model, scope) = (open(path), Scope { phase: Some(phase), layer: Some(layer) });
@@ -224,7 +222,7 @@ fn a_fault_of_both_phases_and_all_layers_acts_in_the_first_layer_of_both() {
     let bench = Bench::new(subject(&model, &settings), 0);
     for fault in catalogue(&bench.subject, Scope::default()) {
         let engine = faulty(&bench.subject, &fault);
-        for phase in PHASES {
+        for phase in Phase::ALL {
             let first = bench.differing(&engine, phase).first().copied();
             let (_, layer, point, _) = first.unwrap_or_else(|| panic!("{fault} does nothing in {phase}"));
             let of_all = if fault.kind.layered() { Some(0) } else { None };
@@ -247,7 +245,7 @@ fn an_engine_with_a_fault_stays_deterministic_and_says_what_it_has() {
         let fault: Fault = text.parse().unwrap();
         let (one, two) = (faulty(&subject, &fault), faulty(&subject, &fault));
         let tokens = sequence(one.vocab());
-        for phase in PHASES {
+        for phase in Phase::ALL {
             let again = traced(&one, phase, &tokens, 0..9);
             assert!(
                 traced(&one, phase, &tokens, 0..9).equals(&again) && traced(&two, phase, &tokens, 0..9).equals(&again),

@@ -40,14 +40,14 @@ fn a_recorded_fault_is_in_its_own_phase_only_and_repeats_itself() {
         let fault: Fault = text.parse().unwrap();
         let engine = faulty(&subject(&model, &settings), &fault);
         let run = recorded(&engine, Mode::AsDesigned);
-        for phase in [Phase::Prefill, Phase::Decode] {
+        for phase in Phase::ALL {
             let expected = (fault.scope.phase == Some(phase)).then_some((1, first));
             assert_eq!(differing(&run, &clean, phase).first().copied(), expected, "{text}: {phase}");
         }
         let info = run.manifest.as_ref().unwrap().engine.as_ref().unwrap();
         assert_eq!(info.extra["fault"], *text.replace("HEAD_SWAP@", "HEAD_SWAP:0:1@"));
         let again = &run.repeats[0];
-        assert!([Phase::Prefill, Phase::Decode].iter().all(|p| differing(again, &run, *p).is_empty()), "{text}");
+        assert!(Phase::ALL.iter().all(|p| differing(again, &run, *p).is_empty()), "{text}");
     }
 }
 

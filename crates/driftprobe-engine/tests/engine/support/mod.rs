@@ -1,8 +1,11 @@
 //! Models with the logits that transformers computes for them, and a receiver that keeps what an engine shows.
 
 pub mod blocks;
+pub mod errors;
 pub mod recording;
 pub mod twin;
+
+pub use errors::worst_row;
 
 use driftprobe_engine::{
     DecodeAttention, EmbeddedEngine, Engine, EngineError, PrefillAttention, Receiver, Selection, Settings, Storage,
@@ -126,17 +129,4 @@ pub fn bits(values: &[f32]) -> Vec<u32> {
 /// The values of a row, each exactly.
 pub fn values(row: &TappedRow) -> Vec<f64> {
     Row::new(row.dtype, row.shape.clone(), row.bytes.clone()).unwrap().to_f64()
-}
-
-/// The worst row's ‖found − expected‖ / ‖expected‖, in f64. NaN if anything is.
-pub fn worst_row(found: &[f32], expected: &[f32], rows: usize) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let width = expected.len() / rows;
-    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
-    let row_error = |(f, e): (&[f32], &[f32])| {
-        let difference = norm(&mut f.iter().zip(e).map(|(f, e)| f64::from(*f) - f64::from(*e)));
-        difference / norm(&mut e.iter().map(|e| f64::from(*e)))
-    };
-    let rows = found.chunks(width).zip(expected.chunks(width)).map(row_error);
-    rows.fold(0.0, |worst: f64, e| if e.is_nan() || worst.is_nan() { f64::NAN } else { worst.max(e) })
 }

@@ -2,7 +2,7 @@
 
 use driftprobe_engine::record::{Plan, Progress, Unwatched, Watcher, record};
 use driftprobe_engine::{Engine, EngineError};
-use driftprobe_trace::{Event, ExpectedKey, Manifest, Mode, Phase, Point, PromptInfo};
+use driftprobe_trace::{Event, ExpectedKey, Manifest, Phase, Point, PromptInfo};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -12,16 +12,9 @@ pub fn prompt(id: &str, tokens: &[u32]) -> PromptInfo {
 
 /// Two prompts, every point of every layer, as designed, one step, one repeat, payloads.
 pub fn plan(engine: &dyn Engine, tokens: &[u32]) -> Plan {
-    Plan {
-        prompts: vec![prompt("whole", tokens), prompt("half", &tokens[..tokens.len().div_ceil(2)])],
-        mode: Mode::AsDesigned,
-        steps: 1,
-        layers: (0..engine.layers()).collect(),
-        points: Point::ALL.iter().copied().collect(),
-        repeats: 1,
-        payloads: true,
-        overwrite: false,
-    }
+    let prompts = vec![prompt("whole", tokens), prompt("half", &tokens[..tokens.len().div_ceil(2)])];
+    let points = Point::ALL.iter().copied().collect();
+    Plan { points, repeats: 1, unwatched: true, ..Plan::everything(engine, prompts) }
 }
 
 pub fn record_to(engine: &dyn Engine, plan: &Plan, dir: &Path) -> Result<Manifest, EngineError> {

@@ -1,6 +1,6 @@
 //! Attention from its recorded parts: scores, softmax, weighted values, or all at once.
 
-use super::{Expectation, Task, sized};
+use super::{Expectation, Task, running, sized};
 use crate::oracle::arithmetic::Arithmetic;
 use crate::oracle::float::Float;
 use crate::oracle::judgement::Unjudged;
@@ -23,6 +23,7 @@ pub fn noise(shape: &AttentionShape, arithmetic: &Arithmetic) -> Result<Attentio
     let scaled = if shape.scale.log2().fract() == 0.0 { 1.0 } else { 2.0 };
     Ok(AttentionNoise {
         cu: relative_rms(accumulate),
+        cu_values: relative_rms(arithmetic.value_sums()?.unwrap_or(accumulate)),
         cu_softmax: relative_rms(arithmetic.softmax()?),
         u: accumulate.unit_roundoff(),
         inputs: arithmetic.input_variance(),
@@ -183,13 +184,19 @@ pub fn attention(config: &Config, layer: usize, task: &Task) -> Result<Expectati
     let noise = noise(&shape, &task.arithmetic)?;
     let v = cached(&shape, task.input(2), task.pos)?;
     sized("the values", task.input(2).len(), task.input(1).len())?;
+    let running = task.arithmetic.value_sums()?.filter(|format| *format < Float::F32);
+    let parts = task.arithmetic.key_parts()?;
     let (mut y, mut variance, mut along) = (Vec::new(), Vec::new(), Vec::new());
     for (head, scores) in all_scores(&shape, task)?.into_iter().enumerate() {
         let probs = reference::softmax(&scores.scores);
         let out = reference::weigh(&shape, &probs, &v, head);
         let inputs = HeadInputs { scores: &scores.scores, squares: &scores.squares, probs: &probs, out: &out };
-        variance.extend(attention_head(&inputs, v.rows_of(&shape, head), &noise));
         along.extend(along_temperature(&inputs, v.rows_of(&shape, head), shape.softcap));
+        let (out, own) = match running {
+            None => (out.clone(), attention_head(&inputs, v.rows_of(&shape, head), &noise)),
+            Some(format) => running::attend((&scores, task.pos), v.rows_of(&shape, head), (format, parts), &noise),
+        };
+        variance.extend(own);
         y.extend(out);
     }
     let mut expectation = heads(task, &shape, (y, variance))?;

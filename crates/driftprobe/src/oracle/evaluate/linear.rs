@@ -36,6 +36,7 @@ pub struct Layer {
 }
 
 /// A row as the kernel multiplies it.
+#[derive(Default)]
 struct Prepared {
     x: Vec<f64>,
     terms: f64,
@@ -44,6 +45,8 @@ struct Prepared {
     /// Whether it is multiplied as integers.
     quantised: bool,
     shifts: Vec<f64>,
+    /// Variance that integers in doubt add, by output; empty if none is.
+    doubts: Vec<f64>,
 }
 
 /// The squares of a row's products, by output; see [`reference::Projection`].
@@ -125,17 +128,31 @@ impl Layer {
         // `q5_0=none`: weights of this type are multiplied as floats here.
         let spared = format!("{}=none", self.weight.dtype().id().to_lowercase());
         let is_quantised = !names.is_empty() && !names.iter().any(|name| *name == spared);
-        let Some(quantiser) = Quantiser::of(self.weight.dtype()).filter(|_| is_quantised) else {
-            return Ok(Prepared { x: x.to_vec(), terms, shrink: 1.0, quantised: false, shifts: Vec::new() });
-        };
-        if !names.contains(&quantiser.id()) {
+        if Quantiser::of(self.weight.dtype()).is_none() || !is_quantised {
+            // `f16`: activations take the type of the floats that they meet.
+            let own = self.weight.dtype().id().to_lowercase();
+            let format = Float::parse(&own).filter(|_| names.iter().any(|name| *name == own));
+            let x = x.iter().map(|x| format.map_or(*x, |format| format.round(*x))).collect();
+            return Ok(Prepared { x, terms, shrink: 1.0, ..Prepared::default() });
+        }
+        let Some(quantiser) = Quantiser::named(self.weight.dtype(), &names) else {
             let value = names.join(",");
             return Err(crate::oracle::arithmetic::Unsupported { field: "activation_quant", value }.into());
-        }
+        };
         let quantised = quantiser.apply(x);
+        let doubts = self.doubts(&quantised.doubts)?;
         let shifts = quantised.shifts(self.weight.dtype(), self.weight.bytes(), self.weight.row_size_bytes());
         let shrink = 1.0 / Quantiser::products_a_rounding(self.weight.dtype());
-        Ok(Prepared { x: quantised.values, terms: (terms * shrink).max(1.0), shrink, quantised: true, shifts })
+        let terms = (terms * shrink).max(1.0);
+        Ok(Prepared { x: quantised.values, terms, shrink, quantised: true, shifts, doubts })
+    }
+
+    /// What integers in doubt add to the variance of each output; empty where none is.
+    fn doubts(&self, doubts: &[f64]) -> Result<Vec<f64>, Unjudged> {
+        if doubts.iter().all(|doubt| *doubt == 0.0) {
+            return Ok(Vec::new());
+        }
+        Ok(reference::linear(&self.weight, 0..self.weight.rows(), doubts)?.squares)
     }
 
     fn finish(&self, task: &Task, row: &Prepared, (sums, spread): (&[f64], &Spread)) -> Result<Expectation, Unjudged> {
@@ -148,7 +165,7 @@ impl Layer {
         let one = |(out, ((sum, squares), partials)): (usize, ((&f64, &f64), &f64))| {
             let sum = sum + row.shifts.get(out).copied().unwrap_or(0.0);
             let mut variance = ordered_sum_variance(row.terms, *squares, (sum, partials * row.shrink), cu);
-            variance += inputs * squares;
+            variance += inputs * squares + row.doubts.get(out).copied().unwrap_or(0.0);
             if let Some(minima) = &minima {
                 variance += minima.variance(&row.x, (out, sum), *squares, cu);
             }

@@ -13,6 +13,8 @@ const PROB_FLOOR: f64 = 1.175_494_350_822_287_5e-38;
 pub struct AttentionNoise {
     /// c·u of the sums Q·K and P·V.
     pub cu: f64,
+    /// c·u of the running sum of weighted values.
+    pub cu_values: f64,
     /// c·u of the softmax.
     pub cu_softmax: f64,
     /// u of the sum P·V: what is smaller than u times the sum is lost.
@@ -53,6 +55,12 @@ pub fn scores_variance(score: f64, squares: f64, noise: &AttentionNoise) -> f64 
     let raw = cap * (score / cap).clamp(-1.0, 1.0).atanh().clamp(-20.0, 20.0);
     let before = sum_variance(noise.head_dim, squares, raw, noise.cu) + (noise.cu * raw).powi(2) + inputs;
     softcap_variance(score, cap, before, noise.cu)
+}
+
+/// The same of a score that is stored on the way, as far as it means anything.
+pub fn score_error(score: f64, squares: f64, noise: &AttentionNoise) -> f64 {
+    let stored = noise.score_roundings * noise.scores.rounding_variance(score);
+    (scores_variance(score, squares, noise) + stored).min(SCORE_VARIANCE_MAX)
 }
 
 /// Variance of each probability of a softmax over recorded scores:
@@ -127,7 +135,7 @@ impl Channel {
 
     /// Variance of the sum of `terms` products in this order, and the square of what it may lose.
     fn variance(&self, terms: f64, noise: &AttentionNoise) -> f64 {
-        let sum = ordered_sum_variance(terms, self.squares, (self.sum, self.partials), noise.cu);
+        let sum = ordered_sum_variance(terms, self.squares, (self.sum, self.partials), noise.cu_values);
         sum + noise.inputs * self.squares + self.lost * self.lost
     }
 }
@@ -163,8 +171,7 @@ pub fn attention_head<'v>(
     let channels = Channel::all(inputs.probs, v.clone(), (inputs.out, noise.u));
     let keys = inputs.scores.iter().zip(inputs.squares).zip(inputs.probs).zip(v);
     for (((s, square), p), row) in keys.filter(|(((s, _), _), _)| s.is_finite()) {
-        let score = scores_variance(*s, *square, noise) + noise.score_roundings * noise.scores.rounding_variance(*s);
-        let variance = score.min(SCORE_VARIANCE_MAX);
+        let variance = score_error(*s, *square, noise);
         let relative =
             (2.0 * variance).exp() * variance.exp_m1() + noise.cu_softmax.powi(2) * ((s - max).powi(2) + 6.0);
         let weight = p * p * relative;

@@ -1,5 +1,6 @@
 //! What one phase of one prompt has recorded, and which of it a stage needs.
 
+use super::partial::Partial;
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::stage::Input;
 use driftprobe_trace::{Event, Point, Row, Rows, TraceError};
@@ -48,6 +49,14 @@ impl<'a> Recorded<'a> {
             Some([event]) => Ok(self.rows.row(event)?.map_or(Found::Nothing, |row| Found::Row(event, row))),
             Some(_) => Ok(Found::Twice),
         }
+    }
+
+    /// What is known of a row that is recorded once, in whole or in part.
+    pub fn partial(&self, place: Input, pos: u64) -> Result<Option<(&'a Event, Partial)>, TraceError> {
+        let events = self.events.get(&place).and_then(|by_pos| by_pos.get(&pos));
+        let Some([event]) = events.map(Vec::as_slice) else { return Ok(None) };
+        let whole = self.rows.row(event)?.map(|row| Partial::whole(row.to_f64(), row.dtype));
+        Ok(whole.or_else(|| Partial::of(event)).map(|partial| (*event, partial)))
     }
 
     /// The inputs of one position, and which of them are absent; or why they cannot be used.

@@ -1,6 +1,5 @@
 //! Attention evidence, the modes side by side, and H₀ against H₁, as data.
 
-use super::phase;
 use crate::analysis::Analysis;
 use crate::hypotheses::{H0, H1, weigh};
 use crate::kv::{AttentionEvidence, AttentionStatistics, Consistency, ProjectionHash};
@@ -35,7 +34,7 @@ fn projection(one: &ProjectionHash) -> ProjectionEntry {
 fn statistics(one: &AttentionStatistics) -> StatisticsEntry {
     StatisticsEntry {
         layer: one.layer,
-        phase: phase(one.phase),
+        phase: one.phase.id(),
         scores_source: one.before.source().to_owned(),
         scores: one.before.value().map(|of| ScoresEntry {
             min: Num(of.min),

@@ -1,6 +1,5 @@
 //! What the model says of a run, as data.
 
-use super::phase;
 use crate::cause::{Candidate, Cause, Examined, PowerRow, UNEXPLAINED};
 use crate::oracle::fit::Finding;
 use crate::report::schema::*;
@@ -14,7 +13,7 @@ pub fn of(cause: &Cause) -> CauseEntry {
         hypothesis: best.map_or(UNEXPLAINED, |candidate| candidate.id),
         candidates: cause.candidates.iter().map(candidate).collect(),
         parameters: best.map(|candidate| parameters(&candidate.parameters)).unwrap_or_default(),
-        phase: phase(cause.phase),
+        phase: cause.phase.id(),
         prompt_id: cause.prompt_id.to_string(),
         logical_tok_idx: cause.pos,
         layer: cause.layer,
@@ -43,7 +42,7 @@ fn candidate(candidate: &Candidate) -> CandidateEntry {
 
 pub fn contract(finding: &Finding) -> ContractEntry {
     ContractEntry {
-        phase: phase(finding.phase),
+        phase: finding.phase.id(),
         point: finding.point.id(),
         layers: finding.layers.clone(),
         rows: finding.rows as u64,
@@ -58,7 +57,7 @@ pub fn power(row: &PowerRow) -> PowerEntry {
     PowerEntry {
         hypothesis: row.id,
         parameters: parameters(&row.parameters),
-        phase: phase(row.phase),
+        phase: row.phase.id(),
         point: row.point.id(),
         rows: row.rows as u64,
         seen: row.seen as u64,
@@ -74,7 +73,7 @@ pub fn power(row: &PowerRow) -> PowerEntry {
 
 pub fn suspect(examined: &Examined) -> SuspectEntry {
     let (outcome, says) = suspects::outcome(examined);
-    SuspectEntry { suspect: examined.suspect.to_string(), phase: phase(examined.phase), outcome, says }
+    SuspectEntry { suspect: examined.suspect.to_string(), phase: examined.phase.id(), outcome, says }
 }
 
 pub fn end_to_end(drift: &EndToEnd) -> EndToEndEntry {

@@ -4,12 +4,18 @@ use super::{Document, cell, list_under};
 use crate::analysis::Analysis;
 use crate::report::escape::{code, markdown, markdown_sentence};
 use crate::report::format::number;
-use driftprobe_trace::{Manifest, Phase, Point};
+use driftprobe_trace::{LogitsCompared, Manifest, Phase, Point};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 pub fn repeats(out: &mut Document, analysis: &Analysis) {
     out.section("Self-repeats");
+    if let Some(observer) = analysis.manifest.as_ref().and_then(|manifest| manifest.observer.as_ref()) {
+        let said =
+            |logits: &LogitsCompared| format!("{} of {} rows of logits are bit-equal", logits.equal, logits.rows);
+        let (prefill, decode) = (said(&observer.prefill), said(&observer.decode));
+        out.line(format!("Traced against untraced: in prefill {prefill}, in decode {decode}.\n"));
+    }
     if analysis.repeats.is_empty() {
         out.line("Not recorded: whether the engine repeats itself bit for bit is not known.");
         return;

@@ -30,10 +30,10 @@ pub fn power(out: &mut Document, analysis: &Analysis) {
     out.line(
         "into recorded rows (some of each point); D = √(Σd²/σ²) is its effect in units of noise, in the row that shows",
     );
-    out.line("least of it. Sizes are the smallest that would have been found.\n");
+    out.line("least of it (`exact`: a stage without noise, where anything shows). Sizes are the smallest that would have been\nfound.\n");
     let (named, unnamed): (Vec<&BugPower>, Vec<&BugPower>) = all.iter().partition(|bug| bug.id != UNEXPLAINED);
     let rows = named.iter().filter(|bug| bug.seen > 0).map(|bug| {
-        let effect = bug.effect.map_or("sizes only".to_owned(), brief);
+        let effect = bug.effect.map_or("sizes only".to_owned(), effect);
         let [what, one, every] = sizes(bug);
         [
             code(bug.id),
@@ -61,6 +61,11 @@ pub fn power(out: &mut Document, analysis: &Analysis) {
     unseen(out, examination, &named);
 }
 
+/// A stage without freedom, or a mask, has no noise in which anything could hide.
+fn effect(d: f64) -> String {
+    if d.is_infinite() { "exact".to_owned() } else { brief(d) }
+}
+
 fn points(bug: &BugPower) -> String {
     bug.points.iter().map(|point| code(point.id())).collect::<Vec<_>>().join(", ")
 }
@@ -84,7 +89,7 @@ fn sizes(bug: &BugPower) -> [String; 3] {
 
 /// What this run could not have seen, or not everywhere, and why.
 fn unseen(out: &mut Document, examination: &Examination, all: &[&BugPower]) {
-    let slots = [Phase::Prefill, Phase::Decode].map(|phase| (phase, Slots::of(examination, phase)));
+    let slots = Phase::ALL.map(|phase| (phase, Slots::of(examination, phase)));
     for (phase, slots) in slots.iter().filter(|(_, slots)| slots.show("KV_FOREIGN_ROW")) {
         out.line(format!(
             "\n{} cached rows of {phase} were held against the prompts' tokens: a stale, duplicated, swapped or foreign row \

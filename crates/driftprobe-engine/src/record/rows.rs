@@ -1,0 +1,71 @@
+//! The rows of one forward pass, on their way from the tap to the run.
+
+use super::{Progress, RowKey, Watcher};
+use crate::EngineError;
+use crate::tap::{Receiver, TappedRow};
+use driftprobe_trace::{HashAlgo, Phase, RowHash, RowRecord, RunWriter};
+use std::collections::HashMap;
+
+/// Receives one forward pass.
+pub(super) struct Rows<'r> {
+    pub(super) writer: Option<&'r mut RunWriter>,
+    pub(super) watcher: &'r mut dyn Watcher,
+    pub(super) hashes: &'r mut HashMap<RowKey, RowHash>,
+    pub(super) done: &'r mut u64,
+    pub(super) total: u64,
+    pub(super) prompt: (usize, &'r str, &'r [u32]),
+    /// Phase and repeat.
+    pub(super) pass: (Phase, u32),
+    pub(super) step: u64,
+    pub(super) payloads: bool,
+}
+
+impl Rows<'_> {
+    /// Whether a row's bytes are kept: a repeat keeps only what differs from the run itself.
+    fn keeps(&mut self, row: &TappedRow) -> Result<bool, EngineError> {
+        let (phase, repeat) = self.pass;
+        let key = (self.prompt.0, phase, row.point, row.layer, row.pos);
+        let hash = hash_of(row);
+        if repeat == 0 {
+            self.hashes.insert(key, hash);
+            return Ok(self.payloads);
+        }
+        Ok(self.payloads && self.hashes.get(&key) != Some(&hash))
+    }
+}
+
+fn hash_of(row: &TappedRow) -> RowHash {
+    RowHash { algo: HashAlgo::Xxh3_64, value: driftprobe_trace::xxh3_64(&row.bytes) }
+}
+
+impl Receiver for Rows<'_> {
+    fn row(&mut self, row: TappedRow) -> Result<(), EngineError> {
+        let payload = self.keeps(&row)?;
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let token_id = self.prompt.2.get(row.pos).copied().unwrap_or_default();
+        writer.record(RowRecord {
+            point: row.point,
+            layer: row.layer,
+            step: self.step,
+            pos_id: row.pos as u64,
+            logical_tok_idx: row.pos as u64,
+            token_id,
+            seq_len: row.seq_len as u64,
+            kv_len: Some(row.pos as u64 + 1),
+            dtype: row.dtype,
+            stored_dtype: None,
+            shape: row.shape,
+            bytes: row.bytes,
+            logits_top: None,
+            payload,
+        })?;
+        Ok(())
+    }
+
+    fn layer(&mut self, layer: usize, tokens: usize) -> Result<(), EngineError> {
+        let (phase, repeat) = self.pass;
+        let progress = Progress { prompt_id: self.prompt.1, phase, repeat, layer, done: *self.done, total: self.total };
+        *self.done += tokens as u64;
+        if self.watcher.go_on(&progress) { Ok(()) } else { Err(EngineError::Interrupted) }
+    }
+}
