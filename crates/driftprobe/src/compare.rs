@@ -8,6 +8,7 @@ use crate::attribute::attribute_by;
 use crate::cause::Cause;
 use crate::coverage::expect;
 use crate::examine::{Doubt, Examination, Oracle, Standing, examine};
+use crate::exercise::tested;
 use crate::grounds::pair_reasons;
 use crate::judge::{JudgedPair, PairVerdict, judge};
 use crate::oracle::fit;
@@ -116,6 +117,7 @@ fn compare_phase(
         loose_reasons((events, loose), (manifests[1 - side], &names[side]), phase, &mut reasons);
     }
     pair_reasons(&pairs, &mut reasons);
+    tested(&pairs, &mut reasons);
     if sides[0].run.dir == sides[1].run.dir {
         reasons.add(ReasonCode::NotIndependent, "both are the same run");
     } else if same_settings(manifests) {
@@ -294,6 +296,20 @@ fn same_settings([ours, theirs]: [Option<&Manifest>; 2]) -> bool {
             == (&theirs.engine, &theirs.contract, &theirs.env, &theirs.host, theirs.mode)
 }
 
+/// Where a run leaves in this phase what the model gives, whether the other run has that row or not.
+fn own_fault(examination: &Examination, phase: Phase) -> Option<String> {
+    let row = |prompt: &str, pos: u64, layer: i32, point: Point| describe_row(prompt, Some(pos), layer, point.id());
+    let cause = examination.causes.iter().find(|cause| cause.phase == phase);
+    let cause = cause.map(|cause| row(&cause.prompt_id, cause.pos, cause.layer, cause.point));
+    let stage = examination.faults().find(|stage| stage.phase == phase);
+    let stage = stage.map(|stage| row(&stage.prompt_id, stage.pos, stage.layer, stage.point));
+    let gap = examination.study.gaps.iter().find(|gap| gap.flagged && gap.phase == phase);
+    let gap = gap.map(|gap| row(&gap.prompt_id, gap.pos as u64, gap.to.layer, gap.to.point));
+    let tokens = examination.study.tokens.iter().find(|token| token.flagged && token.phase == phase);
+    let tokens = tokens.map(|token| row(&token.prompt_id, token.pos as u64, token.layer, token.point));
+    cause.or(stage).or(gap).or(tokens)
+}
+
 fn reach(
     names: [String; 2],
     phase: Phase,
@@ -306,6 +322,10 @@ fn reach(
     let first = fault.or_else(|| pairs.iter().position(JudgedPair::parts));
     let all_good = pairs.iter().all(|pair| pair.verdict.is_good());
     let identical = pairs.iter().all(|pair| pair.verdict == PairVerdict::Identical);
+    let elsewhere = [0, 1].into_iter().find_map(|side| {
+        let of = examined.get(side)?.as_ref()?.as_ref().ok()?;
+        Some(format!("{} is at fault by itself: {}", names.get(side)?, own_fault(of, phase)?))
+    });
     let (verdict, why) = match fault.and_then(|at| pairs.get(at)) {
         Some(pair) => {
             let whose = match pair.phase {
@@ -320,6 +340,8 @@ fn reach(
             };
             (Verdict::Fail, format!("{} {whose} {what}", describe(&pair.prefill)))
         }
+        // What follows from a fault is inherited; the fault may lie in a row that the other run has not.
+        None if elsewhere.is_some() => (Verdict::Fail, elsewhere.unwrap_or_default()),
         None if !pairs.is_empty() && all_good && reasons.is_empty() => {
             let why = match identical {
                 true => "every row is bit-equal",

@@ -118,6 +118,37 @@ fn a_fault_is_that_of_the_run_that_has_it() {
     }
 }
 
+/// The row at fault need not be one that the other run has; what follows from it is inherited in every row that both have.
+#[test]
+fn a_fault_in_a_row_that_only_one_run_has_is_no_pass() {
+    let model = Model::demo().unwrap();
+    let sound = plain(&model, Settings::default());
+    let wrong = faulty(&model, "ROPE_THETA@decode:layer1");
+    let mut few = sound.run.clone();
+    few.events.retain(|event| !event.point.layered() || event.layer == 0);
+    few.manifest.as_mut().unwrap().layers = Some(vec![0]);
+    let both = compared(&few, &wrong.run, Some(&model));
+    assert_eq!(both[0].verdict, Verdict::Pass, "{:?}", both[0].reasons);
+    assert_eq!(both[1].verdict, Verdict::Fail);
+    assert!(both[1].why.contains("two is at fault by itself: p, position 8, layer 1, q_post_rope"), "{}", both[1].why);
+}
+
+#[test]
+fn embeddings_alone_compare_nothing() {
+    let model = Model::demo().unwrap();
+    let (a, b) = (plain(&model, Settings::default()), plain(&model, blocked()));
+    let [a, b] = [a, b].map(|recorded| {
+        let mut run = recorded.run.clone();
+        run.events.retain(|event| event.point == Point::EmbedOut);
+        run.manifest.as_mut().unwrap().points = Some(driftprobe_trace::PointSet::Both(vec![Point::EmbedOut]));
+        (run, recorded)
+    });
+    for one in compared(&a.0, &b.0, Some(&model)) {
+        assert_eq!(one.verdict, Verdict::Inconclusive);
+        assert!(has(&one, ReasonCode::OnlyCopies));
+    }
+}
+
 #[test]
 fn nothing_passes_by_what_it_leaves_out() {
     let model = Model::demo().unwrap();
@@ -136,7 +167,10 @@ fn nothing_passes_by_what_it_leaves_out() {
     inconclusive(&a.run, &less, Some(&model), ReasonCode::ExpectedMissing);
     let mut other = b.run.clone();
     other.events.iter_mut().for_each(|event| event.token_id = event.token_id.map(|token| token + 1));
-    inconclusive(&a.run, &other, Some(&model), ReasonCode::NothingCompared);
+    // Its embeddings are not those of the tokens that it names, which is a fault of its own.
+    for one in compared(&a.run, &other, Some(&model)) {
+        assert!(one.verdict != Verdict::Pass && has(&one, ReasonCode::NothingCompared));
+    }
     let mut unfinished = b.run.clone();
     unfinished.manifest.as_mut().unwrap().complete = false;
     inconclusive(&a.run, &unfinished, Some(&model), ReasonCode::Incomplete);

@@ -220,7 +220,7 @@ fn causes(out: &mut Styled, analysis: &Analysis) {
     if analysis.verdict.verdict == Verdict::Pass && !examination.power.is_empty() {
         let (seen, of, _) = shown(examination);
         let smallest = smallest(&examination.power).map_or_else(String::new, |sizes| format!("; smallest: {sizes}"));
-        let text = format!("would have shown {seen} of {of} bugs of the catalogue{smallest}");
+        let text = format!("in what is recorded, {seen} of {of} bugs of the catalogue would have shown{smallest}");
         out.wrapped("  ", Style::Dim, &text);
     }
 }
