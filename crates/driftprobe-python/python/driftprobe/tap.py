@@ -30,6 +30,8 @@ class Tap:
     rows: range = range(0)
     """Tokens of the forward pass whose rows are wanted; empty: none."""
     layer: int = -1
+    tokens: int = 0
+    """Tokens of the forward pass, where a tree needs to know."""
     seen: dict[tuple[int, str], Any] = field(default_factory=dict)
     visible: dict[int, list[int]] = field(default_factory=dict)
 
