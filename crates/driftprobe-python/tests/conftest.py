@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parents[3] / "fixtures"))
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from tracing import models  # noqa: E402
-from tracing.record import Gate  # noqa: E402
-from transformers import AutoModelForCausalLM, MistralConfig  # noqa: E402
-from transformers.utils import logging  # noqa: E402
+import pytest
+import torch
+from tracing import models
+from tracing.record import Gate
+from transformers import AutoModelForCausalLM, MistralConfig
+from transformers.utils import logging
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 PROMPTS = {"short": [1, 17, 99, 4, 62], "long": [1, *range(20, 59)]}

@@ -63,7 +63,6 @@ def test_a_weight_that_was_loaded_wrongly_is_found_against_the_files(small: Any,
     assert (report.cause.point, report.cause.layer, report.cause.hypothesis) == ("mlp_up", 1, "WEIGHT_OTHER_LAYER")
 
 
-
 def test_alignment_takes_a_fault_of_the_cache_away(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slot that is overwritten when decode's cache has been filled; prefill's rows put it right again."""
     from driftprobe import record

@@ -48,7 +48,7 @@ class Rotary(nn.Module):
         from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
         cos, sin = self.table(q, positions[None])
-        split = lambda x: x.unflatten(-1, (-1, self.width)).transpose(0, 1)[None]  # noqa: E731
+        split = lambda x: x.unflatten(-1, (-1, self.width)).transpose(0, 1)[None]
         rotated = apply_rotary_pos_emb(split(q), split(k), cos, sin)
         for own, made in zip((q, k), rotated):
             own.copy_(made[0].transpose(0, 1).flatten(1))
@@ -75,7 +75,7 @@ class Attention(nn.Module):
         if hasattr(self, "q_norm"):
             q, k = self.normed(q, self.q_norm), self.normed(k, self.k_norm)
         q, k = self.rotary_emb(positions, q, k)
-        split = lambda x: x.unflatten(-1, (-1, self.head_dim)).transpose(0, 1)[None]  # noqa: E731
+        split = lambda x: x.unflatten(-1, (-1, self.head_dim)).transpose(0, 1)[None]
         out = nn.functional.scaled_dot_product_attention(
             split(q), split(k), split(v), is_causal=True, scale=self.scaling, enable_gqa=True
         )

@@ -35,9 +35,7 @@ def test_the_model_is_as_before(small: Any, tmp_path: Path, attention: str) -> N
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_an_error_in_the_middle_leaves_no_hook_and_an_incomplete_run(
-    small: Any, tmp_path: Path, attention: str
-) -> None:
+def test_an_error_in_the_middle_leaves_no_hook_and_an_incomplete_run(small: Any, tmp_path: Path, attention: str) -> None:
     model = small.load("llama", "bf16", attention)
     before, expected = state(model), logits(model)
     down = model.model.layers[1].mlp.down_proj

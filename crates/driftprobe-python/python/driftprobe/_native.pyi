@@ -1,12 +1,12 @@
 """The native half of the package."""
 
 from os import PathLike
-from typing import Optional, Union
+from typing import Union
 
 __version__: str
 
 Path = Union[str, PathLike[str]]
-Place = tuple[int, int, int, int, Optional[int]]
+Place = tuple[int, int, int, int, int | None]
 
 class Writer:
     """Writes one run. Closed without `finish`, it leaves a run that is marked incomplete."""
@@ -18,9 +18,7 @@ class Writer:
     def begin(self, prompt_id: str, phase: str) -> None:
         """Starts a prompt's phase, `prefill` or `decode`; what is pending of another is written first."""
 
-    def row(
-        self, point: tuple[str, int], place: Place, values: tuple[str, list[int], bytes], payload: bool = True
-    ) -> None:
+    def row(self, point: tuple[str, int], place: Place, values: tuple[str, list[int], bytes], payload: bool = True) -> None:
         """Takes one row: (point, layer); (step, position, token, tokens in the pass, keys); (dtype, shape, bytes)."""
 
     def finish(self, complete: bool) -> None:
@@ -30,7 +28,7 @@ def main(args: list[str]) -> int:
     """Runs the command line `driftprobe ARGS` and returns its exit status."""
 
 def analyze(
-    run: Path, model: Optional[Path] = None, contract: Optional[str] = None, simulate: Optional[float] = None
+    run: Path, model: Path | None = None, contract: str | None = None, simulate: float | None = None
 ) -> tuple[str, str, str]:
     """Judges a run and returns drift.json, drift.md and drift.tsv as texts."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from os import PathLike, fspath
-from typing import Any, Mapping
+from typing import Any
 
 from . import _native
 from .report import Report

@@ -25,7 +25,7 @@ HEAD_NORMS = ("q_pre_rope", "k_pre_rope")
 
 def of(family: str, dtype: str, attention: str) -> dict[str, Any]:
     """The contract of a family (`config.model_type`) in a dtype (`f32`, `bf16` …) with `eager` or `sdpa` attention."""
-    flat: dict[str, Any] = {field: dtype for field in FIELDS}
+    flat: dict[str, Any] = dict.fromkeys(FIELDS, dtype)
     flat.update(accumulate="f32", softmax="f32")
     if attention == "sdpa":
         flat["scores"] = "f32"

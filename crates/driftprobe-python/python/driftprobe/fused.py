@@ -11,9 +11,10 @@ within the backend's kernel are not seen, nor are the logits, which these engine
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Iterable, Iterator
+from typing import Any
 
 from .errors import Error
 from .hooks import first, hooked
@@ -92,9 +93,7 @@ def entering(module: Any, see: Any) -> Any:
 
 def leaving(module: Any, see: Any) -> Any:
     """Calls `see(inputs, out)` when a module has run."""
-    return module.register_forward_hook(
-        lambda _, args, kwargs, out: see((*args, *kwargs.values()), out), with_kwargs=True
-    )
+    return module.register_forward_hook(lambda _, args, kwargs, out: see((*args, *kwargs.values()), out), with_kwargs=True)
 
 
 def batch(value: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, Iterator, MutableMapping
+from typing import Any, Callable
 
 from .tap import Tap
 

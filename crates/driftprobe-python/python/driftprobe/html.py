@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
-from typing import TYPE_CHECKING, Any, Iterable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .report import Report
@@ -40,8 +41,8 @@ def summary(report: Report) -> str:
     elif report.root_cause:
         parts.append(f"<p><b>{escape(report.root_cause)}</b>. {escape(report.root_cause_why)}</p>")
     if report.reasons:
-        lines = [(reason.code, reason.count, reason.sentence, reason.hint) for reason in report.reasons]
-        parts.append(table(("reason", "times", "what", "hint"), lines))
+        why = [(reason.code, reason.count, reason.sentence, reason.hint) for reason in report.reasons]
+        parts.append(table(("reason", "times", "what", "hint"), why))
     pairs = report.pairs
     counts = ("total", "identical", "structural", "inherited", "contract", "fault", "non_finite", "missing", "undecided")
     parts.append(table(counts, [[getattr(pairs, name) for name in counts]]))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Iterator
+from typing import Any
 
 from .errors import Error
 from .hooks import after, before, first, first_input, hooked, overridden, replaced

@@ -33,7 +33,7 @@ def folder_of(model: Any) -> Path | None:
         return Path(name)
     if not name:
         return None
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     try:
         found = cached_file(name, "config.json", local_files_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import Any, Callable
@@ -48,7 +49,7 @@ class Compared:
             self.equal += int(torch.equal(a.view(torch.uint8), b.view(torch.uint8)))
         same = traced[:both].view(torch.uint8).equal(untraced[:both].view(torch.uint8))
         largest = 0.0 if same else float((traced[:both].double() - untraced[:both].double()).abs().max())
-        finite = largest == largest and largest != float("inf")
+        finite = math.isfinite(largest)
         # What was not finite stays so.
         self.max_abs = max(self.max_abs, largest) if finite and self.max_abs is not None else None
 

@@ -61,9 +61,7 @@ class Tap:
             raise Error(f"{point}: a batch of {value.shape[0]} sequences", "trace one sequence at a time")
         value = value.detach()[0]
         low, high = self.rows.start, self.rows.stop
-        if point in HEADS_FIRST:
-            value = value[:, low:high].transpose(0, 1)
-        elif point in BY_KEY:
+        if point in HEADS_FIRST or point in BY_KEY:
             value = value[:, low:high].transpose(0, 1)
         elif point not in CACHES:
             value = value[low:high]

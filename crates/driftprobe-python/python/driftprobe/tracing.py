@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Iterable, Mapping
+from typing import Any
 
 from .errors import Error, needed
 from .plan import DEFAULT_LAYERS, MODES, Plan, Prompts, check_prompts, layers_of, points_of, prompts_of
@@ -82,9 +83,7 @@ def trace(
         base["contract"] = dict(contract)
     windows = provenance.windows_of(model.config)
     Recorder(tree, plan, "as_designed", windows).extend()
-    base.update(
-        prompts=[prompt.described() for prompt in plan.prompts], layers=plan.layers, points=plan.points, steps=steps
-    )
+    base.update(prompts=[prompt.described() for prompt in plan.prompts], layers=plan.layers, points=plan.points, steps=steps)
     for each in MODES[mode]:
         folder = Path(out) / ALIGNED if mode == "both" and each == ALIGNED else Path(out)
         Recorder(tree, plan, each, windows).run(folder, {**base, "mode": each})
