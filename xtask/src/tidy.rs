@@ -91,6 +91,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("driftprobe-trace", &[]),
     ("driftprobe-model", &[]),
     ("driftprobe-engine", &["driftprobe-trace", "driftprobe-model"]),
+    ("driftprobe-llama-cpp", &["driftprobe-trace", "driftprobe-model", "driftprobe-engine"]),
     ("driftprobe", &["driftprobe-trace", "driftprobe-model"]),
     ("driftprobe-capi", &["driftprobe-trace"]),
     ("driftprobe-remote", &[]),

@@ -45,7 +45,7 @@ pub fn judge_lying(
 }
 
 /// The model that the run's manifest names, where it lies there. A path is relative to the run.
-fn named_model(run: &Run) -> Option<Model> {
+pub fn named_model(run: &Run) -> Option<Model> {
     let path = run.manifest.as_ref()?.model.as_ref()?.path.as_ref()?;
     let path = if path == "DEMO" { PathBuf::from(path) } else { run.dir.join(path) };
     Model::open(&path).ok()

@@ -2,6 +2,7 @@
 
 mod analyze;
 mod args;
+mod compare;
 mod engine;
 mod environment;
 mod failure;
@@ -44,6 +45,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
         }
         Some(Command::Power(args)) => power::run(&args),
         Some(Command::Analyze(args)) => analyze::run(&args),
+        Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Completions { shell }) => {
             completions(shell);
             Ok(driftprobe::EXIT_PASS)

@@ -41,7 +41,7 @@ pub fn run(args: &PowerArgs) -> Result<u8, Failure> {
     check_context(&plan, &model)?;
     let tokens = plan.prompts.iter().map(|prompt: &PromptInfo| prompt.tokens.len()).max().unwrap_or(1);
     let subject = Subject { model: &model, settings: &settings, tokens };
-    let faults = faults(args, &subject, &plan)?;
+    let (scope, faults, refused) = faults(args, &subject, &plan)?;
     let oracle = Oracle { budget_flops: e.simulate, ..Oracle::new(&model) };
     let folder = tempfile::tempdir().map_err(|e| Failure::io("make", Path::new("a temporary folder"), &e))?;
     let probe = Probe { plan: &plan, oracle: &oracle, dir: &folder.path().join("run") };
@@ -60,15 +60,20 @@ pub fn run(args: &PowerArgs) -> Result<u8, Failure> {
     bar.finish();
     let power = sound.examination.as_ref().map(|examination| examination.power.as_slice()).unwrap_or_default();
     let text = match args.format {
-        PowerFormat::Text => text(&outcomes, power, sound.verdict.verdict),
-        PowerFormat::Json => data(&outcomes, sound.verdict.verdict),
+        PowerFormat::Text => {
+            scope_text(scope, args) + &text(&outcomes, power, sound.verdict.verdict) + &refused_text(&refused)
+        }
+        PowerFormat::Json => data(&outcomes, &refused, sound.verdict.verdict),
     };
     anstream::print!("{text}");
     Ok(driftprobe::EXIT_PASS)
 }
 
-/// The faults that were asked for, in the phase and layer that were asked for.
-fn faults(args: &PowerArgs, subject: &Subject<'_>, plan: &Plan) -> Result<Vec<Fault>, Failure> {
+/// Faults that the model or the settings cannot have, and why.
+type Refused = Vec<(Fault, String)>;
+
+/// Where faults act, those that were asked for, and those of them that cannot be.
+fn faults(args: &PowerArgs, subject: &Subject<'_>, plan: &Plan) -> Result<(Scope, Vec<Fault>, Refused), Failure> {
     let phase = Phase::parse(&args.phase);
     let middle = plan.layers.iter().nth(plan.layers.len() / 2).copied();
     let layer = match args.layer.as_deref() {
@@ -81,17 +86,40 @@ fn faults(args: &PowerArgs, subject: &Subject<'_>, plan: &Plan) -> Result<Vec<Fa
     };
     let scope = Scope { phase, layer };
     if args.faults.is_empty() {
-        return Ok(Fault::catalogue(subject, scope));
+        return Ok((scope, Fault::catalogue(subject, scope), Vec::new()));
     }
-    let fault = |kind: &FaultKind| {
+    let (mut faults, mut refused) = (Vec::new(), Vec::new());
+    for kind in &args.faults {
         let layer = scope.layer.filter(|_| kind.layered());
         let fault = Fault { kind: kind.clone(), scope: Scope { layer, ..scope } };
-        let why =
-            |why| Failure::new(format!("{fault}: {why}"), "choose a fault that the model and the settings can have");
-        fault.applies(subject).map_err(why)?;
-        Ok(fault)
-    };
-    args.faults.iter().map(fault).collect()
+        match fault.applies(subject) {
+            Ok(()) => faults.push(fault),
+            Err(why) => refused.push((fault, why.to_string())),
+        }
+    }
+    if let (true, Some((fault, why))) = (faults.is_empty(), refused.first()) {
+        let hint = "choose a fault that the model and the settings can have";
+        return Err(Failure::new(format!("{fault}: {why}"), hint));
+    }
+    Ok((scope, faults, refused))
+}
+
+/// In which layer the faults act, which need not be what one expects.
+fn scope_text(scope: Scope, args: &PowerArgs) -> String {
+    match (scope.layer, &args.layer) {
+        (Some(layer), None) => {
+            format!("Faults of one layer are made in layer {layer} alone (--layer chooses it, or all).\n\n")
+        }
+        _ => String::new(),
+    }
+}
+
+fn refused_text(refused: &Refused) -> String {
+    let mut out = if refused.is_empty() { String::new() } else { "\nNot applicable here:\n".to_owned() };
+    for (fault, why) in refused {
+        let _ = writeln!(out, "  {fault}: {why}");
+    }
+    out
 }
 
 /// One recording and its analysis.
@@ -229,7 +257,7 @@ fn smallest(power: &[PowerRow]) -> BTreeMap<String, (f64, f64)> {
     all
 }
 
-fn data(outcomes: &[Outcome], sound: Verdict) -> String {
+fn data(outcomes: &[Outcome], refused: &Refused, sound: Verdict) -> String {
     let one = |one: &Outcome| {
         json!({
             "fault": one.fault,
@@ -245,6 +273,9 @@ fn data(outcomes: &[Outcome], sound: Verdict) -> String {
         })
     };
     let all: Vec<_> = outcomes.iter().map(one).collect();
-    let text = serde_json::to_string_pretty(&json!({ "schema": 1, "sound_run": sound.id(), "faults": all }));
+    let refused: Vec<_> =
+        refused.iter().map(|(fault, why)| json!({ "fault": fault.to_string(), "why": why })).collect();
+    let table = json!({ "schema": 1, "sound_run": sound.id(), "faults": all, "not_applicable": refused });
+    let text = serde_json::to_string_pretty(&table);
     text.unwrap_or_default() + "\n"
 }

@@ -279,4 +279,10 @@ fn power_says_what_is_seen_and_what_is_not() {
     assert!(gross["seen"] == true && gross["placed"] == true && gross["named"][0] == "SCALE_MISSING", "{gross}");
     assert!(tiny["seen"] == false, "{tiny}");
     driftprobe(&dir).args(["power", "--faults", "NO_SUCH"]).assert().code(2);
+    // What the model cannot have does not stand in the way of the others.
+    let both = ["power", "--faults", "SOFTCAP_MISSING", "SCALE_MISSING", "--prompts", "The learned"];
+    let said = driftprobe(&dir).args(both).assert().code(0).get_output().stdout.clone();
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("Not applicable here:\n  SOFTCAP_MISSING") && said.contains("alone (--layer"), "{said}");
+    driftprobe(&dir).args(["power", "--faults", "SOFTCAP_MISSING"]).assert().code(2);
 }

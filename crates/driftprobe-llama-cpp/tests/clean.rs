@@ -7,7 +7,7 @@ use driftprobe::{Analysis, Verdict};
 use driftprobe_engine::record::Plan;
 use driftprobe_llama_cpp::{CacheType, LlamaCppEngine, Options};
 use driftprobe_model::Model;
-use driftprobe_trace::Mode;
+use driftprobe_trace::{Mode, PromptInfo};
 use support::judged::{findings, judge, plan, reasons};
 use support::made::{Dice, Shape, make};
 use support::{Fixture, folder};
@@ -121,6 +121,20 @@ fn from_64_tokens_on_prefill_has_another_kernel_than_decode_and_from_512_keys_on
     expect_sound(&analysis, "80 tokens, f32 cache");
     let cast = "prefill attn_out: kv_read=f16".to_owned();
     assert_eq!(findings(&analysis), [cast, decode(of_one_row(CacheType::F32))]);
+    // Both in one run: prompts of both kinds.
+    for (kv_cache, id) in [
+        (CacheType::F16, "declared;below 80 tokens:inputs=f16,value_sums=f16"),
+        (CacheType::F32, "kv_read=f16;below 80 tokens:inputs=f16,kv_read=f16,value_sums=f16"),
+    ] {
+        let short = PromptInfo { id: "q".into(), tokens: tokens(20), ..Default::default() };
+        let both = |mut plan: Plan| {
+            plan.prompts.push(short.clone());
+            Plan { steps: 1, ..plan }
+        };
+        let analysis = look(&model, &flash(kv_cache), &tokens(80), both);
+        assert_eq!(analysis.verdict.verdict, Verdict::Pass, "{:?}", reasons(&analysis));
+        assert_eq!(findings(&analysis), [format!("prefill attn_out: {id}"), decode(of_one_row(kv_cache))]);
+    }
     // n_kv is counted up to a multiple of 256, so 258 keys are 512.
     let analysis = look(&model, &flash(CacheType::F16), &tokens(258), |plan| Plan { layers: [0, 1].into(), ..plan });
     assert_eq!(

@@ -5,6 +5,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
+/// What holds otherwise in forward passes of few tokens, for which engines have other kernels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FewRows {
+    /// Passes of fewer tokens than this.
+    pub below: u64,
+    /// What they have otherwise.
+    #[serde(flatten)]
+    pub fields: Box<ContractFields>,
+}
+
 /// The arithmetic of one stage, or of all. Dtypes are names (`f64 f32 tf32 bf16 f16 fp8_e4m3 q8_0 q8_k …`); an absent
 /// one is not known.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,6 +66,9 @@ pub struct ContractFields {
     /// where only rows do it that see so many keys, counted up to a multiple.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_parts: Option<String>,
+    /// What passes of few tokens have otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub few_rows: Option<FewRows>,
     /// The storage roundings inside a point, in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rounding: Option<Vec<String>>,
@@ -97,6 +110,7 @@ struct RawContract {
     kv_read: Option<String>,
     value_sums: Option<String>,
     key_parts: Option<String>,
+    few_rows: Option<FewRows>,
     rounding: Option<Vec<String>>,
     by_phase: Option<BTreeMap<Phase, ContractFields>>,
     by_point: Option<BTreeMap<String, ContractFields>>,
@@ -123,6 +137,7 @@ impl From<RawContract> for Contract {
                 kv_read: raw.kv_read,
                 value_sums: raw.value_sums,
                 key_parts: raw.key_parts,
+                few_rows: raw.few_rows,
                 rounding: raw.rounding,
                 extra: raw.extra,
             },

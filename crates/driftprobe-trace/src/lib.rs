@@ -27,7 +27,7 @@ mod tensors;
 mod write;
 
 pub use accept::Unmapped;
-pub use contract::{Contract, ContractFields};
+pub use contract::{Contract, ContractFields, FewRows};
 pub use dtype::Dtype;
 pub use error::{RowError, TraceError};
 pub use event::{Event, HashAlgo, HashCheck, LogitsTop, PayloadRef, Phase, RowHash, RowStats, Sample, Source};

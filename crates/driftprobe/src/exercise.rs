@@ -250,6 +250,10 @@ fn hashes(pairs: &[JudgedPair], reasons: &mut Reasons) {
         if pair.vacuous.is_some() || event.point == Point::AttnProbs {
             continue;
         }
+        // A hash that was held against its row is that row's.
+        if pair.prefill.payload.is_some() && pair.decode.payload.is_some() {
+            continue;
+        }
         let prompt = &*event.prompt_id;
         let position = own_index(pair).unwrap_or(0);
         let origins = places.entry((prompt, position, hash.value)).or_default();
@@ -258,8 +262,20 @@ fn hashes(pairs: &[JudgedPair], reasons: &mut Reasons) {
             tokens.entry((prompt, event.layer, event.point, hash.value)).or_default().entry(token).or_insert(place);
         }
     }
+    // Behind an attention sink rows may well be one value's: there only rows that are all alike are in doubt.
+    let mut alike: BTreeMap<(i32, Point), (BTreeSet<u64>, BTreeSet<u32>)> = BTreeMap::new();
+    for ((_, layer, point, hash), found) in &tokens {
+        let (hashes, fed) = alike.entry((*layer, *point)).or_default();
+        hashes.insert(*hash);
+        fed.extend(found.keys());
+    }
+    let in_doubt = |(_, layer, point, _): &(&str, i32, Point, u64)| {
+        let is_attention = matches!(point, Point::AttnOut | Point::AttnProjOut | Point::AttnPostNormOut);
+        !is_attention || alike.get(&(*layer, *point)).is_some_and(|(hashes, fed)| hashes.len() == 1 && fed.len() > 2)
+    };
     let same = places.values().map(|found| found.values().collect::<Vec<_>>());
-    for found in same.chain(tokens.values().map(|found| found.values().collect())) {
+    let of_tokens = tokens.iter().filter(|(key, _)| in_doubt(key)).map(|(_, found)| found.values().collect());
+    for found in same.chain(of_tokens) {
         if let [first, second, ..] = found.as_slice() {
             reasons.add(ReasonCode::VacuousHash, format!("{first} and {second} have one hash"));
         }

@@ -189,6 +189,15 @@ fn one_hash_for_rows_that_are_no_copies() {
     // One point, other tokens.
     let one = hashed(|event| xxh3(5 + event.layer.max(0) as u64).filter(|_| event.point == Point::MlpOut));
     inconclusive(&one, ReasonCode::VacuousHash);
+    // Behind an attention sink two tokens may get the same value; all of them do not.
+    let sink = |prompts: &'static [&str]| {
+        hashed(move |event| {
+            let attended = event.point == Point::AttnOut && prompts.contains(&&*event.prompt_id);
+            xxh3(77 + event.layer.max(0) as u64).filter(|_| attended)
+        })
+    };
+    passes(&sink(&["p0"]));
+    inconclusive(&sink(&["p0", "p1"]), ReasonCode::VacuousHash);
     // What enters layer 0 is the embedding.
     let copy = hashed(|event| {
         let copied = event.point == Point::EmbedOut || (event.point, event.layer) == (Point::ResidualPreAttn, 0);

@@ -1,11 +1,10 @@
 """The native half of the package."""
 
 from os import PathLike
-from typing import Union
 
 __version__: str
 
-Path = Union[str, PathLike[str]]
+Path = str | PathLike[str]
 Place = tuple[int, int, int, int, int | None]
 
 class Writer:

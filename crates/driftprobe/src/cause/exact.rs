@@ -12,12 +12,13 @@ type Sum = fn(f64, f64, Float) -> f64;
 
 /// Of a residual add: x is the stream, b the branch.
 pub(super) fn sums<'a>() -> Vec<Trial<'a>> {
-    let ways: [(&'static str, &str, Sum); 5] = [
+    let ways: [(&'static str, &str, Sum); 6] = [
         ("RESIDUAL_DROPPED", "only the branch", |_, b, _| b),
         ("RESIDUAL_DROPPED", "only the stream", |x, _, _| x),
         ("RESIDUAL_DOUBLED", "the stream twice", |x, b, f| f.round(f.round(x + b) + x)),
         ("RESIDUAL_DOUBLED", "the stream twice", |x, b, f| f.round(f.round(2.0 * x) + b)),
         ("RESIDUAL_DOUBLED", "the branch twice", |x, b, f| f.round(f.round(x + b) + b)),
+        ("RESIDUAL_DOUBLED", "the branch twice", |x, b, f| f.round(x + f.round(2.0 * b))),
     ];
     let trial = |(id, what, way): (&'static str, &str, Sum)| {
         Trial::new(id, Box::new(move |case| combined(case, way))).with("is", what)

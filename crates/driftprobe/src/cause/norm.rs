@@ -14,22 +14,27 @@ use driftprobe_model::{Model, WeightId};
 /// All of them, fitted to the rows.
 pub(super) fn trials<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
     let mut all = fixed(model);
-    let make = |t: f64| epsilon(model, t);
     let mut starts = vec![1e-6, 1e-5, 1e-3, 1e-8, 1e-12, 1e-2, 0.1, 1.0];
     starts.extend(with_few_digits(cases.iter().filter_map(|case| start(model, case))));
-    if let Some(t) = fit(cases, &starts, &make) {
-        let trial = Trial::new("NORM_EPS", make(t)).freedom(Freedom::Fitted);
-        all.push(trial.with("epsilon", significant(t.max(0.0))));
-    }
-    let outside = |t: f64| outside(model, t);
+    all.extend(fitted(cases, &starts, &|t| epsilon(model, t)));
     let starts = with_few_digits(cases.iter().filter_map(|case| start_outside(model, case)));
-    if let Some(t) = fit(cases, &starts, &outside) {
-        let trial = Trial::new("NORM_EPS", outside(t)).freedom(Freedom::Fitted);
-        all.push(trial.with("epsilon", significant(t.max(0.0))).with("place", "outside the root"));
-    }
+    let outside = fitted(cases, &starts, &|t| outside(model, t));
+    all.extend(outside.map(|trial| trial.with("place", "outside the root")));
     all.extend(other_weight(model, cases));
     all.push(Trial::new("NORM_SKIPPED", Box::new(move |case| unweighted(model, case))).with("part", "the weight"));
     all
+}
+
+/// The ε of least squares, and the one under which most values are exactly what is recorded.
+fn fitted<'a>(
+    cases: &[Case],
+    starts: &[f64],
+    make: &dyn Fn(f64) -> Expect<'a>,
+) -> impl Iterator<Item = Trial<'a>> + use<'a> {
+    let found: Vec<f64> = fit(cases, starts, make).into_iter().chain(sharpest(cases, starts, make)).collect();
+    let one =
+        |t: f64| Trial::new("NORM_EPS", make(t)).freedom(Freedom::Fitted).with("epsilon", significant(t.max(0.0)));
+    found.into_iter().map(one).collect::<Vec<_>>().into_iter()
 }
 
 /// ε added to the root and not under it: for a row of mean square m as if ε² + 2ε√m stood under it.
@@ -48,6 +53,27 @@ fn outside<'a>(model: &'a Model, epsilon: f64) -> Expect<'a> {
 fn with_few_digits(starts: impl Iterator<Item = f64>) -> Vec<f64> {
     let digits = |t: f64, digits: usize| format!("{t:.digits$e}").parse::<f64>().unwrap_or(t);
     starts.flat_map(|t| [t, digits(t, 0), digits(t, 1)]).collect()
+}
+
+/// Of what lies near the best start the one under which most values are exactly what is recorded: where the row is rounded
+/// before the weight, and again, there is no slope to follow.
+fn sharpest<'a>(cases: &[Case], starts: &[f64], make: &dyn Fn(f64) -> Expect<'a>) -> Option<f64> {
+    let equal = |t: f64| -> usize {
+        let expect = make(t);
+        let of = |case: &Case| match expect(case) {
+            Ok(Expectation::Noisy(e)) => {
+                e.y.iter().zip(&case.recorded).filter(|(y, recorded)| e.output.round(**y) == **recorded).count()
+            }
+            _ => 0,
+        };
+        cases.iter().map(of).sum()
+    };
+    // The first of the best.
+    let best = |all: Vec<f64>| all.into_iter().map(|t| (equal(t), t)).reduce(|a, b| if b.0 > a.0 { b } else { a });
+    let near = |t: f64, by: f64| (-30..=30).map(move |i| t * (1.0 + f64::from(i) * by)).collect::<Vec<f64>>();
+    let (_, start) = best(starts.to_vec())?;
+    let (_, rough) = best(near(start, 0.02))?;
+    best(near(rough, 0.001)).map(|(_, t)| t)
 }
 
 /// √(m + ε) − √m, ε as [`start`] finds it.

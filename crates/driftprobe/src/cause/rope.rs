@@ -1,5 +1,6 @@
 //! Hypotheses of the rotary embedding.
 
+mod positions;
 mod rotation;
 
 use super::fit::{distance, fit};
@@ -8,25 +9,19 @@ use crate::oracle::Float;
 use crate::oracle::evaluate::{Expectation, evaluate};
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::replay::cases::Case;
-use driftprobe_model::reference::pair;
-use driftprobe_model::{Config, Model, RopeScaling};
+use driftprobe_model::{Model, RopeScaling};
 use driftprobe_trace::{ContractFields, Point};
+pub(super) use positions::offset;
 
-/// Offsets of the position that are tried in full.
-const OFFSETS_TRIED: usize = 3;
 /// Largest factor of a scaling.
 const SCALING_MAX: f64 = 512.0;
-/// Offsets that are looked at, at least; else as many as the last row has positions before it.
-const OFFSET_MAX: i64 = 64;
-/// Positions that are looked at, at most.
-const POS_MAX: i64 = 4096;
 
 /// All of them, fitted to the rows.
 pub(super) fn trials<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
     let Some(point) = cases.first().map(|c| c.point) else { return Vec::new() };
     let mut all = fixed(model, point);
     all.extend(rotation::trials(model));
-    all.extend(offsets(model, cases));
+    all.extend(positions::trials(model, cases));
     all.extend(thetas(model, cases));
     all.extend(scalings(model, cases));
     all
@@ -62,67 +57,6 @@ fn unturned(model: &Model, case: &Case) -> Result<Expectation, Unjudged> {
     expected.y = case.task.input(0).to_vec();
     expected.variance = vec![0.0; expected.y.len()];
     Ok(Expectation::Noisy(expected))
-}
-
-/// The row turned to another position.
-pub(super) fn offset<'a>(model: &'a Model, by: i64) -> Trial<'a> {
-    let expect = move |case: &Case| turned_to(model, case, i128::from(case.task.pos_id) + i128::from(by));
-    Trial::new("ROPE_POSITION_OFFSET", Box::new(expect)).with("offset", format!("{by:+}"))
-}
-
-/// Turned to any position. Backwards is forwards with the halves of each pair exchanged.
-fn turned_to(model: &Model, case: &Case, pos: i128) -> Result<Expectation, Unjudged> {
-    let mut task = case.task.clone();
-    task.pos_id = u64::try_from(pos.unsigned_abs()).unwrap_or(u64::MAX);
-    if pos >= 0 {
-        return evaluate(model, case.op, &task, case.layer_index());
-    }
-    let exchange = |x: &mut Vec<f64>| exchange_pairs(x, &model.config);
-    task.inputs.iter_mut().for_each(exchange);
-    let mut expectation = evaluate(model, case.op, &task, case.layer_index())?;
-    if let Expectation::Noisy(expected) = &mut expectation {
-        exchange_pairs(&mut expected.y, &model.config);
-        exchange_pairs(&mut expected.variance, &model.config);
-    }
-    Ok(expectation)
-}
-
-fn exchange_pairs(x: &mut [f64], config: &Config) {
-    for head in x.chunks_exact_mut(config.head_dim.max(1)) {
-        for i in 0..config.head_dim / 2 {
-            let (first, second) = pair(config.rope.layout, config.head_dim, i);
-            head.swap(first, second);
-        }
-    }
-}
-
-/// The offsets under which the first head of the rows fits best, and the one position of all rows.
-fn offsets<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
-    let few = first_heads(model, cases);
-    let last = cases.iter().map(|c| i64::try_from(c.task.pos_id).unwrap_or(i64::MAX)).max().unwrap_or(0).min(POS_MAX);
-    let reach = last.saturating_add(1).max(OFFSET_MAX);
-    let near = (-reach..=reach).chain((7..=16).flat_map(|bits| [-(1 << bits), 1 << bits]));
-    let mut ranked: Vec<(f64, i64)> =
-        near.filter(|by| *by != 0).map(|by| (distance(&few, &offset(model, by).expect), by)).collect();
-    ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    ranked.dedup_by_key(|(_, by)| *by);
-    let mut all: Vec<Trial<'a>> = ranked.iter().take(OFFSETS_TRIED).map(|(_, by)| offset(model, *by)).collect();
-    if cases.iter().any(|c| c.task.pos_id != cases.first().map_or(0, |f| f.task.pos_id)) {
-        all.extend(still(model, &few, last));
-    }
-    all
-}
-
-/// Every row turned alike: the position stands still.
-fn still<'a>(model: &'a Model, few: &[Case], last: i64) -> Vec<Trial<'a>> {
-    // Of K alone that is, at 0, K without a rotation.
-    let of_q = few.first().is_some_and(|c| c.point == Point::QPostRope);
-    let at = |pos: i64| -> Expect<'a> { Box::new(move |case| turned_to(model, case, i128::from(pos))) };
-    let places = (i64::from(!of_q)..=last.saturating_add(1)).map(|pos| (distance(few, &at(pos)), pos));
-    let best = places.min_by(|a, b| a.0.total_cmp(&b.0));
-    let trial =
-        |(_, pos): (f64, i64)| Trial::new("ROPE_POSITION_OFFSET", at(pos)).with("position", format!("always {pos}"));
-    best.map(trial).into_iter().collect()
 }
 
 /// At most three rows, and their first heads only: enough to choose a start by.

@@ -70,6 +70,9 @@ pub fn name_slot(wrong: &WrongSlot<'_>) -> Vec<SlotName> {
         return vec![name("KV_EXCHANGED", &[])];
     }
     if let Some(own) = at(wrong.expected, wrong.slot) {
+        if let Some(levels) = in_steps(wrong.recorded, &own) {
+            return vec![name("KV_PRECISION", &[("precision", levels.to_owned())])];
+        }
         for (format, round) in FORMATS {
             let squeezed: Vec<f64> = own.iter().map(|x| round(*x)).collect();
             if squeezed != own && same(&squeezed) {
@@ -77,8 +80,10 @@ pub fn name_slot(wrong: &WrongSlot<'_>) -> Vec<SlotName> {
             }
         }
     }
-    let known = other_slot(wrong);
-    let known = if known.is_empty() { foreign(wrong) } else { known };
+    let (mut known, certain) = other_slot(wrong);
+    if !certain {
+        known.extend(foreign(wrong));
+    }
     if !known.is_empty() {
         return known;
     }
@@ -100,8 +105,8 @@ fn row_of(rows: &CacheRows, slot: usize) -> Option<&[f64]> {
     rows.get(slot)?.as_deref()
 }
 
-/// The row of another slot of the same cache.
-fn other_slot(wrong: &WrongSlot<'_>) -> Vec<SlotName> {
+/// The row of another slot of the same cache, and whether the slots' own rows are known well enough for that to be certain.
+fn other_slot(wrong: &WrongSlot<'_>) -> (Vec<SlotName>, bool) {
     let same = |a: Option<&[f64]>, b: Option<&[f64]>| match (a, b) {
         (Some(a), Some(b)) => is_same(a, b, wrong.tolerance),
         _ => false,
@@ -119,7 +124,7 @@ fn other_slot(wrong: &WrongSlot<'_>) -> Vec<SlotName> {
     };
     // Each holds the other's.
     if let Some(other) = others.iter().find(|o| same(recorded, o.should) && same(o.is, own)) {
-        return swapped(other);
+        return (swapped(other), true);
     }
     // It holds a row that stands where it belongs, too.
     let twice = |o: &&Other<'_>| same(recorded, o.is) && same(o.is, o.should);
@@ -138,7 +143,7 @@ fn other_slot(wrong: &WrongSlot<'_>) -> Vec<SlotName> {
             names.push(name("KV_STALE_SLOT", &[("slot", wrong.slot.to_string())]));
         }
     }
-    names
+    (names, copied.is_some())
 }
 
 /// A row of another sequence that is recorded. At the same position it may also be what that sequence has left there.
@@ -189,6 +194,31 @@ type Format = (&'static str, fn(f64) -> f64);
 /// Formats that caches are squeezed through, the coarsest last.
 pub(super) const FORMATS: &[Format] =
     &[("f16", |x| Float::F16.round(x)), ("bf16", |x| Float::Bf16.round(x)), ("fp8", e4m3), ("fp8_e5m2", e5m2)];
+
+/// Whether a row has been kept as integers of a scale, and of how many bits: a scale for groups of values of a size that
+/// heads have, arithmetic in f32 or in what the row is stored in.
+fn in_steps(recorded: &[f64], own: &[f64]) -> Option<&'static str> {
+    let through = |group: usize, (most, format): (f64, Float)| -> Vec<f64> {
+        let of_group = |own: &[f64]| -> Vec<f64> {
+            let largest = own.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+            let step = format.round(largest / most);
+            let one = |x: &f64| format.round(format.round(x / step).round_ties_even() * step);
+            own.iter().map(|x| if step > 0.0 { one(x) } else { 0.0 }).collect()
+        };
+        own.chunks(group.max(1)).flat_map(of_group).collect()
+    };
+    // Rounded to the format that holds the row, if f32 arithmetic was not stored as it is.
+    let held = [Float::Bf16, Float::F16, Float::F32].into_iter().find(|f| own.iter().all(|x| f.round(*x) == *x))?;
+    let fits = |(group, most): (usize, f64)| {
+        [held, Float::F32].into_iter().any(|format| {
+            let made = through(group, (most, format));
+            made.iter().zip(recorded).all(|(made, recorded)| held.round(*made) == *recorded)
+        })
+    };
+    let groups = (4..=own.len()).filter(|group| own.len().is_multiple_of(*group));
+    let mut all = groups.flat_map(|group| [("int8", (group, 127.0)), ("int4", (group, 7.0))]);
+    all.find(|(_, way)| fits(*way)).map(|(name, _)| name)
+}
 
 fn e4m3(x: f64) -> f64 {
     saturated(x, Float::E4M3)

@@ -6,7 +6,7 @@ use crate::oracle::Input;
 use crate::simulate::{Pass, Simulation, TokenJudgement};
 use driftprobe_model::Config;
 use driftprobe_trace::{Event, Phase, Point, PromptInfo, Rows, Run};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Other prompts in which a row is looked for.
 const FOREIGN_MAX: usize = 8;
@@ -81,12 +81,7 @@ impl Examination {
         let candidates =
             candidates.into_iter().filter(|name| name.freedom != Freedom::Loose || wrong_slots * 4 <= all_slots.max(4));
         let candidates: Vec<Candidate> = candidates.map(Candidate::named).collect();
-        let flagged = self
-            .study
-            .tokens
-            .iter()
-            .filter(|t| t.flagged && (t.phase, t.point, t.slot.is_some()) == (wrong.phase, wrong.point, true));
-        let layers: BTreeSet<i32> = flagged.map(|t| t.layer).collect();
+        let layers = self.layers_alike(wrong);
         let evidence = match candidates.is_empty() {
             true => format!(
                 "the row of position {slot} is none of this prompt, nor of the others, nor one of a known mistake"
@@ -106,6 +101,21 @@ impl Examination {
             noise_rms_before: wrong.distance_ratio,
             evidence,
         }
+    }
+
+    /// The layers in which no other slots are wrong than in the first: behind a wrong row the rows of later positions are off
+    /// too, and have only inherited that.
+    fn layers_alike(&self, wrong: &TokenJudgement) -> BTreeSet<i32> {
+        let mut slots: BTreeMap<i32, BTreeSet<usize>> = BTreeMap::new();
+        for t in self.study.tokens.iter().filter(|t| t.flagged && t.layer >= wrong.layer) {
+            let alike = (t.phase, t.point, &t.prompt_id) == (wrong.phase, wrong.point, &wrong.prompt_id);
+            if let Some(slot) = t.slot.filter(|_| alike) {
+                slots.entry(t.layer).or_default().insert(slot);
+            }
+        }
+        let own = slots.get(&wrong.layer).cloned().unwrap_or_default();
+        let alike = slots.into_iter().filter(|(_, slots)| slots.is_subset(&own)).map(|(layer, _)| layer);
+        alike.chain([wrong.layer]).collect()
     }
 
     /// How many rows of this cache are wrong, of how many that were held against the tokens.

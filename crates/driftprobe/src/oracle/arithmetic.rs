@@ -80,6 +80,15 @@ impl Arithmetic {
         self.fields
     }
 
+    /// The same in a forward pass of so many tokens.
+    #[must_use]
+    pub fn of_pass(self, tokens: u64) -> Arithmetic {
+        match self.fields.few_rows.clone().filter(|few| tokens < few.below) {
+            Some(few) => self.with(&few.fields),
+            None => self,
+        }
+    }
+
     /// The same with these fields in place of the contract's.
     #[must_use]
     pub fn with(mut self, fields: &ContractFields) -> Arithmetic {
@@ -278,6 +287,9 @@ pub(super) fn fill(into: &mut ContractFields, from: &ContractFields) {
     }
     if into.rounding.is_none() {
         into.rounding.clone_from(&from.rounding);
+    }
+    if into.few_rows.is_none() {
+        into.few_rows.clone_from(&from.few_rows);
     }
 }
 

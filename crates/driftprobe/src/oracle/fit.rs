@@ -5,6 +5,8 @@
 //! tried for that point and phase. A variant is taken only if it leaves no row of any layer at fault; what is at fault in
 //! one layer or some rows only is a fault and no contract.
 
+mod by_pass;
+
 use super::judgement::{Outcome, PhaseJudgement, StageJudgement};
 use super::replay::Replay;
 use super::variants::{Variant, variants};
@@ -91,27 +93,47 @@ fn fit_point(
         }
     }
     // Those that emulate a rounding come before those that add noise, whichever way of computing the point has them.
-    tried.sort_by_key(|variant| variant.widens);
-    let mut refused = None;
-    for variant in tried {
-        if variant.widens && *refused.get_or_insert_with(|| refuse(replay, &of_one_point(judged, point))) {
-            continue;
-        }
+    let finding = |variant: Variant, better: PhaseJudgement| {
+        let finding = Finding {
+            phase,
+            point,
+            layers: layers.iter().copied().collect(),
+            rows: told.len(),
+            rms_declared: rms(of_point.iter().copied()),
+            rms: rms(better.stages.iter()),
+            variant,
+        };
+        (finding, better)
+    };
+    let (sharp, wide): (Vec<Variant>, Vec<Variant>) = tried.into_iter().partition(|variant| !variant.widens);
+    let mut outcomes = Vec::new();
+    for variant in sharp {
         let better = replay.only(point, phase, &variant.fields).phase(events, rows, phase)?;
         if explains(&better, &variant, told.len()) {
-            let finding = Finding {
-                phase,
-                point,
-                layers: layers.into_iter().collect(),
-                rows: told.len(),
-                rms_declared: rms(of_point.iter().copied()),
-                rms: rms(better.stages.iter()),
-                variant,
-            };
-            return Ok(Some((finding, better)));
+            return Ok(Some(finding(variant, better)));
+        }
+        outcomes.push(Tried { variant, stages: better.stages });
+    }
+    let told_rows: Vec<&StageJudgement> = told.iter().map(|stage| **stage).collect();
+    if let Some((variant, better)) = by_pass::fit(replay, (events, rows), (phase, point), (&told_rows, &outcomes))? {
+        return Ok(Some(finding(variant, better)));
+    }
+    if !wide.is_empty() && refuse(replay, &of_one_point(judged, point)) {
+        return Ok(None);
+    }
+    for variant in wide {
+        let better = replay.only(point, phase, &variant.fields).phase(events, rows, phase)?;
+        if explains(&better, &variant, told.len()) {
+            return Ok(Some(finding(variant, better)));
         }
     }
     Ok(None)
+}
+
+/// What a variant makes of a point's rows, where it does not explain all of them.
+struct Tried {
+    variant: Variant,
+    stages: Vec<StageJudgement>,
 }
 
 /// The judgements of one point.

@@ -245,6 +245,9 @@ impl<'a> Replay<'a> {
         if let Some(fields) = self.fitted.get(&(place.phase, place.stage.point)) {
             arithmetic = arithmetic.with(fields);
         }
+        if let Some(tokens) = event.seq_len {
+            arithmetic = arithmetic.of_pass(tokens);
+        }
         Task {
             inputs,
             others: Vec::new(),

@@ -120,6 +120,8 @@ impl<'a> Lockstep<'a> {
         let phases: BTreeSet<Option<Phase>> = self.lanes.iter().map(Lane::phase).collect();
         for phase in phases {
             let arithmetic = self.sequence.formats.arithmetic(self.sequence.contract, phase, point);
+            let tokens = if phase == Some(Phase::Decode) { 1 } else { self.sequence.tokens.len() as u64 };
+            let arithmetic = arithmetic.of_pass(tokens);
             self.arithmetics.insert((phase, point), arithmetic);
         }
     }

@@ -171,20 +171,33 @@ fn is_shown(score: f64) -> bool {
     score.is_finite() && !is_masked(score)
 }
 
-/// The row as it is at the position so many further: with the cache of the row recorded there, if there is one.
+/// The row as it is at the position so many further: with its own cache if that goes so far, else with that of the row
+/// recorded there, if there is one.
 fn with_future(model: &Model, case: &Case, (known, ahead): (&[Case], usize)) -> Result<Expectation, Unjudged> {
     let alike = |c: &&Case| c.prompt_id == case.prompt_id && c.layer == case.layer;
     let last = known.iter().filter(alike).map(|c| c.task.pos).max().unwrap_or(case.task.pos);
-    let pos = case.task.pos.saturating_add(ahead).min(last);
-    let other = known.iter().filter(alike).find(|c| c.task.pos == pos).ok_or(Unjudged::NoPayload)?;
+    let width = (model.config.num_key_value_heads * model.config.head_dim).max(1);
+    let held = case.task.input(1).len() / width;
+    let pos = case.task.pos.saturating_add(ahead).min(last.max(held.saturating_sub(1)));
+    let other = known.iter().filter(alike).find(|c| c.task.pos == pos);
+    let source = if held > pos { case } else { other.ok_or(Unjudged::NoPayload)? };
     let mut task = case.task.clone();
     task.inputs.truncate(1);
-    task.inputs.extend(other.task.inputs.iter().skip(1).cloned());
+    let caches = source.task.inputs.iter().skip(1);
+    task.inputs.extend(
+        caches.map(|rows| first_rows(rows, (model.config.num_key_value_heads, model.config.head_dim), pos + 1)),
+    );
     task.pos = pos;
     // The window's other end stays.
     let mut config = model.config.clone();
     config.sliding_windows.iter_mut().flatten().for_each(|w| *w += pos - case.task.pos);
     evaluate(&model.with_config(config), case.op, &task, case.layer_index())
+}
+
+/// Of a cache `[kv_heads, rows, head_dim]` the first rows, where it has more.
+fn first_rows(cache: &[f64], (heads, width): (usize, usize), rows: usize) -> Vec<f64> {
+    let of_head = cache.chunks(cache.len().div_ceil(heads.max(1)).max(1));
+    of_head.flat_map(|head| head.iter().take(rows * width)).copied().collect()
 }
 
 /// Every head's probabilities by one factor below 1.
