@@ -20,7 +20,7 @@ from tracing.record import Gate
 from transformers import AutoModelForCausalLM, MistralConfig
 from transformers.utils import logging
 
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 PROMPTS = {"short": [1, 17, 99, 4, 62], "long": [1, *range(20, 59)]}
 """The long one is longer than gemma's and mistral's sliding window of 16."""
 logging.set_verbosity_error()

@@ -41,6 +41,19 @@ def test_gemma2_under_sdpa_lacks_its_soft_cap(small: Any, tmp_path: Path, dtype:
     assert {cause.phase for cause in report.causes} == {"prefill", "decode"}
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_float16_passes(small: Any, tmp_path: Path, attention: str) -> None:
+    run = driftprobe.trace(small.load("llama", "f16", attention), None, PROMPTS, out=tmp_path / "run", steps=2)
+    report = driftprobe.analyze(run)
+    assert report.verdict == "PASS" and report.contract_findings == []
+
+
+def test_one_token_alone_reads_no_cache_and_so_proves_nothing(small: Any, tmp_path: Path) -> None:
+    report = driftprobe.analyze(driftprobe.trace(small.load("llama"), None, [1], out=tmp_path / "run"))
+    assert report.verdict == "INCONCLUSIVE"
+    assert [reason.code for reason in report.reasons] == ["NO_CACHE_READ"]
+
+
 def test_a_run_without_payloads_is_no_pass_and_no_alarm(small: Any, tmp_path: Path) -> None:
     run = driftprobe.trace(small.load("llama", "f32"), None, PROMPTS, out=tmp_path / "run", payloads=False)
     report = driftprobe.analyze(run)
