@@ -3,6 +3,8 @@
 #
 # Needs Python 3.9 or later (or PYTHON=…), cc and binutils, Rust, and PyPI. The environment is that of .ci/fixtures.sh and is
 # kept with it, in .cache/fixtures-venv; what only this suite needs lies beside it, in .cache/python-venv.
+# Measured on 2 cores that others kept busy (load 8 to 12), x86_64 Linux: 12 min in all, of which environment 1.5 min, building
+# on top of what `cargo test` has built 7 min, the tests 3.3 min; 3.4 min of processor time beside the compiler's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
