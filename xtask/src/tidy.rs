@@ -95,6 +95,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("driftprobe", &["driftprobe-trace", "driftprobe-model"]),
     ("driftprobe-capi", &["driftprobe-trace"]),
     ("driftprobe-remote", &[]),
+    (
+        "driftprobe-cli",
+        &[
+            "driftprobe",
+            "driftprobe-trace",
+            "driftprobe-model",
+            "driftprobe-engine",
+            "driftprobe-remote",
+            "driftprobe-llama-cpp",
+        ],
+    ),
 ];
 
 fn arrows(tree: &Tree, findings: &mut Findings) -> Result<()> {

@@ -188,6 +188,12 @@ pub struct RunArgs {
     pub format: Format,
     #[command(flatten)]
     pub remote: RemoteArgs,
+    /// The command line as it was given.
+    #[arg(skip)]
+    pub command_line: Vec<String>,
+    /// This program as a file that can be copied to another machine.
+    #[arg(skip)]
+    pub binary: Option<PathBuf>,
 }
 
 /// The model, how it is computed, and what is traced of it.
