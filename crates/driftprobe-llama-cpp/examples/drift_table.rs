@@ -1,7 +1,7 @@
 //! What the probe finds in real llama.cpp by itself, as the tables of docs/llama-cpp.md: which tensors differ between prefill
 //! and decode, by how much, and why; by weight type, with flash attention and without.
 //!
-//!     cargo run --release -p driftprobe-llama-cpp --example drift_table
+//!     cargo run --release -p driftprobe-llama-cpp --example drift_table -- [off|on]
 
 #[path = "../tests/support/judged.rs"]
 mod judged;
@@ -44,13 +44,17 @@ const POINTS: [Point; 12] = [
 
 fn main() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    for flash_attention in [false, true] {
+    let asked = std::env::args().nth(1);
+    for (name, flash_attention) in [("off", false), ("on", true)] {
+        if asked.as_ref().is_some_and(|asked| asked != name) {
+            continue;
+        }
         let all: Vec<(&str, CacheType, Analysis)> = TYPES
             .iter()
             .flat_map(|(name, dtype)| [CacheType::F16, CacheType::F32].map(|cache| (*name, *dtype, cache)))
             .map(|(name, dtype, cache)| (name, cache, look(dir.path(), dtype, cache, flash_attention)))
             .collect();
-        println!("\n### Flash attention {}\n", if flash_attention { "on" } else { "off" });
+        println!("\n### Flash attention {name}\n");
         distances(&all);
         causes(&all);
     }
