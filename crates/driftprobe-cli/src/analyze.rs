@@ -41,7 +41,7 @@ fn named_model(run: &Run) -> Option<Model> {
 }
 
 /// A contract from a file, or a preset by name.
-fn contract(name: &str) -> Result<Contract, Failure> {
+pub fn contract(name: &str) -> Result<Contract, Failure> {
     if let Some(preset) = presets::contract(name) {
         return Ok(preset);
     }

@@ -5,6 +5,7 @@ mod args;
 mod engine;
 mod environment;
 mod failure;
+mod import;
 mod output;
 mod power;
 mod progress;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Power(args)) => power::run(&args),
         Some(Command::Analyze(args)) => analyze::run(&args),
+        Some(Command::Import(args)) => import::run(&args),
         Some(Command::Completions { shell }) => {
             completions(shell);
             Ok(driftprobe::EXIT_PASS)
