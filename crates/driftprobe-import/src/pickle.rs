@@ -2,7 +2,8 @@
 //!
 //! Every other opcode, name and call is refused with its offset. Objects lie in one list and refer to each other by number:
 //! nothing is copied when it is used twice and nothing recurses, so that neither nesting nor sharing costs more than the
-//! file's own length. Lengths in the file are held against what is left of it before anything is allocated.
+//! file's own length. candle-core has a reader too; it copies an object each time that it is used, and allocates a text by
+//! the length that the file claims, so it is not used here. Lengths in the file are held against what is left of it before anything is allocated.
 
 mod object;
 mod tensor;
