@@ -57,6 +57,7 @@ struct RawEntry {
     split: Vec<RawPart>,
     axes: Option<String>,
     order: Option<String>,
+    layer: Option<i32>,
     rows: Option<String>,
     only: Option<String>,
     role: Option<String>,
@@ -108,6 +109,8 @@ pub struct Entry {
     /// The tensor may hold the last token's row only.
     pub last_only: bool,
     only: Option<String>,
+    /// The layer of a name that has none.
+    layer: i32,
 }
 
 /// A map.
@@ -197,7 +200,7 @@ impl Map {
             let mut entries = self.entries.iter().enumerate().collect::<Vec<_>>().into_iter().filter(|e| applies(&e));
             entries.find_map(|(i, entry)| {
                 let layer = entry.names.iter().find_map(|pattern| pattern.matches(name))?;
-                Some((i, entry, layer))
+                Some((i, entry, if layer < 0 { entry.layer } else { layer }))
             })
         };
         with(name).or_else(|| with(name.strip_suffix(".0")?))
@@ -258,5 +261,5 @@ fn entry(mut raw: RawEntry) -> std::result::Result<Entry, String> {
     };
     let names: std::result::Result<Vec<Pattern>, String> =
         raw.name.all().iter().map(|name| Pattern::parse(name)).collect();
-    Ok(Entry { names: names?, meaning, axes, order, last_only, only: raw.only })
+    Ok(Entry { names: names?, meaning, axes, order, last_only, only: raw.only, layer: raw.layer.unwrap_or(-1) })
 }

@@ -3,7 +3,7 @@
 use super::{Fixed, Named, Pass, below, name_of};
 use crate::error::{ImportError, Result};
 use crate::load::Origin;
-use driftprobe_trace::Point;
+use driftprobe_trace::{Phase, Point};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,8 @@ fn pass(root: &Path, file: &Path) -> Result<Pass> {
     let index = sequence.len() as u64 - 1;
     let fixed = Fixed { point: Point::Logits, layer: -1, index, position: None };
     let named = Named { name: "logits".to_owned(), origin: Origin::RawF32(file.to_owned()), fixed: Some(fixed) };
-    Ok(Pass { label: below(root, file), tensors: vec![named], sequence: Some(sequence), ..Pass::default() })
+    let phase = file.parent().and_then(|folder| Phase::parse(name_of(folder)));
+    Ok(Pass { label: below(root, file), phase, tensors: vec![named], sequence: Some(sequence) })
 }
 
 /// Token ids as little-endian 32-bit integers; at least one.
