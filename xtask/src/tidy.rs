@@ -94,6 +94,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("driftprobe-llama-cpp", &["driftprobe-trace", "driftprobe-model", "driftprobe-engine"]),
     ("driftprobe", &["driftprobe-trace", "driftprobe-model"]),
     ("driftprobe-capi", &["driftprobe-trace"]),
+    ("driftprobe-import", &["driftprobe-trace"]),
     ("driftprobe-remote", &[]),
     (
         "driftprobe-cli",
@@ -102,6 +103,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "driftprobe-trace",
             "driftprobe-model",
             "driftprobe-engine",
+            "driftprobe-import",
             "driftprobe-remote",
             "driftprobe-llama-cpp",
         ],

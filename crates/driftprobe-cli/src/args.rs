@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::import::{IMPORT_EXAMPLES, ImportArgs};
 use crate::remote::RemoteArgs;
 use clap::{Args, Parser, Subcommand};
 use driftprobe::examine::Oracle;
@@ -79,6 +80,9 @@ pub enum Command {
     /// Make every mistake of the catalogue in the model at hand, and say which of them this probe sees.
     #[command(after_help = POWER_EXAMPLES)]
     Power(Box<PowerArgs>),
+    /// Make a run of a dump that another tool wrote; analyze judges it.
+    #[command(after_help = IMPORT_EXAMPLES)]
+    Import(Box<ImportArgs>),
     /// Print a completion script for a shell.
     #[command(
         after_help = "Examples:\n  driftprobe completions bash > driftprobe.bash\n  driftprobe completions zsh > _driftprobe"

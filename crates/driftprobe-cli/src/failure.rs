@@ -1,6 +1,7 @@
 //! What the user sees when a command could not do its work: what, where, and a hint.
 
 use driftprobe_engine::EngineError;
+use driftprobe_import::ImportError;
 use driftprobe_model::ModelError;
 use driftprobe_trace::TraceError;
 use std::path::Path;
@@ -85,6 +86,12 @@ impl From<ModelError> for Failure {
 impl From<TraceError> for Failure {
     fn from(e: TraceError) -> Failure {
         Failure { hint: Some(e.hint().to_owned()), what: e.to_string(), code: driftprobe::EXIT_COULD_NOT_RUN }
+    }
+}
+
+impl From<ImportError> for Failure {
+    fn from(e: ImportError) -> Failure {
+        Failure::new(e.to_string(), e.hint())
     }
 }
 

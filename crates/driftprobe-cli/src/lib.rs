@@ -6,6 +6,7 @@ mod compare;
 mod engine;
 mod environment;
 mod failure;
+mod import;
 mod output;
 mod power;
 mod progress;
@@ -45,6 +46,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
         }
         Some(Command::Power(args)) => power::run(&args),
         Some(Command::Analyze(args)) => analyze::run(&args),
+        Some(Command::Import(args)) => import::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Completions { shell }) => {
             completions(shell);

@@ -137,6 +137,29 @@ impl CountBar {
     }
 }
 
+/// Shows how far an import has got.
+pub struct ImportBar(LateBar);
+
+impl ImportBar {
+    /// A bar that is not there yet.
+    pub fn new() -> ImportBar {
+        ImportBar(LateBar::new())
+    }
+
+    /// Takes note of the progress.
+    pub fn show(&mut self, progress: &driftprobe_import::Progress<'_>) {
+        self.0.show(progress.done, progress.total, |_| {
+            let name: String = progress.name.chars().filter(|c| !c.is_control()).take(2 * ID_CHARS_MAX).collect();
+            format!("importing {name}")
+        });
+    }
+
+    /// Takes the bar off the terminal.
+    pub fn finish(&self) {
+        self.0.finish();
+    }
+}
+
 /// Set by Ctrl-C; a second one ends the program at once.
 pub fn stop() -> &'static AtomicBool {
     static STOP: OnceLock<AtomicBool> = OnceLock::new();

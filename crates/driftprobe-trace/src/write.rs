@@ -5,7 +5,7 @@ use crate::filename::FileNames;
 use crate::manifest::{MANIFEST_FILE, Manifest};
 use crate::run::{ALIGNED_DIR, SEARCH_PREFIX, TENSORS_DIR, TRACES_DIR, repeat_number};
 use crate::tensors::{self, Tensor};
-use crate::{Dtype, Event, HashAlgo, LogitsTop, PayloadRef, Phase, Point, Row, Sample, Source, TraceError};
+use crate::{Dtype, Event, HashAlgo, LogitsTop, PayloadRef, Phase, Point, Row, RowStats, Sample, Source, TraceError};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -151,7 +151,6 @@ impl RunWriter {
         if point.layered() && layer < 0 {
             return Err(refuse("the point exists once a layer, from 0".to_owned()));
         }
-        let shape = record.shape.clone();
         let row = match Row::new(record.dtype, record.shape, record.bytes) {
             Ok(row) => row,
             Err(e) => return Err(refuse(e.to_string())),
@@ -160,7 +159,6 @@ impl RunWriter {
             Phase::Prefill => Arc::from("prefill"),
             Phase::Decode => Arc::from(format!("decode{}", record.step.saturating_sub(1))),
         };
-        let sample: Vec<f64> = row.values().take(self.sample_values).collect();
         let event = Event {
             prompt_id: pending.prompt_id.clone(),
             phase: pending.phase,
@@ -176,15 +174,48 @@ impl RunWriter {
             kv_len: record.kv_len,
             dtype: Some(record.dtype),
             stored_dtype: record.stored_dtype,
-            shape: Some(shape),
-            hash: Some(row.hash(HashAlgo::Xxh3_64)),
-            stats: row.stats(),
-            sample: (!sample.is_empty()).then_some(Sample { values: sample, idx: None }),
+            shape: Some(row.shape.clone()),
+            hash: None,
+            stats: RowStats::default(),
+            sample: None,
             payload: None,
-            logits: (point == Point::Logits).then(|| record.logits_top.unwrap_or_else(|| row.logits_top())),
+            logits: record.logits_top,
             source: Source { file: Arc::from(""), line: 0 },
         };
-        pending.rows.push((event, record.payload.then_some(row)));
+        let (event, row) = (described(event, &row, self.sample_values), record.payload.then_some(row));
+        pending.rows.push((event, row));
+        Ok(())
+    }
+
+    /// Takes an event of which not everything is known (what is `None` stays so), as importers have them. `row` fills in
+    /// what follows from its bytes (dtype, shape, hash, statistics, sample and top logits) and is kept as a payload; without
+    /// one the event is taken as it is, but for a payload, which would be another run's.
+    ///
+    /// # Errors
+    /// [`TraceError::Record`] if no phase was begun, if the event is of another prompt or phase than the one that was, or if
+    /// a layered point has a negative layer.
+    pub fn record_event(&mut self, event: Event, row: Option<Row>) -> Result<(), TraceError> {
+        let (point, layer) = (event.point, event.layer);
+        let refuse = |message: &str| TraceError::Record {
+            prompt_id: event.prompt_id.to_string(),
+            point: point.id(),
+            layer,
+            message: message.to_owned(),
+        };
+        let Some(pending) = &mut self.pending else {
+            return Err(refuse("`record_event` before `begin`"));
+        };
+        if (&pending.prompt_id, pending.phase) != (&event.prompt_id, event.phase) {
+            return Err(refuse("another prompt or phase than the one that was begun"));
+        }
+        if point.layered() && layer < 0 {
+            return Err(refuse("the point exists once a layer, from 0"));
+        }
+        let event = match &row {
+            Some(row) => described(event, row, self.sample_values),
+            None => Event { payload: None, ..event },
+        };
+        pending.rows.push((event, row));
         Ok(())
     }
 
@@ -223,7 +254,7 @@ impl RunWriter {
         let last = known.or_else(|| pending.rows.iter().filter_map(|(e, _)| e.logical_tok_idx).max());
         let spelling: Arc<str> = Arc::from("prefill_last");
         for (event, _) in &mut pending.rows {
-            if event.logical_tok_idx == last {
+            if last.is_some() && event.logical_tok_idx == last {
                 event.phase_spelling = spelling.clone();
             }
         }
@@ -278,6 +309,21 @@ impl RunWriter {
             file.sync_data()
         };
         write().map_err(io_error("write", &path))
+    }
+}
+
+/// The event with what its row's bytes say of it.
+fn described(event: Event, row: &Row, sample_values: usize) -> Event {
+    let sample: Vec<f64> = row.values().take(sample_values).collect();
+    Event {
+        dtype: Some(row.dtype),
+        shape: Some(row.shape.clone()),
+        hash: Some(row.hash(HashAlgo::Xxh3_64)),
+        stats: row.stats(),
+        sample: (!sample.is_empty()).then_some(Sample { values: sample, idx: None }),
+        payload: None,
+        logits: (event.point == Point::Logits).then(|| event.logits.unwrap_or_else(|| row.logits_top())),
+        ..event
     }
 }
 

@@ -18,12 +18,11 @@ pub fn attribute(pairs: &mut [JudgedPair], examination: &Examination) {
     attribute_by(pairs, &stands, Phase::ALL.map(Phase::id));
 }
 
+/// What is known of one side's event: its stage's judgement, and where that leaves the row.
+pub type Stands<'a> = dyn Fn(usize, &Event) -> (Option<StageJudgement>, Standing) + 'a;
+
 /// As [`attribute`], where `stands` says of each side's event what is known of it, and `names` are the sides'.
-pub fn attribute_by(
-    pairs: &mut [JudgedPair],
-    stands: &dyn Fn(usize, &Event) -> (Option<StageJudgement>, Standing),
-    names: [&str; 2],
-) {
+pub fn attribute_by(pairs: &mut [JudgedPair], stands: &Stands<'_>, names: [&str; 2]) {
     let key = |pair: &JudgedPair| (pair.place.prompt, pair.place.position, pair.prefill.layer, pair.prefill.point);
     let equal: BTreeMap<Key, bool> =
         pairs.iter().map(|pair| (key(pair), matches!(pair.bits, Bits::Equal { .. }))).collect();
