@@ -18,12 +18,14 @@ pub fn passes(root: &Path, files: &[PathBuf], loader: &mut Loader) -> Result<Vec
         let inner = below(root, file);
         let folder = inner.rsplit_once('/').map_or("", |(folder, _)| folder);
         let stem = name_of(file).rsplit_once('.').map_or("", |(stem, _)| stem);
-        let (keys, origin): (Vec<String>, Box<dyn Fn(&str) -> Origin>) = match file.extension() {
-            Some(extension) if extension == "npy" => (vec![String::new()], Box::new(|_| Origin::Npy(file.clone()))),
-            _ => {
-                let keys = loader.safetensors_names(file)?.into_iter().map(|(name, _)| name).collect();
-                (keys, Box::new(|key| Origin::Safetensors(file.clone(), key.to_owned())))
-            }
+        let npy = file.extension().is_some_and(|extension| extension == "npy");
+        let keys: Vec<String> = match npy {
+            true => vec![String::new()],
+            false => loader.safetensors_names(file)?.into_iter().map(|(name, _)| name).collect(),
+        };
+        let origin = |key: &str| match npy {
+            true => Origin::Npy(file.clone()),
+            false => Origin::Safetensors(file.clone(), key.to_owned()),
         };
         let fixed = fixed(stem);
         if fixed.is_some() && keys.len() != 1 {
