@@ -96,6 +96,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("driftprobe-capi", &["driftprobe-trace"]),
     ("driftprobe-import", &["driftprobe-trace"]),
     ("driftprobe-remote", &[]),
+    (
+        "driftprobe-cli",
+        &[
+            "driftprobe",
+            "driftprobe-trace",
+            "driftprobe-model",
+            "driftprobe-engine",
+            "driftprobe-import",
+            "driftprobe-remote",
+            "driftprobe-llama-cpp",
+        ],
+    ),
 ];
 
 fn arrows(tree: &Tree, findings: &mut Findings) -> Result<()> {

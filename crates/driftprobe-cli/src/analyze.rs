@@ -17,30 +17,44 @@ use std::sync::Arc;
 
 /// Runs the command and returns the exit status.
 pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
-    let run = Run::open(&args.run)?;
-    let model = match &args.model {
-        Some(path) => Some(Model::open(path)?),
-        None => named_model(&run),
-    };
     let contract = args.contract.as_deref().map(contract).transpose()?;
-    let oracle = model.as_ref().map(|model| Oracle {
-        contract: contract.as_ref(),
-        budget_flops: args.simulate,
-        ..Oracle::new(model)
-    });
-    let analysis = judge_all(&run, oracle.as_ref())?;
+    let analysis = judge_lying(&args.run, args.model.as_deref(), contract.as_ref(), Some(args.simulate))?;
     output::write(&analysis, &args.out.clone().unwrap_or_else(|| beside(&args.run)), args.format)?;
     Ok(analysis.exit_code())
 }
 
+/// Judges the run at `path` as `driftprobe analyze` does: against the model at `model`, or else the one that the run's manifest
+/// names where it lies there; under `contract` in place of the manifest's; simulating in at most `budget_flops` operations.
+///
+/// # Errors
+/// If the run or the model cannot be read, with file, place and hint.
+pub fn judge_lying(
+    path: &Path,
+    model: Option<&Path>,
+    contract: Option<&Contract>,
+    budget_flops: Option<f64>,
+) -> Result<Analysis, Failure> {
+    let run = Run::open(path)?;
+    let model = match model {
+        Some(path) => Some(Model::open(path)?),
+        None => named_model(&run),
+    };
+    let budget_flops = budget_flops.unwrap_or(Oracle::BUDGET_FLOPS);
+    let oracle = model.as_ref().map(|model| Oracle { contract, budget_flops, ..Oracle::new(model) });
+    judge_all(&run, oracle.as_ref())
+}
+
 /// The model that the run's manifest names, where it lies there. A path is relative to the run.
-fn named_model(run: &Run) -> Option<Model> {
+pub fn named_model(run: &Run) -> Option<Model> {
     let path = run.manifest.as_ref()?.model.as_ref()?.path.as_ref()?;
     let path = if path == "DEMO" { PathBuf::from(path) } else { run.dir.join(path) };
     Model::open(&path).ok()
 }
 
 /// A contract from a file, or a preset by name.
+///
+/// # Errors
+/// If there is neither, or the file holds no contract.
 pub fn contract(name: &str) -> Result<Contract, Failure> {
     if let Some(preset) = presets::contract(name) {
         return Ok(preset);

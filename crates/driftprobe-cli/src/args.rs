@@ -49,6 +49,14 @@ Examples:
 A run is a folder with manifest.json and traces/; a folder of *.jsonl files, or
 one such file, is read too. See docs/trace-format.md.";
 
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  driftprobe compare runs/transformers runs/llama-cpp --model model/
+  driftprobe compare runs/whole runs/chunked --phase prefill
+
+Each run is judged by itself, with its own contract; rows of one phase are paired
+across the two. Exit status as for run.";
+
 /// Do an LLM engine's prefill and decode compute the same tokens? Traces both, pairs their tensors strictly, finds the
 /// first stage that parts, and says what the evidence carries. Without a command: run, on the embedded model.
 #[derive(Parser)]
@@ -66,6 +74,9 @@ pub enum Command {
     /// Report on a run that lies on disk, whichever engine wrote it.
     #[command(after_help = ANALYZE_EXAMPLES)]
     Analyze(AnalyzeArgs),
+    /// Compare one phase of two runs: two engines, or two settings of one.
+    #[command(after_help = COMPARE_EXAMPLES)]
+    Compare(CompareArgs),
     /// Make every mistake of the catalogue in the model at hand, and say which of them this probe sees.
     #[command(after_help = POWER_EXAMPLES)]
     Power(Box<PowerArgs>),
@@ -181,6 +192,12 @@ pub struct RunArgs {
     pub format: Format,
     #[command(flatten)]
     pub remote: RemoteArgs,
+    /// The command line as it was given.
+    #[arg(skip)]
+    pub command_line: Vec<String>,
+    /// This program as a file that can be copied to another machine.
+    #[arg(skip)]
+    pub binary: Option<PathBuf>,
 }
 
 /// The model, how it is computed, and what is traced of it.
@@ -284,6 +301,50 @@ impl RunArgs {
             _ => std::process::exit(i32::from(driftprobe::EXIT_COULD_NOT_RUN)),
         }
     }
+}
+
+/// Which phase of two runs is compared.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ComparedPhase {
+    /// The whole prompt at once.
+    Prefill,
+    /// One token against the KV cache.
+    Decode,
+    /// One after the other.
+    Both,
+}
+
+#[derive(Args)]
+pub struct CompareArgs {
+    /// A run's folder
+    pub first: PathBuf,
+    /// Another run of the same prompts
+    pub second: PathBuf,
+    /// The phase
+    #[arg(long, value_enum, default_value = "both", value_name = "PHASE")]
+    pub phase: ComparedPhase,
+    /// The model of both runs [default: what each manifest names, where it lies there; without one, rows are compared and not
+    /// judged]
+    #[arg(long, value_name = "DEMO|PATH")]
+    pub model: Option<PathBuf>,
+    /// The second run's model, if it is another file of the same weights
+    #[arg(long, value_name = "DEMO|PATH")]
+    pub second_model: Option<PathBuf>,
+    /// The arithmetic that the first engine claims, in place of its manifest's: a JSON file, or a preset by name
+    #[arg(long, value_name = "FILE|PRESET")]
+    pub contract: Option<String>,
+    /// The same of the second
+    #[arg(long, value_name = "FILE|PRESET")]
+    pub second_contract: Option<String>,
+    /// Operations that simulating the prompts from their tokens may take
+    #[arg(long, default_value_t = Oracle::BUDGET_FLOPS, value_name = "FLOPS")]
+    pub simulate: f64,
+    /// Folder for compare.json
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// What to print: text or json
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: PowerFormat,
 }
 
 #[derive(Args)]

@@ -52,6 +52,16 @@ impl Failure {
         Failure { what, hint: Some(hint), code: EXIT_INTERRUPTED }
     }
 
+    /// What was the matter.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// What may help.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// Exit status.
     pub fn exit_code(&self) -> u8 {
         self.code

@@ -115,7 +115,7 @@ pub fn run(args: &RunArgs, destination: &str) -> Result<u8, Failure> {
 fn job(args: &RunArgs, remote: &Remote, watch: &mut driftprobe_remote::Watch<'_>) -> Result<Job, Failure> {
     let a = &args.remote;
     let id = job_id();
-    let (mut forwarded, files) = forwarded(std::env::args().skip(1))?;
+    let (mut forwarded, files) = forwarded(args.command_line.iter().skip(1).cloned())?;
     forwarded.extend(["--record-only", "--out", "run"].map(str::to_owned));
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let mut command = match (&a.remote_command, &a.remote_build, &a.remote_binary) {
@@ -125,8 +125,11 @@ fn job(args: &RunArgs, remote: &Remote, watch: &mut driftprobe_remote::Watch<'_>
         }
         (.., Some(binary)) => vec![binary.clone()],
         _ => {
-            let own = std::env::current_exe().map_err(|e| Failure::io("find", Path::new("this program"), &e))?;
-            vec![remote.bring_binary(&own, watch)?]
+            let own = args.binary.as_deref().ok_or_else(|| {
+                let hint = "name one that is there with --remote-binary, or sources with --remote-build";
+                Failure::new("this program is no binary that could be copied there", hint)
+            })?;
+            vec![remote.bring_binary(own, watch)?]
         }
     };
     if a.remote_command.is_none() {

@@ -236,7 +236,8 @@ impl Observer {
             .flat_map(|pos| i32::from_le_bytes(*pos).wrapping_add(shift).to_le_bytes())
             .collect();
         // SAFETY: llama.cpp asks for a node before it computes it or any node after it, so nothing reads the input meanwhile.
-        Ok(unsafe { positions.write(0, &shifted)? })
+        unsafe { positions.write(0, &shifted)? };
+        Ok(())
     }
 
     /// The wanted positions of this micro-batch.

@@ -125,6 +125,30 @@ pub struct Unpaired {
     pub nan: u64,
 }
 
+impl PairCounts {
+    /// Counts them.
+    pub fn of(pairs: &[JudgedPair]) -> PairCounts {
+        let mut counts = PairCounts { total: pairs.len() as u64, ..PairCounts::default() };
+        for pair in pairs {
+            let by_verdict = match pair.verdict {
+                PairVerdict::Identical => &mut counts.identical,
+                PairVerdict::Structural => &mut counts.structural,
+                PairVerdict::Inherited => &mut counts.inherited,
+                PairVerdict::Contract => &mut counts.contract,
+                PairVerdict::Fault => &mut counts.fault,
+                PairVerdict::NonFinite => &mut counts.non_finite,
+                PairVerdict::Missing => &mut counts.missing,
+                PairVerdict::Undecided => &mut counts.undecided,
+            };
+            *by_verdict += 1;
+            counts.differing += u64::from(matches!(pair.bits, Bits::Differ { .. }));
+            counts.hash_match += u64::from(pair.hash == HashRelation::Match);
+            counts.hash_differ += u64::from(pair.hash == HashRelation::Differ);
+        }
+        counts
+    }
+}
+
 /// Pairs by verdict, and by what their hashes alone say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PairCounts {
@@ -240,7 +264,7 @@ pub fn analyze_against(
     let config = examination.is_some().then_some(oracle).flatten().map(|oracle| &oracle.model.config);
     let attention = AttentionEvidence::of(&events, (rows, &places), &pairs, config);
 
-    let counts = count(&pairs);
+    let counts = PairCounts::of(&pairs);
     let coverage = Coverage {
         expected: expectation.rows,
         found: [prefill.len() as u64, decode.len() as u64],
@@ -325,27 +349,6 @@ fn judge_all(
     let judged = judged.collect();
     progress(Progress { work: Work::Pairs, done: total, total });
     judged
-}
-
-fn count(pairs: &[JudgedPair]) -> PairCounts {
-    let mut counts = PairCounts { total: pairs.len() as u64, ..PairCounts::default() };
-    for pair in pairs {
-        let by_verdict = match pair.verdict {
-            PairVerdict::Identical => &mut counts.identical,
-            PairVerdict::Structural => &mut counts.structural,
-            PairVerdict::Inherited => &mut counts.inherited,
-            PairVerdict::Contract => &mut counts.contract,
-            PairVerdict::Fault => &mut counts.fault,
-            PairVerdict::NonFinite => &mut counts.non_finite,
-            PairVerdict::Missing => &mut counts.missing,
-            PairVerdict::Undecided => &mut counts.undecided,
-        };
-        *by_verdict += 1;
-        counts.differing += u64::from(matches!(pair.bits, Bits::Differ { .. }));
-        counts.hash_match += u64::from(pair.hash == HashRelation::Match);
-        counts.hash_differ += u64::from(pair.hash == HashRelation::Differ);
-    }
-    counts
 }
 
 /// How often each failure code stands, in the order of the codes.

@@ -6,7 +6,7 @@ use crate::judge::{Finding, JudgedPair, PairVerdict};
 use crate::oracle::stats::Flag;
 use crate::oracle::{Input, Outcome, StageJudgement};
 use crate::reason::ReasonCode;
-use driftprobe_trace::{Phase, Point};
+use driftprobe_trace::{Event, Phase, Point};
 use std::collections::BTreeMap;
 
 /// Where a pair stands: prompt, position, layer and point.
@@ -14,18 +14,28 @@ type Key = (usize, u64, i32, Point);
 
 /// Refines the verdicts of pairs that are compared; pairs of the search order.
 pub fn attribute(pairs: &mut [JudgedPair], examination: &Examination) {
+    let stands = |_: usize, event: &Event| (examination.of(event).cloned(), examination.standing(event));
+    attribute_by(pairs, &stands, Phase::ALL.map(Phase::id));
+}
+
+/// What is known of one side's event: its stage's judgement, and where that leaves the row.
+pub type Stands<'a> = dyn Fn(usize, &Event) -> (Option<StageJudgement>, Standing) + 'a;
+
+/// As [`attribute`], where `stands` says of each side's event what is known of it, and `names` are the sides'.
+pub fn attribute_by(pairs: &mut [JudgedPair], stands: &Stands<'_>, names: [&str; 2]) {
     let key = |pair: &JudgedPair| (pair.place.prompt, pair.place.position, pair.prefill.layer, pair.prefill.point);
     let equal: BTreeMap<Key, bool> =
         pairs.iter().map(|pair| (key(pair), matches!(pair.bits, Bits::Equal { .. }))).collect();
     for pair in pairs {
-        pair.stages = [&pair.prefill, &pair.decode].map(|event| examination.of(event).cloned());
+        let [(ours, our_standing), (theirs, their_standing)] = [stands(0, &pair.prefill), stands(1, &pair.decode)];
+        pair.stages = [ours, theirs];
         if matches!(pair.verdict, PairVerdict::NonFinite) || !is_trusted(pair) {
             continue;
         }
-        let standings = [&pair.prefill, &pair.decode].map(|event| examination.standing(event));
+        let standings = [our_standing, their_standing];
         let wrong = |standing: &Standing| matches!(standing, Standing::Fault(_) | Standing::Gap(_));
         if standings.iter().any(wrong) {
-            fault(pair, &standings);
+            fault(pair, &standings, names);
         } else if matches!(pair.bits, Bits::Differ { .. }) {
             let last_rows = last_rows_differ(pair);
             let clean = |standing: &Standing| match standing {
@@ -43,7 +53,7 @@ pub fn attribute(pairs: &mut [JudgedPair], examination: &Examination) {
                     (false, false) => PairVerdict::Inherited,
                 };
             } else {
-                unjudged(pair, &standings);
+                unjudged(pair, &standings, names);
             }
         }
     }
@@ -66,7 +76,7 @@ fn is_trusted(pair: &JudgedPair) -> bool {
     !pair.findings.iter().any(|finding| unsound.contains(&finding.code))
 }
 
-fn fault(pair: &mut JudgedPair, standings: &[Standing; 2]) {
+fn fault(pair: &mut JudgedPair, standings: &[Standing; 2], names: [&str; 2]) {
     pair.verdict = PairVerdict::Fault;
     pair.findings.retain(|finding| finding.code != ReasonCode::Differs);
     let wrong = standings.each_ref().map(|standing| matches!(standing, Standing::Fault(_) | Standing::Gap(_)));
@@ -75,21 +85,21 @@ fn fault(pair: &mut JudgedPair, standings: &[Standing; 2]) {
         [false, true] => Some(Phase::Decode),
         _ => None,
     };
-    for (phase, standing) in Phase::ALL.into_iter().zip(standings) {
+    for (name, standing) in names.into_iter().zip(standings) {
         let (code, detail) = match standing {
             Standing::Fault(detail) => (ReasonCode::Fault, detail),
             Standing::Gap(detail) => (ReasonCode::GapFault, detail),
             _ => continue,
         };
-        pair.findings.push(Finding { code, detail: format!("{phase}: {detail}") });
+        pair.findings.push(Finding { code, detail: format!("{name}: {detail}") });
     }
 }
 
 /// Says why a difference is not judged.
-fn unjudged(pair: &mut JudgedPair, standings: &[Standing; 2]) {
-    for (phase, standing) in Phase::ALL.into_iter().zip(standings) {
+fn unjudged(pair: &mut JudgedPair, standings: &[Standing; 2], names: [&str; 2]) {
+    for (name, standing) in names.into_iter().zip(standings) {
         if let Standing::Unknown(why) | Standing::LastRows(why) = standing {
-            pair.findings.push(Finding { code: ReasonCode::NotJudged, detail: format!("{phase}: {why}") });
+            pair.findings.push(Finding { code: ReasonCode::NotJudged, detail: format!("{name}: {why}") });
         }
     }
 }

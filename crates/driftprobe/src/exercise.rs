@@ -175,7 +175,7 @@ fn reads_cache(pair: &JudgedPair) -> bool {
 }
 
 /// Whether the rows compared can show anything of the two phases.
-fn tested(pairs: &[JudgedPair], reasons: &mut Reasons) {
+pub(crate) fn tested(pairs: &[JudgedPair], reasons: &mut Reasons) {
     if pairs.is_empty() {
         return;
     }

@@ -9,6 +9,7 @@ pub mod advice;
 pub mod analysis;
 pub mod attribute;
 pub mod cause;
+pub mod compare;
 pub mod coverage;
 pub mod evidence;
 pub mod examine;

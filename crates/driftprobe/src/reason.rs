@@ -130,6 +130,8 @@ reasons! {
         "use an attention that has them in both phases, if they matter";
     TwoSpellings, "TWO_SPELLINGS", false, "rows stand under two spellings of their point, alike as far as both say; each was read as one row",
         "write each row once, under the point's id";
+    SameSettings, "SAME_SETTINGS", false, "both runs say that they are of one engine with one setting: only its repeatability was compared",
+        "compare runs of two engines or settings, and record in each manifest which";
     RecordingNotes, "RECORDING_NOTES", false, "reading the run left notes that do not bear on the evidence",
         "see the notes";
 }

@@ -72,6 +72,9 @@ pub fn with_search(mut analysis: Analysis, rounds: Vec<Arc<Analysis>>) -> Analys
         analysis.verdict.first_failure = Some(first);
     }
     analysis.search = rounds;
+    if open {
+        analysis.advice = crate::advice::advise(&analysis);
+    }
     analysis
 }
 

@@ -12,6 +12,7 @@ use driftprobe::oracle::{Float, Replay};
 use driftprobe_engine::{EmbeddedEngine, Settings, Storage};
 use driftprobe_model::{Config, Model};
 use driftprobe_trace::{ContractFields, Event, Phase, Point, Row, Rows, Run};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// What is altered, and the sizes that a first prototype saw (f32, f16, bf16), which are to be reached.
@@ -20,10 +21,10 @@ const FAULTS: [(&str, [f64; 3]); 8] = [
     ("the same, only attention's output recorded", [3e-6, 6e-6, 1e-5]),
     ("attention temperature, 1 row and 1 head, by its output", [1e-4, 2e-4, 3e-4]),
     ("stale V slot: its attention weight, by the output", [3e-5, 1e-4, 3e-4]),
-    ("o-projection's gain, 1 row", [1e-6, 2e-5, 6e-5]),
+    (GAIN, [1e-6, 2e-5, 6e-5]),
     ("rope theta, all rows", [1e-6, 3e-6, 3e-6]),
     ("norm gain (by eps), all rows", [1e-6, 6e-6, 3e-5]),
-    ("one element of the o-projection", [6e-6, 6e-4, 3e-3]),
+    (ELEMENT, [6e-6, 6e-4, 3e-3]),
 ];
 
 const STORAGES: [Storage; 3] = [Storage::F32, Storage::F16, Storage::Bf16];
@@ -59,13 +60,18 @@ fn shape() -> Shape {
 }
 
 pub fn text(bench: &Bench) -> Result<String> {
-    let columns: Vec<[f64; 8]> = work::each("columns of sizes", &STORAGES, |storage| column(bench, *storage))?;
+    let columns: Vec<([f64; 8], Bounds)> =
+        work::each("columns of sizes", &STORAGES, |storage| column(bench, *storage))?;
     let mut text = String::from("| fault | f32 | f16 | bf16 | prototype |\n|---|---|---|---|---|\n");
     for (row, (name, prototype)) in FAULTS.iter().enumerate() {
-        let cell = |column: &[f64; 8], aim: f64| {
+        let cell = |(column, bounds): &([f64; 8], Bounds), aim: f64| {
             let size = column[row];
             // Sizes stand on a ladder whose steps are up to a factor of 2.
-            let mark = if size > aim * 1.01 { " (worse)" } else { "" };
+            let mark = match bounds.get(name) {
+                Some(bound) if size > aim * 1.01 => format!(" (bound {bound:.0e})"),
+                None if size > aim * 1.01 => " (worse)".to_owned(),
+                _ => String::new(),
+            };
             if size.is_finite() { format!("{size:.0e}{mark}") } else { "not seen".to_owned() }
         };
         let cells: Vec<String> = columns.iter().zip(prototype).map(|(column, aim)| cell(column, *aim)).collect();
@@ -74,19 +80,29 @@ pub fn text(bench: &Bench) -> Result<String> {
     }
     writeln!(
         text,
-        "\nRelative sizes, on a ladder of 1, 2, 3, 6 times powers of ten; model demo, a prompt of {} tokens, {} steps, all layers. Of one row: the size at which half of the rows are found. Prototype: what a first study in numpy saw, on other models.",
+        "\nRelative sizes, on a ladder of 1, 2, 3, 6 times powers of ten; model demo, a prompt of {} tokens, {} steps, all layers. Of one row: the size at which half of the rows are found; bound: at which half of them are stored otherwise at all, so that no test can find half of smaller ones. Prototype: what a first study in numpy saw, on other models.",
         SHAPE.0[0], SHAPE.1
     )?;
     Ok(text)
 }
 
-fn column(bench: &Bench, storage: Storage) -> Result<[f64; 8]> {
+/// Of changes of one row, the size at which half of the rows are stored otherwise at all: below it no test can find half.
+type Bounds = BTreeMap<&'static str, f64>;
+
+const GAIN: &str = "o-projection's gain, 1 row";
+const ELEMENT: &str = "one element of the o-projection";
+
+fn column(bench: &Bench, storage: Storage) -> Result<([f64; 8], Bounds)> {
     let model = bench.model("demo");
     let settings = Settings { storage, kv_cache: storage, ..Settings::default() };
     let clean = recorded(&EmbeddedEngine::new(model, settings.clone())?, &shape(), bench.scratch())?;
     let scene = Scene { bench, model, settings, run: &clean.run };
     let scores = [Point::AttnScores, Point::AttnProbs];
-    Ok([
+    let bounds = [
+        (GAIN, scene.bound(Point::AttnProjOut, |event, size| scene.gain(event, size))?),
+        (ELEMENT, scene.bound(Point::AttnProjOut, |event, size| scene.element(event, size))?),
+    ];
+    let sizes = [
         smallest(|size| scene.engine(&[], |c| c.attention_scale *= 1.0 + size))?,
         smallest(|size| scene.engine(&scores, |c| c.attention_scale *= 1.0 + size))?,
         smallest(|size| scene.half(Point::AttnOut, |event| scene.temperature(event, size)))?,
@@ -95,7 +111,8 @@ fn column(bench: &Bench, storage: Storage) -> Result<[f64; 8]> {
         smallest(|size| scene.engine(&[], |c| c.rope.theta *= 1.0 + size))?,
         scene.eps()?,
         smallest(|size| scene.half(Point::AttnProjOut, |event| scene.element(event, size)))?,
-    ])
+    ];
+    Ok((sizes, bounds.into()))
 }
 
 impl Scene<'_> {
@@ -155,6 +172,18 @@ impl Scene<'_> {
             all += 1;
         }
         Ok(found * 2 >= all)
+    }
+
+    /// The size at which half of the point's rows are stored otherwise at all.
+    fn bound(&self, point: Point, alter: impl Fn(&Event, f64) -> Result<Vec<f64>>) -> Result<f64> {
+        smallest(|size| {
+            let (mut changed, mut all) = (0, 0);
+            for event in self.events(point) {
+                changed += usize::from(alter(event, size)? != alter(event, 0.0)?);
+                all += 1;
+            }
+            Ok(changed * 2 >= all)
+        })
     }
 
     /// Whether the row is flagged if it has these values, the attention's scores not being recorded.

@@ -122,7 +122,9 @@ impl Commands {
                 .collect()
         };
         let args = need(tree, "crates/driftprobe-cli/src/args.rs")?;
-        let fields = args.text.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(':'));
+        let remote = need(tree, "crates/driftprobe-cli/src/remote.rs")?;
+        let lines = args.text.lines().chain(remote.text.lines());
+        let fields = lines.filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(':'));
         Ok(Commands {
             driftprobe: variants(&args.text),
             xtask: variants(&need(tree, "xtask/src/main.rs")?.text),

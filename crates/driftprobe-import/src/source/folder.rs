@@ -11,6 +11,9 @@ pub fn is_tensor(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "npy" || extension == "safetensors")
 }
 
+/// Where the tensor of a key lies.
+type OriginOf<'a> = Box<dyn Fn(&str) -> Origin + 'a>;
+
 /// The passes: a file of many tensors is one, and so are the files of a folder that hold one each.
 pub fn passes(root: &Path, files: &[PathBuf], loader: &mut Loader) -> Result<Vec<Pass>> {
     let mut passes: Vec<Pass> = Vec::new();
@@ -18,14 +21,12 @@ pub fn passes(root: &Path, files: &[PathBuf], loader: &mut Loader) -> Result<Vec
         let inner = below(root, file);
         let folder = inner.rsplit_once('/').map_or("", |(folder, _)| folder);
         let stem = name_of(file).rsplit_once('.').map_or("", |(stem, _)| stem);
-        let npy = file.extension().is_some_and(|extension| extension == "npy");
-        let keys: Vec<String> = match npy {
-            true => vec![String::new()],
-            false => loader.safetensors_names(file)?.into_iter().map(|(name, _)| name).collect(),
-        };
-        let origin = |key: &str| match npy {
-            true => Origin::Npy(file.clone()),
-            false => Origin::Safetensors(file.clone(), key.to_owned()),
+        let (keys, origin): (Vec<String>, OriginOf<'_>) = match file.extension() {
+            Some(extension) if extension == "npy" => (vec![String::new()], Box::new(|_| Origin::Npy(file.clone()))),
+            _ => {
+                let keys = loader.safetensors_names(file)?.into_iter().map(|(name, _)| name).collect();
+                (keys, Box::new(|key| Origin::Safetensors(file.clone(), key.to_owned())))
+            }
         };
         let fixed = fixed(stem);
         if fixed.is_some() && keys.len() != 1 {

@@ -30,7 +30,7 @@ pub fn judge(engine: &dyn Engine, plan: &Plan, model: &Model, dir: &Path) -> Ana
     record(engine, plan, dir, Manifest::default(), &mut Unwatched).unwrap();
     let run = Run::open(dir).unwrap();
     let oracle = Oracle { power: false, ..Oracle::new(model) };
-    analyze_against((&run, &run), Some(&oracle), Options::default(), &mut |_, _| {})
+    analyze_against((&run, &run), Some(&oracle), Options::default(), &mut |_| {})
 }
 
 /// The contract findings as `phase point: variant`.

@@ -117,6 +117,7 @@ pub(super) fn trials<'a>(model: &'a Model, narrowed: &Narrowed) -> Vec<Trial<'a>
     let mut all = fixed(model, first, &narrowed.outputs);
     all.extend(other_layers(model, narrowed));
     all.extend(other_bias(model, narrowed));
+    all.extend(k_for_v(model, first, &narrowed.outputs));
     all.extend(sums::tails(model, narrowed));
     all.extend(places::trials(model, narrowed));
     if first.point == Point::Logits {
@@ -137,13 +138,6 @@ pub(super) fn fixed<'a>(model: &'a Model, first: &Case, outputs: &Outputs) -> Ve
         let swapped = variant(model, outputs.clone(), |p| (p.weight, p.bias) = swapped(p.weight, p.bias));
         all.push(Trial::new("GATE_UP_SWAPPED", swapped).with("place", "weights"));
     }
-    if let Some(other) = exchanged(own.weight) {
-        let both = variant(model, outputs.clone(), move |p| {
-            p.bias = p.bias.and_then(|bias| exchanged(bias).or(Some(bias)));
-            p.weight = exchanged(p.weight).unwrap_or(p.weight);
-        });
-        all.push(Trial::new("KV_EXCHANGED", both).with("weight", other.name()));
-    }
     if first.point == Point::Logits {
         let other = if own.weight == WeightId::Embed { WeightId::LmHead } else { WeightId::Embed };
         let shape = |id: WeightId| model.weights.describe(&id.name()).map(|(shape, _)| shape.to_vec());
@@ -163,6 +157,16 @@ fn swapped(weight: WeightId, bias: Option<WeightId>) -> (WeightId, Option<Weight
         WeightId::Up(l) => (WeightId::Gate(l), bias.map(|_| WeightId::GateBias(l))),
         _ => (weight, bias),
     }
+}
+
+/// The weight (and bias) of K for V's, or of V for K's.
+fn k_for_v<'a>(model: &'a Model, first: &Case, outputs: &Outputs) -> Option<Trial<'a>> {
+    let other = exchanged(parts(first).ok()?.weight)?;
+    let both = variant(model, outputs.clone(), move |p| {
+        p.bias = p.bias.and_then(|bias| exchanged(bias).or(Some(bias)));
+        p.weight = exchanged(p.weight).unwrap_or(p.weight);
+    });
+    Some(Trial::new("KV_EXCHANGED", both).with("weight", other.name()))
 }
 
 /// K's for V's and V's for K's.

@@ -75,7 +75,9 @@ pub fn name_slot(wrong: &WrongSlot<'_>) -> Vec<SlotName> {
         }
         for (format, round) in FORMATS {
             let squeezed: Vec<f64> = own.iter().map(|x| round(*x)).collect();
-            if squeezed != own && same(&squeezed) {
+            // Nearer to the squeezed row than to the row itself: else another small change would do as well.
+            let nearer = 2.0 * distance(wrong.recorded, &squeezed) < distance(wrong.recorded, &own);
+            if squeezed != own && same(&squeezed) && nearer {
                 return vec![name("KV_PRECISION", &[("precision", (*format).to_owned())])];
             }
         }

@@ -36,7 +36,7 @@ impl Limits {
 }
 
 /// Weight of the storage rounding in E3's unit: keeps it above 0 where a stage is exact before it is stored.
-const UNROUNDED_FLOOR: f64 = 1e-6;
+const UNROUNDED_FLOOR: f64 = 1e-8;
 
 /// Channels a cell, where there are no heads.
 pub const CELL_CHANNELS: usize = 32;
@@ -176,7 +176,7 @@ fn too_large(found: &RowStatistics, limits: &Limits) -> Vec<Flag> {
     flags
 }
 
-/// z, and E3's max(|r| − ½ulp, 0)/√(variance + 1e-6·ulp²/12).
+/// z, and E3's max(|r| − ½ulp, 0)/√(variance + 1e-8·ulp²/12).
 fn residual(r: f64, y: f64, variance: f64, output: Float) -> (f64, f64) {
     if r == 0.0 {
         return (0.0, 0.0);

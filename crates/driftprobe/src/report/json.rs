@@ -1,7 +1,7 @@
 //! `drift.json`: the analysis in the types of [`schema`](super::schema), pretty-printed.
 
 mod attention;
-mod cause;
+pub(super) mod cause;
 
 use super::schema::*;
 use crate::analysis::{Analysis, PairCounts, Unpaired};
@@ -110,7 +110,7 @@ fn modes(analysis: &Analysis) -> BTreeMap<&'static str, ModeEntry> {
     std::iter::once(own).chain(other).map(entry).collect()
 }
 
-fn reason(reason: &Reason) -> ReasonEntry {
+pub(super) fn reason(reason: &Reason) -> ReasonEntry {
     ReasonEntry {
         code: reason.code.id(),
         count: reason.count,
@@ -276,7 +276,7 @@ fn side(event: &Event) -> SideEntry {
     }
 }
 
-fn numbers(numbers: &Numbers) -> NumbersEntry {
+pub(super) fn numbers(numbers: &Numbers) -> NumbersEntry {
     NumbersEntry {
         scope: match numbers.scope {
             Scope::Whole => "whole",

@@ -4,6 +4,7 @@
 //! Each is a pure function to text, and the same analysis gives the same bytes. Text that comes from a trace is data: it is
 //! escaped for the format that it goes into ([`escape`]).
 
+pub mod compare;
 mod details;
 pub mod escape;
 pub(crate) mod format;

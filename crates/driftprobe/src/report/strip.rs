@@ -2,7 +2,6 @@
 //! each.
 
 use super::terminal::{Span, Style};
-use crate::analysis::Analysis;
 use crate::evidence::Bits;
 use crate::judge::{JudgedPair, PairVerdict};
 use driftprobe_trace::Point;
@@ -69,10 +68,9 @@ fn bar(rel_l2: f64) -> char {
 }
 
 /// The strip, in blocks of as many layers as fit into `width` columns, and its legend. Empty without pairs.
-pub fn lines(analysis: &Analysis, width: usize) -> Vec<Vec<Span>> {
-    let judged = analysis.examination.is_some();
+pub fn lines(pairs: &[JudgedPair], judged: bool, width: usize) -> Vec<Vec<Span>> {
     let mut cells: BTreeMap<(Point, i32), Cell> = BTreeMap::new();
-    for pair in &analysis.pairs {
+    for pair in pairs {
         let cell = cells.entry((pair.prefill.point, pair.prefill.layer)).or_insert(Cell::NotRecorded);
         let new = Cell::of(pair);
         if new > *cell {

@@ -49,6 +49,9 @@ pub fn cause_in_words(cause: &Cause) -> String {
     };
     let names: Vec<String> = cause.candidates.iter().map(named).collect();
     let how = match cause.noise_rms_before.is_finite() {
+        _ if best.noise_rms_after.is_nan() => {
+            "what it says the row holds is not recorded, so that no residual can be told".to_owned()
+        }
         true => format!(
             "the residual falls from {} to {} units of noise",
             brief(cause.noise_rms_before),

@@ -8,7 +8,7 @@ use super::power::{shown, smallest};
 use super::strip;
 use super::suspects::cause_in_words;
 use crate::advice::rows_of;
-use crate::analysis::Analysis;
+use crate::analysis::{Analysis, PairCounts};
 use crate::evidence::Bits;
 use crate::judge::{JudgedPair, PairVerdict};
 use crate::reason::ReasonCode;
@@ -95,16 +95,16 @@ impl Styled {
         out
     }
 
-    fn line(&mut self, style: Style, text: impl AsRef<str>) {
+    pub(super) fn line(&mut self, style: Style, text: impl AsRef<str>) {
         self.lines.push(vec![Span::new(style, text)]);
     }
 
-    fn blank(&mut self) {
+    pub(super) fn blank(&mut self) {
         self.lines.push(vec![]);
     }
 
     /// Wrapped to the width, `first` before its first line and as many spaces before the others.
-    fn wrapped(&mut self, first: &str, style: Style, text: &str) {
+    pub(super) fn wrapped(&mut self, first: &str, style: Style, text: &str) {
         let indent = columns(first);
         for (index, line) in wrap(&visible(text), WIDTH - indent).into_iter().enumerate() {
             let lead = if index == 0 { first.to_owned() } else { " ".repeat(indent) };
@@ -154,7 +154,7 @@ pub fn to_terminal(analysis: &Analysis) -> Styled {
         first_failure(&mut out, analysis, first);
     }
     causes(&mut out, analysis);
-    let strip = strip::lines(analysis, WIDTH);
+    let strip = strip::lines(&analysis.pairs, analysis.examination.is_some(), WIDTH);
     if !strip.is_empty() {
         out.blank();
         out.lines.extend(strip);
@@ -220,21 +220,20 @@ fn causes(out: &mut Styled, analysis: &Analysis) {
     if analysis.verdict.verdict == Verdict::Pass && !examination.power.is_empty() {
         let (seen, of, _) = shown(examination);
         let smallest = smallest(&examination.power).map_or_else(String::new, |sizes| format!("; smallest: {sizes}"));
-        let text = format!("would have shown {seen} of {of} bugs of the catalogue{smallest}");
+        let text = format!("in what is recorded, {seen} of {of} bugs of the catalogue would have shown{smallest}");
         out.wrapped("  ", Style::Dim, &text);
     }
 }
 
-fn pairs_sentence(analysis: &Analysis) -> String {
-    let counts = &analysis.counts;
-    let coverage = &analysis.coverage;
+/// `416 pairs: 12 (2.88%) bit-equal, 404 (97.12%) inherited`.
+pub(super) fn counted(counts: &PairCounts, pairs: &[JudgedPair], judged: bool) -> String {
     let undecided = |is: fn(&Bits) -> bool| {
         let of = |pair: &&JudgedPair| pair.verdict == PairVerdict::Undecided && is(&pair.bits);
-        analysis.pairs.iter().filter(of).count() as u64
+        pairs.iter().filter(of).count() as u64
     };
     let sampled = undecided(|bits| matches!(bits, Bits::EqualAsSampled { .. }));
     let differ = undecided(|bits| matches!(bits, Bits::Differ { .. }));
-    let differs = if analysis.examination.is_some() { "differ, not decided" } else { "differ" };
+    let differs = if judged { "differ, not decided" } else { "differ" };
     let mut parts = vec![format!("{} bit-equal", share(counts.identical, counts.total))];
     let more = [
         (sampled, "equal as sampled"),
@@ -252,11 +251,17 @@ fn pairs_sentence(analysis: &Analysis) -> String {
             .filter(|(count, _)| *count > 0)
             .map(|(count, what)| format!("{} {what}", share(*count, counts.total))),
     );
+    format!("{}: {}", rows_of(counts.total, "pair"), parts.join(", "))
+}
+
+fn pairs_sentence(analysis: &Analysis) -> String {
+    let coverage = &analysis.coverage;
     let expected = match coverage.expected {
         Some(expected) => format!("{} of {expected} promised rows found", expected.saturating_sub(coverage.missing)),
         None => "What was promised is not known".to_owned(),
     };
-    let mut out = format!("{}: {}. {expected}", rows_of(counts.total, "pair"), parts.join(", "));
+    let counted = counted(&analysis.counts, &analysis.pairs, analysis.examination.is_some());
+    let mut out = format!("{counted}. {expected}");
     // What only one phase can give lacks no partner, and does not stand in the way of PASS.
     let one_phase = analysis.one_phase_rows();
     for (count, noun, what) in [

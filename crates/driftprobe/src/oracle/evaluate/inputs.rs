@@ -17,10 +17,8 @@ pub fn as_read(op: Op, head_dim: usize, arithmetic: &Arithmetic, inputs: &mut [V
             bring(name, width, first)?;
         }
     }
-    if attends || op == Op::Weigh {
-        if let Some(format) = arithmetic.kv_read()? {
-            inputs.iter_mut().skip(1).for_each(|rows| round(format, rows));
-        }
+    if let Some(format) = arithmetic.kv_read()?.filter(|_| attends || op == Op::Weigh) {
+        inputs.iter_mut().skip(1).for_each(|rows| round(format, rows));
     }
     if op == Op::Weigh {
         // What is recorded is what softmax gave; the product may take it more coarsely.

@@ -14,7 +14,7 @@ pub fn repeats(out: &mut Document, analysis: &Analysis) {
         let said =
             |logits: &LogitsCompared| format!("{} of {} rows of logits are bit-equal", logits.equal, logits.rows);
         let (prefill, decode) = (said(&observer.prefill), said(&observer.decode));
-        out.line(&format!("Traced against untraced: in prefill {prefill}, in decode {decode}.\n"));
+        out.line(format!("Traced against untraced: in prefill {prefill}, in decode {decode}.\n"));
     }
     if analysis.repeats.is_empty() {
         out.line("Not recorded: whether the engine repeats itself bit for bit is not known.");

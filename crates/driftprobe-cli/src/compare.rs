@@ -1,0 +1,110 @@
+//! `driftprobe compare`: one phase of two runs against each other.
+
+use crate::analyze::{contract, named_model};
+use crate::args::{CompareArgs, ComparedPhase, PowerFormat};
+use crate::failure::Failure;
+use crate::progress::JudgingBar;
+use driftprobe::compare::{Side, compare};
+use driftprobe::examine::Oracle;
+use driftprobe::report::compare::{to_json, to_terminal, verdict};
+use driftprobe_model::Model;
+use driftprobe_trace::{Phase, Run};
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+/// Runs the command and returns the exit status.
+pub fn run(args: &CompareArgs) -> Result<u8, Failure> {
+    let runs = [Run::open(&args.first)?, Run::open(&args.second)?];
+    let paths = [&args.first, &args.second];
+    // The same folder under two names is the same run.
+    let real = paths.map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.clone()));
+    let [mut first, mut second] = runs;
+    (first.dir, second.dir) = (dir(&real[0], &first), dir(&real[1], &second));
+    let models = [
+        model(args.model.as_deref(), &first)?,
+        model(args.second_model.as_deref().or(args.model.as_deref()), &second)?,
+    ];
+    let contracts = [&args.contract, &args.second_contract].map(|name| name.as_deref().map(contract).transpose());
+    let [first_contract, second_contract] = contracts;
+    let contracts = [first_contract?, second_contract?];
+    let names = names(paths.map(|path| path.as_path()));
+    let side = |at: usize, run| Side {
+        name: names[at].as_str(),
+        run,
+        rows: run,
+        oracle: models[at].as_ref().map(|model| Oracle {
+            contract: contracts[at].as_ref(),
+            budget_flops: args.simulate,
+            power: false,
+            ..Oracle::new(model)
+        }),
+    };
+    let mut bar = JudgingBar::new();
+    let mut compared = compare([side(0, &first), side(1, &second)], &mut |step| bar.show(step));
+    bar.finish();
+    let wanted = match args.phase {
+        ComparedPhase::Prefill => Some(Phase::Prefill),
+        ComparedPhase::Decode => Some(Phase::Decode),
+        ComparedPhase::Both => None,
+    };
+    compared.retain(|one| wanted.is_none_or(|wanted| one.phase == wanted));
+    let json = to_json(&compared);
+    if let Some(folder) = &args.out {
+        fs::create_dir_all(folder).map_err(|e| Failure::io("make the folder", folder, &e))?;
+        let path = folder.join("compare.json");
+        fs::write(&path, &json).map_err(|e| Failure::io("write", &path, &e))?;
+    }
+    let shown = match args.format {
+        PowerFormat::Text => to_terminal(&compared).ansi(),
+        PowerFormat::Json => json,
+    };
+    match anstream::stdout().write_all(shown.as_bytes()) {
+        // The reader has seen enough; the verdict stands.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::stdout(e)),
+        _ => Ok(verdict(&compared).exit_code()),
+    }
+}
+
+/// A run's folder by its real path, so that two names of one folder are seen to be one; a loose file stands for itself.
+fn dir(real: &Path, run: &Run) -> std::path::PathBuf {
+    if run.manifest.is_some() {
+        fs::canonicalize(&run.dir).unwrap_or_else(|_| run.dir.clone())
+    } else {
+        real.to_owned()
+    }
+}
+
+fn model(named: Option<&Path>, run: &Run) -> Result<Option<Model>, Failure> {
+    match named {
+        Some(path) => Ok(Some(Model::open(path)?)),
+        None => Ok(named_model(run)),
+    }
+}
+
+/// The last parts of two paths in which they differ.
+fn names(paths: [&Path; 2]) -> [String; 2] {
+    let last = |path: &Path, count: usize| {
+        let parts: Vec<String> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        parts.get(parts.len().saturating_sub(count)..).unwrap_or_default().join("/")
+    };
+    let most = paths.iter().map(|path| path.iter().count()).max().unwrap_or(1);
+    let different = |count: &usize| last(paths[0], *count) != last(paths[1], *count);
+    match (1..=most).find(different) {
+        Some(count) => paths.map(|path| last(path, count)),
+        None => paths.map(|path| last(path, most)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_called_by_what_tells_them_apart() {
+        let of = |a: &str, b: &str| names([Path::new(a), Path::new(b)]);
+        assert_eq!(of("runs/a", "runs/b"), ["a", "b"]);
+        assert_eq!(of("x/run", "y/run"), ["x/run", "y/run"]);
+        assert_eq!(of("run", "run"), ["run", "run"]);
+    }
+}

@@ -1,0 +1,18 @@
+"""Do an LLM engine's prefill and decode compute the same tokens?
+
+    import driftprobe
+    run = driftprobe.trace(model, tokenizer, ["The quick brown fox"], out="runs/mine")
+    report = driftprobe.analyze(run)
+    print(report.verdict, report.root_cause)
+
+`trace` records both phases of a Hugging Face causal LM through hooks; `analyze` judges a run, whoever wrote it. Importing this
+package imports neither torch nor transformers nor pandas.
+"""
+
+from ._native import __version__
+from .analysis import analyze
+from .errors import Error
+from .report import Report
+from .tracing import trace
+
+__all__ = ["Error", "Report", "__version__", "analyze", "trace"]

@@ -1,0 +1,186 @@
+//! Two runs against each other, for people and for programs.
+
+use super::format::{brief, distances};
+use super::json;
+use super::schema::{CauseEntry, ContractEntry, NumbersEntry, ReasonEntry};
+use super::strip;
+use super::suspects::cause_in_words;
+use super::terminal::{Style, Styled, WIDTH, counted};
+use crate::compare::Comparison;
+use crate::judge::{JudgedPair, PairVerdict};
+use crate::place::describe;
+use crate::verdict::Verdict;
+use driftprobe_trace::Phase;
+use serde::Serialize;
+
+/// Version of `compare.json`.
+pub const SCHEMA: u32 = 1;
+
+/// The summary of both phases, in at most 80 columns.
+pub fn to_terminal(comparisons: &[Comparison]) -> Styled {
+    let mut out = Styled::default();
+    for (index, one) in comparisons.iter().enumerate() {
+        if index > 0 {
+            out.blank();
+        }
+        phase(&mut out, one);
+    }
+    out
+}
+
+fn phase(out: &mut Styled, one: &Comparison) {
+    let style = match one.verdict {
+        Verdict::Pass => Style::Good,
+        Verdict::Fail => Style::Bad,
+        Verdict::Inconclusive => Style::Warn,
+    };
+    let sub = one.sub_verdict.map_or_else(String::new, |sub| format!(" ({})", sub.id()));
+    out.line(style, format!("{}: {}{sub}", one.phase, one.verdict.id()));
+    out.wrapped("  ", Style::Plain, &format!("{} against {}: {}", one.names[0], one.names[1], one.why));
+    out.wrapped("  ", Style::Plain, &format!("{}.", counted(&one.counts, &one.pairs, one.judged)));
+    if let Some(pair) = one.first.and_then(|at| one.pairs.get(at)) {
+        let what = match pair.verdict {
+            PairVerdict::Fault | PairVerdict::NonFinite => "First failure: ",
+            _ => "First part at: ",
+        };
+        out.wrapped(what, Style::Strong, &describe(&pair.prefill));
+        if let Some(numbers) = &pair.numbers {
+            out.wrapped("  ", Style::Plain, &distances(numbers));
+        }
+    }
+    for (side, cause) in &one.causes {
+        let name = one.names.get(*side).map_or("", String::as_str);
+        out.wrapped("Cause: ", Style::Bad, &format!("in {name}: {}", cause_in_words(cause)));
+    }
+    for (side, finding) in &one.contract_findings {
+        let name = one.names.get(*side).map_or("", String::as_str);
+        let text = format!("{name}, {}: {} ({} of noise)", finding.point, finding.variant.says, brief(finding.rms));
+        out.wrapped("Contract: ", Style::Plain, &text);
+    }
+    let strip = strip::lines(&one.pairs, one.judged, WIDTH);
+    if !strip.is_empty() {
+        out.blank();
+        out.lines.extend(strip);
+    }
+    for (heading, reasons) in [("Why it is no PASS", &one.reasons), ("Notes", &one.notes)] {
+        if !reasons.is_empty() {
+            out.blank();
+            out.line(Style::Strong, heading);
+        }
+        for reason in reasons {
+            let examples = reason.examples.join("; ");
+            let text = format!("{} ({}): {}. {examples}", reason.code.id(), reason.count, reason.code.sentence());
+            out.wrapped("  ", Style::Plain, text.trim_end_matches(". "));
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: u32,
+    verdict: &'static str,
+    runs: &'a [String; 2],
+    phases: Vec<PhaseEntry<'a>>,
+}
+
+#[derive(Serialize)]
+struct PhaseEntry<'a> {
+    phase: &'static str,
+    verdict: &'static str,
+    sub_verdict: Option<&'static str>,
+    why: &'a str,
+    judged: bool,
+    reasons: Vec<ReasonEntry>,
+    notes: Vec<ReasonEntry>,
+    first: Option<usize>,
+    causes: Vec<OfRun<'a, CauseEntry>>,
+    contract_findings: Vec<OfRun<'a, ContractEntry>>,
+    rows: Vec<RowEntry<'a>>,
+}
+
+#[derive(Serialize)]
+struct OfRun<'a, T> {
+    run: &'a str,
+    #[serde(flatten)]
+    entry: T,
+}
+
+#[derive(Serialize)]
+struct RowEntry<'a> {
+    prompt_id: &'a str,
+    logical_tok_idx: Option<u64>,
+    pos_id: Option<u64>,
+    token_id: Option<u32>,
+    layer: i32,
+    point: &'static str,
+    verdict: &'static str,
+    at_fault: Option<&'a str>,
+    numbers: Option<NumbersEntry>,
+    findings: Vec<String>,
+}
+
+/// `compare.json`, with a line feed at its end.
+pub fn to_json(comparisons: &[Comparison]) -> String {
+    let none = ["".to_owned(), "".to_owned()];
+    let report = Report {
+        schema: SCHEMA,
+        verdict: verdict(comparisons).id(),
+        runs: comparisons.first().map_or(&none, |one| &one.names),
+        phases: comparisons.iter().map(phase_entry).collect(),
+    };
+    // Nothing in it can fail to be text: numbers that are not finite are strings.
+    serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
+}
+
+/// The worst of the phases; of none, nothing is known.
+pub fn verdict(comparisons: &[Comparison]) -> Verdict {
+    let has = |verdict| comparisons.iter().any(|one| one.verdict == verdict);
+    match comparisons {
+        [] => Verdict::Inconclusive,
+        _ if has(Verdict::Fail) => Verdict::Fail,
+        _ if has(Verdict::Inconclusive) => Verdict::Inconclusive,
+        _ => Verdict::Pass,
+    }
+}
+
+fn phase_entry(one: &Comparison) -> PhaseEntry<'_> {
+    let name = |side: usize| one.names.get(side).map_or("", String::as_str);
+    PhaseEntry {
+        phase: one.phase.id(),
+        verdict: one.verdict.id(),
+        sub_verdict: one.sub_verdict.map(|sub| sub.id()),
+        why: &one.why,
+        judged: one.judged,
+        reasons: one.reasons.iter().map(json::reason).collect(),
+        notes: one.notes.iter().map(json::reason).collect(),
+        first: one.first,
+        causes: one.causes.iter().map(|(side, c)| OfRun { run: name(*side), entry: json::cause::of(c) }).collect(),
+        contract_findings: one
+            .contract_findings
+            .iter()
+            .map(|(side, finding)| OfRun { run: name(*side), entry: json::cause::contract(finding) })
+            .collect(),
+        rows: one.pairs.iter().map(|pair| row(one, pair)).collect(),
+    }
+}
+
+fn row<'a>(one: &'a Comparison, pair: &'a JudgedPair) -> RowEntry<'a> {
+    let fails = matches!(pair.verdict, PairVerdict::Fault | PairVerdict::NonFinite);
+    let whose = match pair.phase {
+        Some(Phase::Prefill) => one.names[0].as_str(),
+        Some(Phase::Decode) => one.names[1].as_str(),
+        None => "both",
+    };
+    RowEntry {
+        prompt_id: &pair.prefill.prompt_id,
+        logical_tok_idx: pair.prefill.logical_tok_idx,
+        pos_id: pair.prefill.pos_id,
+        token_id: pair.prefill.token_id,
+        layer: pair.prefill.layer,
+        point: pair.prefill.point.id(),
+        verdict: pair.verdict.id(),
+        at_fault: fails.then_some(whose),
+        numbers: pair.numbers.as_ref().map(json::numbers),
+        findings: pair.findings.iter().map(|f| format!("{}: {}", f.code.id(), f.detail)).collect(),
+    }
+}
