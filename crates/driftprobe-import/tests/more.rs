@@ -31,7 +31,7 @@ fn run(source: &Path, change: impl FnOnce(&mut Request)) -> Result<(Report, Run)
 }
 
 fn fault(source: &Path) -> String {
-    run(source, |_| ()).err().expect("it was imported").to_string()
+    run(source, |_| ()).expect_err("it was imported").to_string()
 }
 
 #[test]
