@@ -196,13 +196,20 @@ fn reports(tree: &Tree, findings: &mut Findings) -> Result<()> {
     }
     driftprobe::verdict::codes().for_each(|code| expect(format!("`{code}`")));
     for part in ["schema.rs", "schema/attention.rs", "schema/cause.rs", "schema/row.rs"] {
-        let fields = need(tree, &format!("crates/driftprobe/src/report/{part}"))?
-            .text
-            .lines()
-            .filter_map(|line| line.strip_prefix("    pub ")?.split_once(':'));
-        fields.for_each(|(field, _)| expect(format!("`{field}`")));
+        fields(tree, part)?.into_iter().for_each(|field| expect(format!("`{field}`")));
     }
+    let page = "docs/compare.md";
+    let text = &need(tree, page)?.text;
+    let lacks = |field: &&str| !text.contains(&format!("| `{field}` |"));
+    findings
+        .extend(fields(tree, "schema/compare.rs")?.into_iter().filter(lacks).map(|f| format!("{page}: lacks `{f}`")));
     Ok(())
+}
+
+/// Public fields of a file of serialised types.
+fn fields<'t>(tree: &'t Tree, part: &str) -> Result<Vec<&'t str>> {
+    let lines = need(tree, &format!("crates/driftprobe/src/report/{part}"))?.text.lines();
+    Ok(lines.filter_map(|line| Some(line.strip_prefix("    pub ")?.split_once(':')?.0)).collect())
 }
 
 /// docs/greta.md shows what the program prints today.
