@@ -22,7 +22,7 @@ use std::fmt::Write as _;
 const STYLE: &str = include_str!("html/page.css");
 const SCRIPT: &str = include_str!("html/page.js");
 /// SHA-256 of the script in base64: no other may run.
-const SCRIPT_HASH: &str = "sha256-LStunTZbFcSw9nF99dXk2U5I7kF3M2vPCrrBOje6T1s=";
+const SCRIPT_HASH: &str = "sha256-WzotBLDyinzpmldEyTClLQJH6m0DgiDlQRFz1Aua+FE=";
 
 /// The report as a page.
 pub fn to_html(analysis: &Analysis) -> String {

@@ -2,7 +2,7 @@
 
 use super::prose::{block, folded};
 use crate::analysis::Analysis;
-use crate::report::format::{number, recorded};
+use crate::report::format::{brief, recorded};
 use crate::report::markdown::Document;
 use std::fmt::Write as _;
 
@@ -39,7 +39,7 @@ fn values(out: &mut String, shown: &Analysis) {
             value.index,
             recorded(value.prefill),
             recorded(value.decode),
-            number(value.difference())
+            brief(value.difference())
         );
     }
     out.push_str("</tbody></table></div>\n");

@@ -42,8 +42,12 @@ fn one(analysis: &Analysis, document: &Document, (id, plot, caption, sections): 
     match picture(analysis, *plot) {
         Ok(picture) => {
             let svg = picture.to_element();
-            let _ =
-                write!(out, "<figure><div class=\"scroll\">{svg}</div><figcaption>{caption}</figcaption></figure>\n");
+            let _ = write!(
+                out,
+                "<figure><div class=\"scroll\" role=\"region\" aria-label=\"Picture: {}\" tabindex=\"0\">{svg}</div>\
+                 <figcaption>{caption}</figcaption></figure>\n",
+                plot.title()
+            );
         }
         Err(why) => {
             let _ = write!(out, "<p>{}</p>\n", sentence(&why));

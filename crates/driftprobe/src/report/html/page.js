@@ -39,15 +39,19 @@
       }
       if (!moves[event.key]) return;
       event.preventDefault();
-      let [row, column] = [cell.parentElement.rowIndex, cell.cellIndex];
-      for (;;) {
-        row += moves[event.key][0];
-        column += moves[event.key][1];
-        const next = map.rows[row] && map.rows[row].cells[column];
-        if (!next) return;
-        const link = next.querySelector("a");
-        if (link) return focus(link);
+      // The next cell that way; up and down, the nearest one of the next row.
+      const [down, right] = moves[event.key];
+      let row = cell.parentElement;
+      let near = [];
+      while (row && !near.length) {
+        if (down) row = map.rows[row.rowIndex + down];
+        near = row ? [...row.querySelectorAll("a")] : [];
+        if (right) near = near.filter((link) => (link.parentElement.cellIndex - cell.cellIndex) * right > 0);
+        if (right) break;
       }
+      const away = (link) => Math.abs(link.parentElement.cellIndex - cell.cellIndex);
+      near.sort((a, b) => away(a) - away(b));
+      if (near.length) focus(near[0]);
     });
   });
   if (!list) return;
@@ -80,18 +84,33 @@
   const selects = new Map();
   const form = at("filters");
   for (const [name, field, show] of filters) {
-    const values = [...new Set(data.rows.map((row) => row[field]))];
-    values.sort((a, b) => (order[field] ? (a === null ? -1 : a) - (b === null ? -1 : b) : 0));
-    const label = make("label", name);
-    const select = make("select", undefined, { name: name.toLowerCase() });
-    if (field !== REC) select.append(make("option", "all", { value: "" }));
-    for (const value of values) select.append(make("option", show(value), { value: JSON.stringify(value) }));
-    select.addEventListener("change", () => { page = 0; draw(); });
-    label.append(select);
+    const box = make("div");
+    const select = make("select", undefined, { id: "by-" + name.toLowerCase() });
+    box.append(make("label", name, { for: select.id }), select);
+    select.addEventListener("change", () => {
+      if (field === REC) fill();
+      page = 0;
+      draw();
+    });
     selects.set(field, select);
-    if (field === REC && values.length < 2) label.hidden = true;
-    if (!label.hidden) form.append(label);
+    if (field !== REC || data.recordings.length > 1) form.append(box);
+    if (field === REC) data.recordings.forEach((name, n) => select.append(make("option", name, { value: n })));
   }
+  const recording = () => Number(selects.get(REC).value);
+  // What a recording has; a value that it has as well stays chosen.
+  const fill = () => {
+    const rows = data.rows.filter((row) => row[REC] === recording());
+    for (const [, field, show] of filters.slice(1)) {
+      const select = selects.get(field);
+      const before = select.value;
+      const values = [...new Set(rows.map((row) => row[field]))];
+      values.sort((a, b) => (order[field] ? (a === null ? -1 : a) - (b === null ? -1 : b) : 0));
+      const option = (value) => make("option", show(value), { value: JSON.stringify(value) });
+      select.replaceChildren(make("option", "all", { value: "" }), ...values.map(option));
+      select.value = values.some((value) => JSON.stringify(value) === before) ? before : "";
+    }
+  };
+  fill();
   const reset = make("button", "Show all", { type: "button" });
   reset.addEventListener("click", () => {
     for (const [field, select] of selects) if (field !== REC) select.value = "";
@@ -168,9 +187,8 @@
     const last = Math.max(0, Math.ceil(found.length / PAGE) - 1);
     page = Math.min(Math.max(page, 0), last);
     list.tBodies[0].replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map(line));
-    const recording = JSON.parse(selects.get(REC).value);
-    const total = data.totals[recording];
-    at("status").textContent = found.length + " of " + total + " pairs of " + data.recordings[recording];
+    const of = data.totals[recording()] + " pairs of " + data.recordings[recording()];
+    at("status").textContent = found.length + " of " + of;
     where.textContent = "page " + (page + 1) + " of " + (last + 1);
     back.disabled = page === 0;
     on.disabled = page === last;
@@ -182,12 +200,16 @@
     if (!cell || !cell.querySelector("a")) return;
     const head = cell.closest("table").tHead.rows[0].cells[cell.cellIndex];
     const point = data.points.indexOf(cell.parentElement.dataset.p);
-    for (const select of selects.values()) if (select.options[0].value === "") select.value = "";
+    event.preventDefault();
     selects.get(REC).value = head.dataset.r;
+    fill();
+    for (const [field, select] of selects) if (field !== REC) select.value = "";
     selects.get(LAYER).value = head.dataset.l;
     selects.get(POINT).value = String(point);
     page = 0;
     draw();
+    at("pairs").scrollIntoView();
+    list.parentElement.focus({ preventScroll: true });
   });
   draw();
 })();

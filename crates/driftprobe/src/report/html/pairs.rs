@@ -59,7 +59,7 @@ pub fn table(recordings: &[Recording<'_>]) -> String {
     let _ = write!(
         out,
         "<p id=\"status\" class=\"status\" role=\"status\">The {} most telling of {of} pairs; the script of this page lists \
-         all.</p>\n<div class=\"scroll\" role=\"region\" aria-labelledby=\"pairs-title\" tabindex=\"0\"><table id=\"list\" \
+         all.</p>\n<div class=\"scroll\" role=\"region\" aria-label=\"List of pairs\" tabindex=\"0\"><table id=\"list\" \
          class=\"pairs\"><thead><tr>",
         telling.len()
     );

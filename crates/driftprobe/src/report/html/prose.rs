@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 
 /// Rows of a table that are shown; the others are in drift.md.
 const ROWS_MAX: usize = 300;
+/// Rows beyond which a table scrolls by itself.
+const TALL: usize = 20;
 /// Items of a list that are shown.
 const ITEMS_MAX: usize = 100;
 
@@ -16,12 +18,22 @@ pub fn block(markdown: &str, title: &str) -> String {
     for event in Parser::new_ext(markdown, Options::ENABLE_TABLES) {
         events.extend(counter.take(event));
     }
-    let mut out = String::new();
-    pulldown_cmark::html::push_html(&mut out, events.into_iter());
-    // What a table is, and where it may be scrolled by keys.
-    let open = format!("<div class=\"scroll\" role=\"region\" aria-label=\"{0}\" tabindex=\"0\"><table>", html(title));
-    out.replace("<table>", &open)
-        .replace("</table>", "</table></div>")
+    let mut text = String::new();
+    pulldown_cmark::html::push_html(&mut text, events.into_iter());
+    let (title, mut out) = (html(title), String::new());
+    // What a table is, and where it may be scrolled by keys. In text there is no `<`.
+    for (number, part) in text.split("<table>").enumerate() {
+        if number > 0 {
+            let rows = part.split("</table>").next().unwrap_or("").matches("<tr>").count();
+            let tall = if rows > TALL { " tall" } else { "" };
+            let _ = write!(
+                out,
+                "<div class=\"scroll{tall}\" role=\"region\" aria-label=\"{title}, table {number}\" tabindex=\"0\"><table>"
+            );
+        }
+        out.push_str(part);
+    }
+    out.replace("</table>", "</table></div>")
         .replace("<th>", "<th scope=\"col\">")
         .replace("<th scope=\"col\"></th>", "<td></td>")
         .replace("<pre>", "<pre tabindex=\"0\">")

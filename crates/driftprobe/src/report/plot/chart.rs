@@ -109,6 +109,7 @@ pub fn axes<'a, 'b>(
 ) -> Result<Chart<'a, 'b>, Box<dyn std::error::Error>> {
     let mut chart = ChartBuilder::on(canvas)
         .margin_top(8)
+        .margin_left(8)
         .margin_right(14)
         .x_label_area_size(46)
         .y_label_area_size(70)

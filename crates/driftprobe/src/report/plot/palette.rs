@@ -51,9 +51,9 @@ pub const HEAT: [Colour; STEPS] = [
     Colour::new(0xDCE9F5, 0x15304A),
     Colour::new(0xB9D5EC, 0x1E4A73),
     Colour::new(0xFDF1BD, 0x54481A),
-    Colour::new(0xFECF6A, 0x8A6A17),
-    Colour::new(0xFB9A45, 0xC9761F),
-    Colour::new(0xD35400, 0xF59A4A),
+    Colour::new(0xFECF6A, 0x7A5C12),
+    Colour::new(0xFB9A45, 0x9C4F10),
+    Colour::new(0xC04A00, 0xF59A4A),
     Colour::new(0x7A2604, 0xFFDDB8),
 ];
 /// How many there are.
@@ -103,7 +103,7 @@ mod tests {
         for (step, colour) in HEAT.into_iter().enumerate() {
             let text = text_on(Some(step));
             let [light, dark] = [contrast(colour.light, text.light), contrast(colour.dark, text.dark)];
-            assert!(light >= 4.0 && dark >= 4.0, "step {step}: {light:.1} {dark:.1}");
+            assert!(light >= 4.5 && dark >= 4.5, "step {step}: {light:.1} {dark:.1}");
         }
         assert!(contrast(DIM.light, 0xFFFFFF) >= 4.5 && contrast(DIM.dark, 0x0D1117) >= 4.5);
     }
