@@ -5,6 +5,7 @@ use driftprobe::cause::UNEXPLAINED;
 use driftprobe::examine::Oracle;
 use driftprobe::modes::combine;
 use driftprobe::report::{Plot, picture, to_html, to_json, to_markdown, to_terminal, to_tsv};
+use driftprobe::search::with_search;
 use driftprobe::{Analysis, Options, Verdict, analyze, analyze_against};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};
@@ -12,6 +13,7 @@ use driftprobe_engine::{EmbeddedEngine, Engine, Settings};
 use driftprobe_model::Model;
 use driftprobe_trace::{Manifest, Mode, PromptInfo, Run};
 use std::path::Path;
+use std::sync::Arc;
 
 fn demo() -> Model {
     Model::open(Path::new("DEMO")).unwrap()
@@ -252,6 +254,30 @@ fn a_fault_in_a_layer_that_was_not_recorded_says_what_to_record() {
     assert!(
         section(&markdown, "As designed against aligned").starts_with("Only one mode was recorded (`as_designed`)")
     );
+}
+
+#[test]
+fn what_a_search_found_is_the_report_s() {
+    let model = demo();
+    let engine = faulty(&model, "ROPE_POSITION_OFFSET:+1@decode:layer2");
+    let [(_a, run), (_b, round)] = [&[0, 4][..], &[2]].map(|layers| run_of(&engine, layers, Mode::AsDesigned));
+    let got = with_search(judged(&run, &model), vec![Arc::new(judged(&round, &model))]);
+    let markdown = to_markdown(&got);
+    assert_filled(&markdown);
+    assert!(
+        section(&markdown, "Root cause").contains("**search 1: layers 2**: ROPE\\_POSITION\\_OFFSET")
+            || section(&markdown, "Root cause").contains("**search 1: layers 2**: ROPE_POSITION_OFFSET (offset +1)")
+    );
+    assert!(section(&markdown, "First failure").contains("`q_post_rope` of layer 2, prompt `p0_short`"));
+    assert!(section(&markdown, "Sample evidence").contains("\"q_post_rope\""));
+    let told = &got.advice.recommendations;
+    assert!(told[0].starts_with("Look at where decode takes the rotary position"), "{told:?}");
+    assert!(!told.iter().any(|sentence| sentence.starts_with("Record layer")), "{told:?}");
+    // Its layer is a column of the map, told apart from those of the run.
+    let page = to_html(&got);
+    assert!(page.contains("data-l=\"2\" data-r=\"1\">2*</th>"), "no column");
+    assert!(page.contains("<h3>Values there</h3>\n<p>The "), "no values");
+    assert!(page.contains("Cause: ROPE_POSITION_OFFSET"), "no cause at the top");
 }
 
 #[test]

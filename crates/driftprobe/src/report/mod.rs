@@ -13,7 +13,7 @@ pub mod json;
 pub mod markdown;
 pub mod plot;
 mod power;
-mod recordings;
+pub(crate) mod recordings;
 pub mod schema;
 mod strip;
 pub(crate) mod suspects;

@@ -3,7 +3,7 @@
 use super::prose::folded;
 use crate::report::escape::html;
 use crate::report::format::brief;
-use crate::report::plot::heat::{Cell, HeatMap, Kind, heading, short};
+use crate::report::plot::heat::{Cell, HeatMap, Kind, Unit, heading, short};
 use crate::report::plot::palette::STEPS;
 use crate::report::recordings::Recording;
 use driftprobe_trace::Point;
@@ -20,11 +20,17 @@ pub fn maps(recordings: &[Recording<'_>]) -> String {
     let Some(first) = HeatMap::of(recordings, 0) else {
         return "<p>Nothing to show: no pair of rows was compared.</p>".to_owned();
     };
+    let told = match first.unit {
+        Unit::RelL2 => "Without a model, a fault cannot be told from what was inherited.",
+        _ => {
+            "A <b>local fault</b> is a stage that its own inputs do not explain; <b>inherited</b> drift came in from \
+             earlier rows."
+        }
+    };
     let _ = write!(
         out,
-        "<p>Each cell is the worst pair of all prompts and positions. Its colour is {}; its mark says what it is. A \
-         <b>local fault</b> is a stage that its own inputs do not explain; <b>inherited</b> drift came in from earlier \
-         rows. A cell leads to its pairs.</p>\n",
+        "<p>Each cell is the worst pair of all prompts and positions. Its colour is {}; its mark says what it is. {told} A \
+         cell leads to its pairs.</p>\n",
         first.unit.in_words()
     );
     legend(&mut out, &first);
