@@ -47,7 +47,7 @@ pub fn to_html(analysis: &Analysis) -> String {
     let title = html(analysis.options.title.as_deref().unwrap_or("Prefill and decode: drift report"));
     let verdict = analysis.verdict.verdict.id();
     let mut out = String::new();
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src '{SCRIPT_HASH}'; style-src \
@@ -55,7 +55,7 @@ pub fn to_html(analysis: &Analysis) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<meta name=\"referrer\" content=\"no-referrer\">\n\
          <title>{verdict}: {title}</title>\n<style>\n{}{STYLE}</style>\n</head>\n<body>\n\
-         <a class=\"skip\" href=\"#main\">Skip to the report</a>\n",
+         <a class=\"skip\" href=\"#main\">Skip to the report</a>",
         colours()
     );
     head::header(&mut out, &page, &title);
@@ -66,18 +66,18 @@ pub fn to_html(analysis: &Analysis) -> String {
     out.push_str("</ul></nav>\n<main id=\"main\">\n");
     for one in &parts {
         let (id, title) = (one.id, html(one.title));
-        let _ = write!(out, "<section id=\"{id}\" aria-labelledby=\"{id}-title\"><h2 id=\"{id}-title\">{title}</h2>\n");
+        let _ = writeln!(out, "<section id=\"{id}\" aria-labelledby=\"{id}-title\"><h2 id=\"{id}-title\">{title}</h2>");
         out.push_str(&one.body);
         out.push_str("</section>\n");
     }
     let generator = concat!("driftprobe ", env!("CARGO_PKG_VERSION"));
-    let _ = write!(
+    let _ = writeln!(
         out,
         "</main>\n<footer><p>Written by {generator}. The same report for programs: <code>drift.json</code>; as text: \
-         <code>drift.md</code>; for spreadsheets: <code>drift.tsv</code>.</p></footer>\n"
+         <code>drift.md</code>; for spreadsheets: <code>drift.tsv</code>.</p></footer>"
     );
     out.push_str(&pairs::data(&recordings));
-    let _ = write!(out, "<script>{SCRIPT}</script>\n</body>\n</html>\n");
+    let _ = writeln!(out, "<script>{SCRIPT}</script>\n</body>\n</html>");
     out
 }
 

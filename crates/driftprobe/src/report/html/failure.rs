@@ -26,16 +26,16 @@ fn values(out: &mut String, shown: &Analysis) {
         return;
     };
     let of = if values.sampled { "values that both phases sampled" } else { "values" };
-    let _ = write!(out, "<p>The {} of {} {of} that are furthest apart.</p>\n", values.values.len(), values.of);
+    let _ = writeln!(out, "<p>The {} of {} {of} that are furthest apart.</p>", values.values.len(), values.of);
     out.push_str(
         "<div class=\"scroll\" role=\"region\" aria-label=\"Values at the first failure\" tabindex=\"0\"><table \
          class=\"numbers\"><thead><tr><th scope=\"col\">Index</th><th scope=\"col\">Prefill</th><th scope=\"col\">Decode</th>\
          <th scope=\"col\">Decode − prefill</th></tr></thead>\n<tbody>\n",
     );
     for value in &values.values {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td></tr>",
             value.index,
             recorded(value.prefill),
             recorded(value.decode),

@@ -42,15 +42,15 @@ fn one(analysis: &Analysis, document: &Document, (id, plot, caption, sections): 
     match picture(analysis, *plot) {
         Ok(picture) => {
             let svg = picture.to_element();
-            let _ = write!(
+            let _ = writeln!(
                 out,
                 "<figure><div class=\"scroll\" role=\"region\" aria-label=\"Picture: {}\" tabindex=\"0\">{svg}</div>\
-                 <figcaption>{caption}</figcaption></figure>\n",
+                 <figcaption>{caption}</figcaption></figure>",
                 plot.title()
             );
         }
         Err(why) => {
-            let _ = write!(out, "<p>{}</p>\n", sentence(&why));
+            let _ = writeln!(out, "<p>{}</p>", sentence(&why));
         }
     }
     for section in document.sections.iter().filter(|section| sections.contains(&section.title.as_str())) {

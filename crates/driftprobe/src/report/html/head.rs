@@ -21,11 +21,11 @@ pub fn header(out: &mut String, page: &Page<'_>, title: &str) {
         Verdict::Inconclusive => ("open", "?"),
     };
     let date = analysis.options.date.as_deref().map_or_else(String::new, |date| format!(" · {}", html(date)));
-    let _ = write!(out, "<header class=\"{class}\">\n<p class=\"over\">{title}{date}</p>\n");
+    let _ = writeln!(out, "<header class=\"{class}\">\n<p class=\"over\">{title}{date}</p>");
     let code = run.sub_verdict.map(|sub| sub.id()).or(run.root_cause);
     let code = code.map_or_else(String::new, |code| format!(" <code>{code}</code>"));
     let id = run.verdict.id();
-    let _ = write!(out, "<h1><span class=\"badge\"><span aria-hidden=\"true\">{glyph}</span> {id}</span>{code}</h1>\n");
+    let _ = writeln!(out, "<h1><span class=\"badge\"><span aria-hidden=\"true\">{glyph}</span> {id}</span>{code}</h1>");
     let _ = write!(out, "<p class=\"lead\">{}</p>\n<ul class=\"evidence\">", sentence(&run.root_cause_why));
     for text in evidence(analysis) {
         let _ = write!(out, "<li>{}</li>", sentence(&text));
@@ -45,7 +45,7 @@ pub fn header(out: &mut String, page: &Page<'_>, title: &str) {
             let body = block(&section.body, title);
             // What a FAIL rests on has been said.
             let open = if title == REASONS[0] && run.verdict == Verdict::Inconclusive { " open" } else { "" };
-            let _ = write!(out, "<details{open}><summary>{title}</summary>\n{body}</details>\n");
+            let _ = writeln!(out, "<details{open}><summary>{title}</summary>\n{body}</details>");
         }
     }
     out.push_str("</header>\n");

@@ -27,10 +27,10 @@ pub fn maps(recordings: &[Recording<'_>]) -> String {
              earlier rows."
         }
     };
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<p>Each cell is the worst pair of all prompts and positions. Its colour is {}; its mark says what it is. {told} A \
-         cell leads to its pairs.</p>\n",
+         cell leads to its pairs.</p>",
         first.unit.in_words()
     );
     legend(&mut out, &first);

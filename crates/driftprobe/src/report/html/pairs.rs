@@ -43,10 +43,10 @@ pub fn table(recordings: &[Recording<'_>]) -> String {
     );
     let chosen = choose(recordings, PAIRS_MAX);
     if chosen.len() < total {
-        let _ = write!(
+        let _ = writeln!(
             out,
             "<p class=\"note\">{} of {total} pairs are shown: the worst of every cell, all that are at fault or not decided as \
-             far as there is room, and others. The verdict is over all of them; drift.tsv lists them.</p>\n",
+             far as there is room, and others. The verdict is over all of them; drift.tsv lists them.</p>",
             chosen.len()
         );
     }

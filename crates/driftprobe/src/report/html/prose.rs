@@ -115,7 +115,7 @@ pub fn sentence(text: &str) -> String {
 /// What is folded away until it is asked for.
 pub fn folded(title: &str, body: &str) -> String {
     let mut out = String::new();
-    let _ = write!(out, "<details><summary>{}</summary>\n{body}</details>\n", html(title));
+    let _ = writeln!(out, "<details><summary>{}</summary>\n{body}</details>", html(title));
     out
 }
 

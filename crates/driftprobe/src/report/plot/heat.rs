@@ -138,7 +138,7 @@ impl Unit {
 
     /// What a step holds.
     pub fn label(self, step: usize) -> String {
-        let short = |bound: f64| if bound >= 1e3 || bound < 0.1 { format!("{bound:.0e}") } else { format!("{bound}") };
+        let short = |bound: f64| if (0.1..1e3).contains(&bound) { format!("{bound}") } else { format!("{bound:.0e}") };
         match step.checked_sub(1).map(|at| self.bounds().get(at).copied()) {
             None => "0".to_owned(),
             Some(Some(bound)) => format!("≤ {}", short(bound)),
