@@ -132,6 +132,8 @@ reasons! {
         "write each row once, under the point's id";
     SameSettings, "SAME_SETTINGS", false, "both runs say that they are of one engine with one setting: only its repeatability was compared",
         "compare runs of two engines or settings, and record in each manifest which";
+    ConfigDiffers, "CONFIG_DIFFERS", false, "the run's manifest tells of another config than the model has: its rows were held against the model",
+        "correct manifest.config, or give the model as the engine ran it";
     RecordingNotes, "RECORDING_NOTES", false, "reading the run left notes that do not bear on the evidence",
         "see the notes";
 }
