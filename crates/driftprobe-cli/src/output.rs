@@ -8,8 +8,11 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// A report's files, by name, and what is in them.
-const FILES: [(&str, fn(&Analysis) -> String); 4] = [
+/// A file's name, and what is in it.
+type File = (&'static str, fn(&Analysis) -> String);
+
+/// A report's files.
+const FILES: [File; 4] = [
     ("drift.html", report::to_html),
     ("drift.md", report::to_markdown),
     ("drift.tsv", report::to_tsv),
@@ -19,7 +22,7 @@ const FILES: [(&str, fn(&Analysis) -> String); 4] = [
 /// Writes drift.html, drift.md, drift.tsv and drift.json into `folder`; their paths.
 pub fn files(analysis: &Analysis, folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     fs::create_dir_all(folder).map_err(|e| Failure::io("make the folder", folder, &e))?;
-    let write = |(name, text): &(&str, fn(&Analysis) -> String)| {
+    let write = |(name, text): &File| {
         let path = folder.join(name);
         fs::write(&path, text(analysis)).map_err(|e| Failure::io("write", &path, &e))?;
         Ok(path)

@@ -87,7 +87,8 @@ mod tests {
     #[test]
     fn those_furthest_apart_are_kept_in_the_order_of_their_indices() {
         let prefill: Vec<f32> = (0..40).map(|n| n as f32).collect();
-        let decode: Vec<f32> = prefill.iter().map(|n| if (*n as u32).is_multiple_of(3) { n + n / 8.0 } else { *n }).collect();
+        let decode: Vec<f32> =
+            prefill.iter().map(|n| if (*n as u32).is_multiple_of(3) { n + n / 8.0 } else { *n }).collect();
         let got = kept(&prefill, &decode, true).unwrap();
         let indices: Vec<u64> = got.values.iter().map(|value| value.index).collect();
         assert_eq!(indices, [6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36, 39]);

@@ -277,6 +277,11 @@ fn what_a_search_found_is_the_report_s() {
     let page = to_html(&got);
     assert!(page.contains("data-l=\"2\" data-r=\"1\">2*</th>"), "no column");
     assert!(page.contains("<h3>Values there</h3>\n<p>The "), "no values");
+    // The row behind the stretch is not what is at fault, and is not said to be.
+    let row = page.split("<tr data-p=\"residual_pre_attn\">").nth(1).unwrap().split("</tr>").next().unwrap();
+    assert!(row.contains("k-gap") && row.contains("a fault before it") && !row.contains("k-fault"), "{row}");
+    let row = page.split("<tr data-p=\"q_post_rope\">").nth(1).unwrap().split("</tr>").next().unwrap();
+    assert!(row.contains("k-fault") && !row.contains("k-gap"), "{row}");
     assert!(page.contains("Cause: ROPE_POSITION_OFFSET"), "no cause at the top");
 }
 

@@ -26,7 +26,7 @@ pub fn choose(recordings: &[Recording<'_>], most: usize) -> Vec<(usize, usize)> 
             let is_worst = worst.get(&(pair.prefill.point, pair.prefill.layer)) == Some(&(kind, index));
             let rank = match (is_worst, kind) {
                 (true, _) => 0,
-                (false, Kind::Fault | Kind::NonFinite) => 1,
+                (false, Kind::Gap | Kind::Fault | Kind::NonFinite) => 1,
                 (false, Kind::Undecided | Kind::Differs | Kind::Sampled) => 2,
                 (false, _) if recording == 0 || one.is_search => 3,
                 (false, _) => 4,

@@ -4,6 +4,7 @@ use super::palette::STEPS;
 use crate::evidence::Bits;
 use crate::judge::{JudgedPair, PairVerdict};
 use crate::oracle::{Outcome, StageJudgement};
+use crate::reason::ReasonCode;
 use crate::report::format::brief;
 use crate::report::recordings::Recording;
 use crate::simulate::PlaceDrift;
@@ -27,6 +28,8 @@ pub enum Kind {
     Undecided,
     /// It differs, and is not decided.
     Differs,
+    /// A fault lies in the stretch before it, which was not recorded.
+    Gap,
     /// This stage is at fault.
     Fault,
     /// NaN, or an infinity on one side.
@@ -35,7 +38,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, from best to worst.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Identical,
         Kind::Sampled,
         Kind::Structural,
@@ -43,14 +46,17 @@ impl Kind {
         Kind::Contract,
         Kind::Undecided,
         Kind::Differs,
+        Kind::Gap,
         Kind::Fault,
         Kind::NonFinite,
     ];
 
     /// Of a pair.
     pub fn of(pair: &JudgedPair) -> Kind {
+        let has = |code: ReasonCode| pair.findings.iter().any(|finding| finding.code == code);
         match (pair.verdict, &pair.bits) {
             (PairVerdict::NonFinite, _) => Kind::NonFinite,
+            (PairVerdict::Fault, _) if has(ReasonCode::GapFault) && !has(ReasonCode::Fault) => Kind::Gap,
             (PairVerdict::Fault, _) => Kind::Fault,
             (PairVerdict::Contract, _) => Kind::Contract,
             (PairVerdict::Inherited, _) => Kind::Inherited,
@@ -72,6 +78,7 @@ impl Kind {
             Kind::Contract => "§",
             Kind::Undecided => "?",
             Kind::Differs => "≠",
+            Kind::Gap => "↓",
             Kind::Fault => "✗",
             Kind::NonFinite => "!",
         }
@@ -87,6 +94,7 @@ impl Kind {
             Kind::Contract => "contract",
             Kind::Undecided => "undecided",
             Kind::Differs => "differs",
+            Kind::Gap => "gap",
             Kind::Fault => "fault",
             Kind::NonFinite => "nonfinite",
         }
@@ -102,6 +110,7 @@ impl Kind {
             Kind::Contract => "an arithmetic that is not declared",
             Kind::Undecided => "not decided",
             Kind::Differs => "differs, not decided",
+            Kind::Gap => "a fault before it, where nothing was recorded",
             Kind::Fault => "local fault: wrong by itself",
             Kind::NonFinite => "not finite",
         }
@@ -188,6 +197,11 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// Whether something is wrong there or just before it: what is framed.
+    pub fn is_framed(&self) -> bool {
+        self.kind >= Kind::Gap
+    }
+
     /// Whether drift comes from before, by more than rounding makes: what is hatched.
     pub fn is_hatched(&self, unit: Unit) -> bool {
         self.kind == Kind::Inherited && self.size.is_some_and(|size| unit.step(size) > 2)

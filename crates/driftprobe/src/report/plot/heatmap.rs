@@ -63,7 +63,7 @@ fn one(canvas: &Canvas<'_>, (map, cell): (&HeatMap, &Cell), (left, top, width): 
     let step = cell.size.map(|size| map.unit.step(size));
     let (x0, y0, x1, y1) = (left + 1, top + 1, left + width - 1, top + ROW - 1);
     // A fault is light among what it has left behind it, and framed among what is light.
-    let fault = cell.kind >= Kind::Fault;
+    let fault = cell.is_framed();
     let fill = step.filter(|_| !fault).map_or(BLANK, heat);
     canvas.draw(&Rectangle::new([(x0, y0), (x1, y1)], fill.rgb().filled()))?;
     let ink = if fault { BAD } else { text_on(step) };
@@ -71,7 +71,7 @@ fn one(canvas: &Canvas<'_>, (map, cell): (&HeatMap, &Cell), (left, top, width): 
         hatch(canvas, (x0, y0, x1, y1), ink)?;
     }
     if fault {
-        for inset in 0..3 {
+        for inset in 0..if cell.kind == Kind::Gap { 1 } else { 3 } {
             let corners = [(x0 + inset, y0 + inset), (x1 - inset, y1 - inset)];
             canvas.draw(&Rectangle::new(corners, BAD.rgb()))?;
         }
@@ -116,7 +116,7 @@ fn legend(canvas: &Canvas<'_>, map: &HeatMap, (kinds, top): (&[Kind], i32)) -> D
     }
     for (number, kind) in (0..).zip(kinds) {
         let (x, y) = (12 + number % 2 * 380, top + 58 + number / 2 * 22);
-        let mark = if *kind >= Kind::Fault { bold(BAD, TEXT + 1.0, left) } else { bold(INK, TEXT + 1.0, left) };
+        let mark = if *kind >= Kind::Gap { bold(BAD, TEXT + 1.0, left) } else { bold(INK, TEXT + 1.0, left) };
         write(canvas, kind.glyph(), (x, y), mark)?;
         let hatched = if *kind == Kind::Inherited { ", beyond rounding: hatched" } else { "" };
         write(canvas, &format!("{}{hatched}", kind.in_words()), (x + 18, y), text(DIM, TEXT, left))?;
