@@ -1,5 +1,7 @@
 //! The command line.
 
+pub mod report;
+
 use crate::import::{IMPORT_EXAMPLES, ImportArgs};
 use crate::remote::RemoteArgs;
 use clap::{Args, Parser, Subcommand};
@@ -74,6 +76,9 @@ pub enum Command {
     /// Report on a run that lies on disk, whichever engine wrote it.
     #[command(after_help = ANALYZE_EXAMPLES)]
     Analyze(AnalyzeArgs),
+    /// Write the reports of a run once more, or draw one picture of it.
+    #[command(after_help = report::REPORT_EXAMPLES)]
+    Report(report::ReportArgs),
     /// Compare one phase of two runs: two engines, or two settings of one.
     #[command(after_help = COMPARE_EXAMPLES)]
     Compare(CompareArgs),

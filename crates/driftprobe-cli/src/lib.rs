@@ -8,10 +8,12 @@ mod environment;
 mod failure;
 mod import;
 mod output;
+mod picture;
 mod power;
 mod progress;
 mod prompts;
 mod remote;
+mod report;
 mod run;
 
 pub use analyze::{contract, judge_lying};
@@ -46,6 +48,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
         }
         Some(Command::Power(args)) => power::run(&args),
         Some(Command::Analyze(args)) => analyze::run(&args),
+        Some(Command::Report(args)) => report::run(&args),
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Completions { shell }) => {

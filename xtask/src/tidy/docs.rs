@@ -123,7 +123,8 @@ impl Commands {
         };
         let args = need(tree, "crates/driftprobe-cli/src/args.rs")?;
         let remote = need(tree, "crates/driftprobe-cli/src/remote.rs")?;
-        let lines = args.text.lines().chain(remote.text.lines());
+        let report = need(tree, "crates/driftprobe-cli/src/args/report.rs")?;
+        let lines = args.text.lines().chain(remote.text.lines()).chain(report.text.lines());
         let fields = lines.filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(':'));
         Ok(Commands {
             driftprobe: variants(&args.text),
