@@ -74,6 +74,10 @@ fn observer_reasons(observer: &ObserverEffect, reasons: &mut Reasons) {
 /// told from noise must be larger than it.
 const NOISE_MAX: f64 = 0.05;
 
+/// Least share of the noise that a contract allows which residuals fill, RMS; the formulas are of the worst order of summation,
+/// which orders with short partial sums stay a few times below.
+const FILLED_MIN: f64 = 0.01;
+
 /// Below this p-value the phases' difference is no draw of rounding.
 pub const P_VALUE_MIN: f64 = 1e-3;
 
@@ -89,6 +93,13 @@ pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reas
         if noise.is_nan() || noise > NOISE_MAX {
             let example = format!("{phase}, {point}: noise of {:.1}% of the row's size", noise * 100.0);
             reasons.add(ReasonCode::LooseContract, example);
+        }
+    }
+    for (phase, point, filled) in examination.filled() {
+        // Residuals of exactly nothing are those of zeros and copies.
+        if filled > 0.0 && filled < FILLED_MIN {
+            let example = format!("{phase}, {point}: the residuals fill {filled:.1e} of the noise allowed");
+            reasons.add(ReasonCode::LooserThanSeen, example);
         }
     }
     for difference in &examination.config_differs {

@@ -100,6 +100,8 @@ reasons! {
         "record it again: before each step, put prefill's rows into decode's cache";
     LooseContract, "LOOSE_CONTRACT", true, "the contract allows so much rounding that gross faults would hide in it",
         "declare the arithmetic that the engine really has";
+    LooserThanSeen, "LOOSER_THAN_SEEN", false, "the contract allows a hundred times the rounding that the record shows: faults as small as that hide in it",
+        "declare the arithmetic that the engine really has, such as accumulate f32";
     ContractFinding, "CONTRACT", false, "stages round in a way that the contract does not declare; it is legitimate, and explains all of their rows",
         "declare it in the manifest's contract";
     Assumed, "ASSUMED", false, "the contract leaves fields open; they were assumed",

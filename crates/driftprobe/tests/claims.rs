@@ -61,6 +61,23 @@ fn a_contract_that_is_coarser_than_the_record_is_found_and_no_fault() {
     assert_eq!((preset.verdict.verdict, finer(&preset, Phase::Decode)), (Verdict::Pass, vec![Point::Logits]));
 }
 
+/// Sums that are declared to be as coarse as no sum of the record is.
+#[test]
+fn a_contract_that_is_looser_than_the_record_is_said() {
+    let model = fixture("hf/llama");
+    let recorded = recording(&model, Settings::default(), &[24], 2);
+    let mut contract = presets::contract("f32").unwrap();
+    let looser = |contract: &Contract| {
+        let analysis = judge(&model, &recorded.run, Some(contract));
+        note(&analysis, ReasonCode::LooserThanSeen).map_or(0, |reason| reason.count)
+    };
+    assert_eq!(looser(&contract), 0);
+    for accumulate in ["bf16", "f16", "tf32"] {
+        contract.flat.accumulate = Some(accumulate.to_owned());
+        assert!(looser(&contract) > 4, "{accumulate}");
+    }
+}
+
 /// In bf16 a change of ε by a thousandth of its size would be far below an ulp; the record is f32, and that is what counts.
 #[test]
 fn a_fault_does_not_hide_behind_a_contract_that_is_coarser_than_the_record() {

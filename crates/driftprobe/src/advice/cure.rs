@@ -97,8 +97,14 @@ fn of_cause(cause: &Cause) -> String {
     let place = format!("`{}`{}", cause.point, layer_of(cause.point, cause.layer));
     let ways: Vec<String> = cause.candidates.iter().filter_map(|candidate| look_at(candidate, cause)).collect();
     if ways.is_empty() {
+        // What every layer does alike may be the engine's arithmetic, wrongly declared.
+        let or = if cause.layers.len() > 1 {
+            " So do several layers: the contract may declare another arithmetic there than the engine has."
+        } else {
+            ""
+        };
         return format!(
-            "Look at {place} in {}: no bug of the catalogue explains it ({}).",
+            "Look at {place} in {}: no bug of the catalogue explains it ({}).{or}",
             cause.phase,
             if cause.evidence.is_empty() { "nothing more is known of it" } else { &cause.evidence }
         );

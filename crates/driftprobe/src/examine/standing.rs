@@ -49,6 +49,19 @@ impl Examination {
         all.into_iter().map(median).collect()
     }
 
+    /// The RMS of the residuals of each point of each phase, in units of the noise that the arithmetic may have.
+    pub fn filled(&self) -> Vec<(Phase, Point, f64)> {
+        let mut all: BTreeMap<(Phase, Point), (f64, f64)> = BTreeMap::new();
+        for stage in self.phases.iter().flat_map(|phase| &phase.stages) {
+            if let Outcome::Clean(statistics) | Outcome::Flagged { statistics, .. } = &stage.outcome {
+                let (squares, count) = all.entry((stage.phase, stage.point)).or_default();
+                *squares += statistics.rms * statistics.rms * statistics.compared as f64;
+                *count += statistics.compared as f64;
+            }
+        }
+        all.into_iter().map(|((phase, point), (squares, count))| (phase, point, (squares / count).sqrt())).collect()
+    }
+
     /// Fields that the contract leaves open and that were assumed, with the points that need them.
     pub fn assumed(&self) -> BTreeMap<&'static str, BTreeSet<Point>> {
         let mut all: BTreeMap<&'static str, BTreeSet<Point>> = BTreeMap::new();

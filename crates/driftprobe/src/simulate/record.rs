@@ -127,10 +127,12 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
 
 /// Variance of rounding to the decimal digits that the values have, 6 or 9; none if any has more.
 fn text_variance(values: &[f64]) -> f64 {
-    let fits = |digits: usize| values.iter().all(|v| format!("{v:.*e}", digits - 1).parse() == Ok(*v));
+    // What is masked is −∞, in as many digits as one likes.
+    let finite: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
+    let fits = |digits: usize| finite.iter().all(|v| format!("{v:.*e}", digits - 1).parse() == Ok(*v));
     let Some(digits) = [6, 9].into_iter().find(|digits| fits(*digits)) else { return 0.0 };
     let unit = |v: &f64| if *v == 0.0 { 0.0 } else { 10f64.powi(v.abs().log10().floor() as i32 + 1 - digits as i32) };
-    values.iter().map(|v| unit(v).powi(2) / 12.0).sum()
+    finite.iter().map(|v| unit(v).powi(2) / 12.0).sum()
 }
 
 /// The events of one prompt, by phase, place and position; none where one is recorded twice.
@@ -273,6 +275,9 @@ mod tests {
         let unit = 1e-5f64;
         assert!((text_variance(&[1.23457, -4.5]) / (2.0 * unit * unit / 12.0) - 1.0).abs() < 1e-9);
         assert!((text_variance(&[123.457]) / (1e-6 / 12.0) - 1.0).abs() < 1e-9);
+        let masked = text_variance(&[123.457, f64::NEG_INFINITY, f64::INFINITY]);
+        assert!((masked / (1e-6 / 12.0) - 1.0).abs() < 1e-9);
+        assert_eq!(text_variance(&[f64::NEG_INFINITY]), 0.0);
     }
 
     #[test]
