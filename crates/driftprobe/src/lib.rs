@@ -14,6 +14,7 @@ pub mod coverage;
 pub mod evidence;
 pub mod examine;
 pub mod exercise;
+pub mod gate;
 pub mod grounds;
 pub mod hypotheses;
 pub mod judge;
