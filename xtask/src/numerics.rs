@@ -28,6 +28,9 @@ pub struct Args {
     /// Put the tables into this file, between its lines `<!-- numerics:begin -->` and `<!-- numerics:end -->`.
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
+    /// Only the table of the smallest faults.
+    #[arg(long, conflicts_with = "write")]
+    smallest: bool,
     /// One fault of so many, in place of all; its tables are no evidence.
     #[arg(long, value_name = "N", default_value_t = 1)]
     one_of: usize,
@@ -86,6 +89,10 @@ pub fn run(args: Args) -> Result<()> {
     let whole = !args.quick && args.one_of <= 1 && args.only.is_empty();
     ensure!(args.write.is_none() || whole, "the document holds whole tables only");
     let bench = Bench::new(&args)?;
+    if args.smallest {
+        print!("{}", smallest::text(&bench)?);
+        return Ok(());
+    }
     let started = std::time::Instant::now();
     let clean = clean::table(&bench)?;
     println!("## False alarms\n\n{}", clean::text(&clean));

@@ -10,6 +10,7 @@ mod tokenizer;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW, loss};
+use driftprobe_testkit::Dice;
 pub use export::gguf_name;
 use net::{Net, Shape};
 use std::{fs, path::PathBuf, time::Instant};
@@ -45,7 +46,7 @@ pub fn run(args: Args) -> Result<()> {
     println!("{} tokens to train on, {} held out, vocabulary {}", train.len(), held_out.len(), tokenizer::VOCAB);
     ensure!(train.len() > CONTEXT_TOKENS + 1, "the text is too short");
 
-    let mut rng = SplitMix(args.seed);
+    let mut rng = Dice(args.seed);
     let net = Net::random(Shape::DEMO, &mut rng)?;
     let vars: Vec<Var> = net.vars().into_iter().map(|(_, v)| v).collect();
     let params = ParamsAdamW { lr: 0.0, beta2: 0.95, weight_decay: 0.05, ..Default::default() };
@@ -104,26 +105,4 @@ fn evaluate(net: &Net, ids: &[u32]) -> Result<f64> {
         batches += 1;
     }
     Ok(sum / batches.max(1) as f64)
-}
-
-/// A small seeded generator (Steele, Lea and Flood's SplitMix64), so that training is reproducible.
-pub struct SplitMix(pub u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-    /// Standard normal, by Box and Muller.
-    pub fn normal(&mut self) -> f64 {
-        let unit = |bits: u64| ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-        let (u, v) = (unit(self.next()), unit(self.next()));
-        (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
-    }
 }

@@ -72,7 +72,6 @@ pub struct ImportArgs {
 /// Runs the command and returns the exit status.
 pub fn run(args: &ImportArgs) -> Result<u8, Failure> {
     let request = Request {
-        source: args.source.clone(),
         prefill: args.prefill.clone(),
         decode: args.decode.clone(),
         from: Format::ALL.iter().copied().find(|format| format.id() == args.from),
@@ -81,9 +80,9 @@ pub fn run(args: &ImportArgs) -> Result<u8, Failure> {
         told: Told { tokens: args.tokens.as_deref().map(tokens).transpose()?, first_position: args.positions_from },
         rank: args.rank,
         passes: args.passes.as_deref().map(ranges).transpose()?,
-        out: args.out.clone(),
         overwrite: args.overwrite,
         manifest: manifest(args)?,
+        ..Request::new(args.source.clone(), args.out.clone())
     };
     let mut bar = ImportBar::new();
     let outcome = import(&request, &mut |progress| bar.show(&progress));

@@ -17,6 +17,7 @@ pub(crate) mod values;
 mod weights;
 
 use crate::error::EngineError;
+use crate::points::points_of;
 use crate::settings::{DecodeAttention, PrefillAttention, QuantisedMatmul, Settings};
 use crate::{Engine, Session};
 use driftprobe_model::{Config, Model};
@@ -105,13 +106,7 @@ impl Engine for EmbeddedEngine {
             Phase::Prefill => self.settings.prefill_attention == PrefillAttention::Naive,
             Phase::Decode => self.settings.decode_attention == DecodeAttention::Naive,
         };
-        let has = |point: &Point| match point {
-            Point::QProjOut | Point::KProjOut => self.config.qk_norm,
-            Point::AttnPostNormOut | Point::MlpPostNormOut => self.config.post_norms,
-            Point::AttnProbs => holds_probs,
-            _ => true,
-        };
-        Point::ALL.iter().copied().filter(has).collect()
+        points_of(&self.config).filter(|point| holds_probs || *point != Point::AttnProbs).collect()
     }
 
     fn layers(&self) -> usize {

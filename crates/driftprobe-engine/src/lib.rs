@@ -6,6 +6,7 @@
 mod embedded;
 mod error;
 pub mod faulty;
+mod points;
 pub mod record;
 mod settings;
 mod tap;
@@ -13,6 +14,7 @@ mod tap;
 pub use embedded::EmbeddedEngine;
 pub use error::EngineError;
 pub use faulty::{Fault, FaultKind, FaultyEngine};
+pub use points::points_of;
 pub use settings::{DecodeAttention, PrefillAttention, QuantisedMatmul, Settings, Storage};
 pub use tap::{Receiver, Selection, Tap, TappedRow};
 

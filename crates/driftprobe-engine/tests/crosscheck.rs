@@ -2,13 +2,9 @@
 //!
 //! The expected logits were computed by transformers in float32 (see `fixtures/`). The bound is of the logits' norm.
 
-#[path = "engine/support/errors.rs"]
-mod errors;
-
 use driftprobe_engine::{EmbeddedEngine, Engine, QuantisedMatmul, Session, Settings, Tap};
 use driftprobe_model::Model;
-use errors::worst_row;
-use safetensors::SafeTensors;
+use driftprobe_testkit::{Expected, worst_row};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,17 +31,14 @@ fn cases() -> Vec<Case> {
     let models = list["fixtures"].as_array().unwrap().iter().filter(|f| f["tokens"].is_number());
     let cases: Vec<Case> = models
         .map(|f| {
-            let bytes = fs::read(fixtures().join(text(f, "expected"))).unwrap();
-            let tensors = SafeTensors::deserialize(&bytes).unwrap();
-            let tokens = tensors.tensor("tokens").unwrap().data().as_chunks::<8>().0;
-            let logits = tensors.tensor("logits").unwrap().data().as_chunks::<4>().0;
+            let Expected { tokens, logits, .. } = Expected::open(&fixtures().join(text(f, "expected")));
             Case {
                 path: text(f, "path"),
                 family: text(f, "family"),
                 format: text(f, "format"),
                 dtype: text(f, "dtype"),
-                tokens: tokens.iter().map(|t| u32::try_from(i64::from_le_bytes(*t)).unwrap()).collect(),
-                logits: logits.iter().map(|l| f32::from_le_bytes(*l)).collect(),
+                tokens,
+                logits,
             }
         })
         .collect();

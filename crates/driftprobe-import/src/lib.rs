@@ -58,6 +58,26 @@ pub struct Request {
     pub manifest: Manifest,
 }
 
+impl Request {
+    /// Of a dump of both phases (or of none yet), into a folder: all of it, and nothing known of it. The prompt is `p`.
+    pub fn new(source: Option<PathBuf>, out: PathBuf) -> Request {
+        Request {
+            source,
+            prefill: Vec::new(),
+            decode: Vec::new(),
+            from: None,
+            map: None,
+            prompt_id: "p".to_owned(),
+            told: Told::default(),
+            rank: None,
+            passes: None,
+            out,
+            overwrite: false,
+            manifest: Manifest::default(),
+        }
+    }
+}
+
 /// How far an import has got.
 pub struct Progress<'a> {
     /// Tensors read.

@@ -33,20 +33,7 @@ fn request(source: Option<&str>, out: &Path) -> Request {
         model: Some(ModelInfo::default()),
         ..Manifest::default()
     };
-    Request {
-        source: source.map(|name| dumps().join(name)),
-        prefill: vec![],
-        decode: vec![],
-        from: None,
-        map: None,
-        prompt_id: "p".to_owned(),
-        told: Told::default(),
-        rank: None,
-        passes: None,
-        out: out.to_owned(),
-        overwrite: false,
-        manifest,
-    }
+    Request { manifest, ..Request::new(source.map(|name| dumps().join(name)), out.to_owned()) }
 }
 
 fn told() -> Told {

@@ -1,7 +1,7 @@
 //! GRETA's own lines, built-in maps, warm-ups, and what is refused of damaged npy files and lines.
 
-use driftprobe_import::{ImportError, Map, Report, Request, Told, import};
-use driftprobe_trace::{Manifest, Phase, Run};
+use driftprobe_import::{ImportError, Map, Report, Request, import};
+use driftprobe_trace::{Phase, Run};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,20 +11,7 @@ fn fixtures() -> PathBuf {
 
 fn run(source: &Path, change: impl FnOnce(&mut Request)) -> Result<(Report, Run), ImportError> {
     let folder = tempfile::tempdir().unwrap();
-    let mut request = Request {
-        source: Some(source.to_owned()),
-        prefill: vec![],
-        decode: vec![],
-        from: None,
-        map: None,
-        prompt_id: "p".to_owned(),
-        told: Told::default(),
-        rank: None,
-        passes: None,
-        out: folder.path().join("run"),
-        overwrite: false,
-        manifest: Manifest::default(),
-    };
+    let mut request = Request::new(Some(source.to_owned()), folder.path().join("run"));
     change(&mut request);
     let report = import(&request, &mut |_| {})?;
     Ok((report, Run::open(&request.out).unwrap()))

@@ -5,14 +5,12 @@
 
 #[path = "../tests/support/judged.rs"]
 mod judged;
-#[path = "../tests/support/made.rs"]
-mod made;
-
 use candle_core::quantized::GgmlDType;
 use driftprobe::Analysis;
 use driftprobe_llama_cpp::{CacheType, LlamaCppEngine, Options};
+use driftprobe_model::Model;
+use driftprobe_testkit::{Dice, LlamaShape, random_llama};
 use driftprobe_trace::Point;
-use made::{Dice, Shape};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -61,11 +59,13 @@ fn main() {
 }
 
 fn look(dir: &Path, dtype: GgmlDType, kv_cache: CacheType, flash_attention: bool) -> Analysis {
-    let model = made::make(&dir.join(format!("{dtype:?}.gguf")), Shape::SMALL, dtype);
+    let path = dir.join(format!("{dtype:?}.gguf"));
+    random_llama(&path, LlamaShape::SMALL, dtype);
+    let model = Model::open(&path).expect("the model");
     let context_tokens = Some(PROMPT_TOKENS + STEPS);
     let options = Options { kv_cache, flash_attention, context_tokens, threads: Some(2), ..Options::default() };
     let engine = LlamaCppEngine::new(&model, options).expect("llama.cpp loads the model");
-    let tokens = Dice(1).tokens(PROMPT_TOKENS, Shape::SMALL.vocab);
+    let tokens = Dice(1).tokens(PROMPT_TOKENS, LlamaShape::SMALL.vocab);
     judged::judge(&engine, &judged::plan(&engine, &tokens, STEPS), &model, &dir.join("run"))
 }
 

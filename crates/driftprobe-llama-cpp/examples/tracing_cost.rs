@@ -3,32 +3,33 @@
 //!
 //!     cargo run --release -p driftprobe-llama-cpp --example tracing_cost
 
-#[path = "../tests/support/made.rs"]
-mod made;
-
 use candle_core::quantized::GgmlDType;
 use driftprobe_engine::record::{Plan, Unwatched, record};
 use driftprobe_engine::{Engine, Session, Tap};
 use driftprobe_llama_cpp::{LlamaCppEngine, Options};
+use driftprobe_model::Model;
+use driftprobe_testkit::{Dice, LlamaShape, random_llama};
 use driftprobe_trace::{Manifest, Mode, Phase, Point, PromptInfo};
 use llama_cpp_sys_2 as sys;
-use made::{Dice, Shape};
 use std::collections::BTreeSet;
 use std::ffi::{CString, c_void};
 use std::path::Path;
 use std::time::Instant;
 
-const SHAPE: Shape = Shape { hidden: 512, inner: 1536, layers: 8, heads: 8, kv_heads: 4, vocab: 4096 };
+/// As Qwen2.5-0.5B, but for its vocabulary.
+const SHAPE: LlamaShape =
+    LlamaShape { hidden: 896, inner: 4864, layers: 24, heads: 14, kv_heads: 2, head_dim: 64, vocab: 32_000 };
 const PROMPT_TOKENS: usize = 512;
 const STEPS: usize = 32;
-const ROUNDS: usize = 7;
-const SAMPLED: [usize; 4] = [0, 1, 2, 4];
+const ROUNDS: usize = 3;
+const SAMPLED: [usize; 5] = [0, 1, 2, 4, 8];
 const THREADS: usize = 2;
 
 fn main() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("model.gguf");
-    let model = made::make(&path, SHAPE, GgmlDType::Q8_0);
+    random_llama(&path, SHAPE, GgmlDType::Q8_0);
+    let model = Model::open(&path).expect("the model");
     let context_tokens = Some(PROMPT_TOKENS + STEPS);
     let options = Options { context_tokens, threads: Some(THREADS), prune: true, ..Options::default() };
     let engine = LlamaCppEngine::new(&model, options).expect("llama.cpp loads the model");

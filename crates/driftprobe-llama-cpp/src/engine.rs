@@ -8,7 +8,7 @@ use crate::observer::{Observer, Shapes};
 use crate::options::{Device, OVERRIDE_KEY_MAX, Options};
 use crate::places::Places;
 use crate::session::LlamaCppSession;
-use driftprobe_engine::{Engine, EngineError, Session};
+use driftprobe_engine::{Engine, EngineError, Session, points_of};
 use driftprobe_model::{Config, Format, Model};
 use driftprobe_trace::{AttentionInfo, Contract, EngineInfo, Phase, Point};
 use llama_cpp_sys_2 as sys;
@@ -181,14 +181,9 @@ impl Engine for LlamaCppEngine {
     }
 
     fn points(&self, _: Phase) -> Vec<Point> {
-        let c = &self.config;
-        let has = |point: &Point| match point {
-            Point::QProjOut | Point::KProjOut => c.qk_norm,
-            Point::AttnPostNormOut | Point::MlpPostNormOut => c.post_norms,
-            Point::AttnScores | Point::AttnProbs => !self.options.flash_attention,
-            _ => true,
-        };
-        Point::ALL.iter().copied().filter(has).collect()
+        let fused = self.options.flash_attention;
+        let within = [Point::AttnScores, Point::AttnProbs];
+        points_of(&self.config).filter(|point| !fused || !within.contains(point)).collect()
     }
 
     fn layers(&self) -> usize {

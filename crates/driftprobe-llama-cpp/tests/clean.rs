@@ -7,10 +7,10 @@ use driftprobe::{Analysis, Verdict};
 use driftprobe_engine::record::Plan;
 use driftprobe_llama_cpp::{CacheType, LlamaCppEngine, Options};
 use driftprobe_model::Model;
+use driftprobe_testkit::{Dice, LlamaShape};
 use driftprobe_trace::{Mode, PromptInfo};
 use support::judged::{findings, judge, plan, reasons};
-use support::made::{Dice, Shape, make};
-use support::{Fixture, folder};
+use support::{Fixture, folder, random_model};
 
 /// What one-row kernels of flash attention do, by the type of the cache.
 fn of_one_row(kv_cache: CacheType) -> &'static str {
@@ -111,8 +111,8 @@ fn with_flash_attention_the_one_row_kernel_is_found_in_both_phases_of_a_short_pr
 #[test]
 fn from_64_tokens_on_prefill_has_another_kernel_than_decode_and_from_512_keys_on_decode_splits_them() {
     let dir = tempfile::tempdir().unwrap();
-    let model = make(&dir.path().join("tiny.gguf"), Shape::TINY, GgmlDType::F32);
-    let tokens = |count| Dice(5).tokens(count, Shape::TINY.vocab);
+    let model = random_model(&dir, GgmlDType::F32);
+    let tokens = |count| Dice(5).tokens(count, LlamaShape::TINY.vocab);
     let decode = |kernel: &str| format!("decode attn_out: {kernel}");
     let analysis = look(&model, &flash(CacheType::F16), &tokens(80), |plan| plan);
     expect_sound(&analysis, "80 tokens");
@@ -148,8 +148,8 @@ fn from_64_tokens_on_prefill_has_another_kernel_than_decode_and_from_512_keys_on
 #[test]
 fn micro_batches_pruned_rows_and_an_aligned_cache_change_nothing_of_that() {
     let dir = tempfile::tempdir().unwrap();
-    let model = make(&dir.path().join("tiny.gguf"), Shape::TINY, GgmlDType::F32);
-    let tokens = Dice(6).tokens(40, Shape::TINY.vocab);
+    let model = random_model(&dir, GgmlDType::F32);
+    let tokens = Dice(6).tokens(40, LlamaShape::TINY.vocab);
     let options = Options { ubatch_tokens: 16, ..naive(CacheType::F16) };
     expect_sound(&look(&model, &options, &tokens, |plan| plan), "micro-batches of 16");
     let options = Options { prune: true, ..options };

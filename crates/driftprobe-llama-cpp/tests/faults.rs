@@ -8,10 +8,11 @@ use driftprobe::{Analysis, Verdict};
 use driftprobe_engine::{Engine, EngineError, KvRows, Session, Tap};
 use driftprobe_llama_cpp::{CacheType, LlamaCppEngine, Options};
 use driftprobe_model::Model;
+use driftprobe_testkit::{Dice, LlamaShape};
 use driftprobe_trace::{Contract, EngineInfo, Phase, Point};
 use std::ops::Range;
 use support::judged::{judge, plan, reasons};
-use support::made::{Dice, Shape, make};
+use support::random_model;
 
 /// What is done to decode's cache before its first step.
 type Tamper = fn(&mut dyn Session) -> Result<(), EngineError>;
@@ -75,8 +76,8 @@ struct Subject {
 impl Subject {
     fn new() -> Subject {
         let dir = tempfile::tempdir().unwrap();
-        let model = make(&dir.path().join("tiny.gguf"), Shape::TINY, GgmlDType::F16);
-        let tokens = Dice(9).tokens(20, Shape::TINY.vocab);
+        let model = random_model(&dir, GgmlDType::F16);
+        let tokens = Dice(9).tokens(20, LlamaShape::TINY.vocab);
         Subject { _dir: dir, model, tokens }
     }
 

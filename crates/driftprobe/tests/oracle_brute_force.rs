@@ -25,16 +25,6 @@ const F32: (Float, Rounding) = (Float::F32, |x| f64::from(x as f32));
 const F16: (Float, Rounding) = (Float::F16, |x| f16::from_f32(x as f32).to_f64());
 const BF16: (Float, Rounding) = (Float::Bf16, |x| bf16::from_f32(x as f32).to_f64());
 
-impl Dice {
-    fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    fn gauss(&mut self) -> f64 {
-        (-2.0 * (1.0 - self.uniform()).ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 enum Data {
     Gauss,
@@ -51,10 +41,10 @@ const DATA: [Data; 4] = [Data::Gauss, Data::HeavyTailed, Data::Sink, Data::Hill]
 fn values(dice: &mut Dice, data: Data, n: usize, round: Rounding) -> Vec<f64> {
     let outlier = dice.below(n);
     let one = |i: usize, dice: &mut Dice| match data {
-        Data::Gauss => dice.gauss(),
-        Data::HeavyTailed => dice.gauss().powi(3),
-        Data::Sink => dice.gauss() * if i == outlier { 1000.0 } else { 1.0 },
-        Data::Hill => (dice.gauss() * 0.2 + 1.0) * if i < n / 2 { 1.0 } else { -1.0 },
+        Data::Gauss => dice.normal(),
+        Data::HeavyTailed => dice.normal().powi(3),
+        Data::Sink => dice.normal() * if i == outlier { 1000.0 } else { 1.0 },
+        Data::Hill => (dice.normal() * 0.2 + 1.0) * if i < n / 2 { 1.0 } else { -1.0 },
     };
     (0..n).map(|i| round(one(i, dice))).collect()
 }
@@ -224,7 +214,7 @@ fn activations_and_caps_have_the_variance_of_their_steps() {
     let (mut s, mut g, mut c) = (Z::default(), Z::default(), Z::default());
     for _ in 0..20_000 {
         let spread = [1.0, 5.0, 40.0][dice.below(3)];
-        let (x, up) = ((dice.gauss() * spread) as f32, (dice.gauss() * 3.0) as f32);
+        let (x, up) = ((dice.normal() * spread) as f32, (dice.normal() * 3.0) as f32);
         let (x64, up64) = (f64::from(x), f64::from(up));
         let y = silu(x64) * up64;
         s.add(f64::from(x / (1.0 + (-x).exp()) * up) - y, silu_variance(x64, up64, y, cu) + float.rounding_variance(y));

@@ -1,12 +1,12 @@
 //! One run of an engine: recorded, read back and judged as a user's would be.
 
-use crate::train::SplitMix;
 use anyhow::Result;
 use driftprobe::examine::Oracle;
 use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_engine::Engine;
 use driftprobe_engine::record::{Plan, Unwatched, record};
 use driftprobe_model::Model;
+use driftprobe_testkit::Dice;
 use driftprobe_trace::{Manifest, PromptInfo, Rows, Run};
 use std::path::Path;
 use tempfile::TempDir;
@@ -26,14 +26,14 @@ pub struct Shape {
 }
 
 /// Token ids that begin with 0, the token that random models have massive activations for.
-fn tokens(length: usize, vocab: usize, dice: &mut SplitMix) -> Vec<u32> {
+fn tokens(length: usize, vocab: usize, dice: &mut Dice) -> Vec<u32> {
     let mut tokens: Vec<u32> = (0..length).map(|_| dice.below(vocab) as u32).collect();
     tokens[0] = 0;
     tokens
 }
 
 fn plan(engine: &dyn Engine, shape: &Shape) -> Plan {
-    let mut dice = SplitMix(shape.seed * 7919 + 13);
+    let mut dice = Dice(shape.seed * 7919 + 13);
     let prompt = |(i, n): (usize, &usize)| PromptInfo {
         id: format!("p{i}"),
         tokens: tokens(*n, engine.vocab(), &mut dice),

@@ -1,19 +1,17 @@
 //! The models of the tables: the trained one, and random ones with what real ones have (outliers, a sink, biases, caps).
 
-use crate::train::SplitMix;
 use anyhow::{Result, bail};
-use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use driftprobe_model::Model;
+use driftprobe_testkit::{Dice, LlamaShape, write_llama};
 use serde_json::json;
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::BufWriter;
+use std::fs;
 use std::path::Path;
 
 /// Names of the models, and what each is there for.
-pub const MODELS: [(&str, &str); 7] = [
+pub const MODELS: [(&str, &str); 8] = [
     ("demo", "the trained model of the binary: llama, hidden 64, 9 layers, 4 heads on 2, F16 weights"),
     (
         "outliers",
@@ -30,7 +28,14 @@ pub const MODELS: [(&str, &str); 7] = [
         "random llama as GGUF, hidden 256, 3 layers, 8 heads on 4, Q8_0 weights, an attention sink, interleaved RoPE",
     ),
     ("q4_k", "the same in Q4_K"),
+    (
+        WIDE,
+        "for the smallest faults alone: random llama, hidden 512, 3 layers, 8 heads on 4, BF16 weights, an attention sink",
+    ),
 ];
+
+/// The model whose rows are as long as those of small real ones.
+pub const WIDE: &str = "wide";
 
 /// A channel that every token's embedding has the same value in, and those of the massive activations.
 const CONSTANT: usize = 11;
@@ -42,24 +47,12 @@ pub fn model(dir: &Path, name: &str) -> Result<Model> {
     let path = dir.join(name);
     match name {
         "demo" => return Ok(Model::demo()?),
-        "outliers" | "gqa" | "bias" | "softcap" => folder(&path, name)?,
+        "outliers" | "gqa" | "bias" | "softcap" | WIDE => folder(&path, name)?,
         "q8_0" => return quantised(&dir.join("q8_0.gguf"), GgmlDType::Q8_0),
         "q4_k" => return quantised(&dir.join("q4_k.gguf"), GgmlDType::Q4K),
         _ => bail!("there is no model {name}"),
     }
     Ok(Model::open(&path)?)
-}
-
-/// Sizes of a random model.
-#[derive(Clone, Copy)]
-struct Shape {
-    hidden: usize,
-    inner: usize,
-    layers: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    vocab: usize,
 }
 
 /// What a random model has beside its sizes.
@@ -74,8 +67,8 @@ struct Traits {
 }
 
 struct Builder {
-    shape: Shape,
-    dice: SplitMix,
+    shape: LlamaShape,
+    dice: Dice,
     tensors: Vec<(String, Tensor)>,
 }
 
@@ -171,26 +164,30 @@ impl Builder {
     }
 }
 
-fn shape(name: &str) -> (Shape, Traits, DType) {
-    let plain = Shape { hidden: 128, inner: 256, layers: 4, heads: 4, kv_heads: 4, head_dim: 32, vocab: 320 };
+fn shape(name: &str) -> (LlamaShape, Traits, DType) {
+    let plain = LlamaShape { hidden: 128, inner: 256, layers: 4, heads: 4, kv_heads: 4, head_dim: 32, vocab: 320 };
     match name {
         "gqa" => {
-            let shape = Shape { heads: 8, kv_heads: 2, head_dim: 16, ..plain };
+            let shape = LlamaShape { heads: 8, kv_heads: 2, head_dim: 16, ..plain };
             (shape, Traits { tied: true, ..Traits::default() }, DType::F32)
         }
         "bias" => {
-            let shape = Shape { hidden: 96, inner: 192, layers: 3, heads: 6, kv_heads: 3, head_dim: 16, ..plain };
+            let shape = LlamaShape { hidden: 96, inner: 192, layers: 3, heads: 6, kv_heads: 3, head_dim: 16, ..plain };
             (shape, Traits { bias: true, ..Traits::default() }, DType::F16)
         }
         "softcap" => {
-            let shape = Shape { hidden: 96, inner: 160, heads: 4, kv_heads: 2, head_dim: 24, ..plain };
+            let shape = LlamaShape { hidden: 96, inner: 160, heads: 4, kv_heads: 2, head_dim: 24, ..plain };
             (shape, Traits { post_norms: true, tied: true, plus_one: true, ..Traits::default() }, DType::F32)
+        }
+        WIDE => {
+            let shape = LlamaShape { hidden: 512, inner: 1024, layers: 3, heads: 8, head_dim: 64, ..plain };
+            (shape, Traits { sink: true, ..Traits::default() }, DType::BF16)
         }
         _ => (plain, Traits { sink: true, ..Traits::default() }, DType::BF16),
     }
 }
 
-fn config(name: &str, s: Shape) -> serde_json::Value {
+fn config(name: &str, s: LlamaShape) -> serde_json::Value {
     let mut config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32",
         "hidden_size": s.hidden, "num_hidden_layers": s.layers, "num_attention_heads": s.heads,
@@ -221,7 +218,7 @@ fn folder(path: &Path, name: &str) -> Result<()> {
     }
     fs::create_dir_all(path)?;
     let (shape, traits, dtype) = shape(name);
-    let tensors = Builder { shape, dice: SplitMix(name.len() as u64 * 1009), tensors: vec![] }.all(traits)?;
+    let tensors = Builder { shape, dice: Dice(name.len() as u64 * 1009), tensors: vec![] }.all(traits)?;
     let typed: HashMap<String, Tensor> =
         tensors.into_iter().map(|(name, t)| Ok((name, t.to_dtype(dtype)?))).collect::<Result<_>>()?;
     candle_core::safetensors::save(&typed, path.join("model.safetensors"))?;
@@ -231,40 +228,13 @@ fn folder(path: &Path, name: &str) -> Result<()> {
 
 fn quantised(path: &Path, dtype: GgmlDType) -> Result<Model> {
     if !path.exists() {
-        let shape = Shape { hidden: 256, inner: 512, layers: 3, heads: 8, kv_heads: 4, head_dim: 32, vocab: 320 };
-        let builder = Builder { shape, dice: SplitMix(77), tensors: vec![] };
+        let shape = LlamaShape { hidden: 256, inner: 512, layers: 3, heads: 8, kv_heads: 4, head_dim: 32, vocab: 320 };
+        let builder = Builder { shape, dice: Dice(77), tensors: vec![] };
         let tensors = builder.all(Traits { sink: true, ..Traits::default() })?;
         let stored = |t: &Tensor| QTensor::quantize(t, if t.rank() == 1 { GgmlDType::F32 } else { dtype });
         let tensors: Vec<(String, QTensor)> =
             tensors.iter().map(|(name, t)| Ok((crate::train::gguf_name(name), stored(t)?))).collect::<Result<_>>()?;
-        let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        let metadata = metadata(shape);
-        let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (*k, v)).collect();
-        gguf_file::write(&mut BufWriter::new(File::create(path)?), &metadata, &tensors)?;
+        write_llama(path, shape, &tensors);
     }
     Ok(Model::open(path)?)
-}
-
-fn metadata(s: Shape) -> Vec<(&'static str, Value)> {
-    let count = |n: usize| Value::U32(n as u32);
-    let tokens: Vec<Value> = (0..s.vocab).map(|i| Value::String(format!("<{i}>"))).collect();
-    vec![
-        ("general.architecture", Value::String("llama".into())),
-        ("general.name", Value::String("random".into())),
-        ("llama.block_count", count(s.layers)),
-        ("llama.context_length", count(4096)),
-        ("llama.embedding_length", count(s.hidden)),
-        ("llama.feed_forward_length", count(s.inner)),
-        ("llama.attention.head_count", count(s.heads)),
-        ("llama.attention.head_count_kv", count(s.kv_heads)),
-        ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
-        ("llama.rope.dimension_count", count(s.head_dim)),
-        ("llama.vocab_size", count(s.vocab)),
-        ("tokenizer.ggml.model", Value::String("llama".into())),
-        ("tokenizer.ggml.tokens", Value::Array(tokens)),
-        ("tokenizer.ggml.scores", Value::Array(vec![Value::F32(0.0); s.vocab])),
-        ("tokenizer.ggml.token_type", Value::Array(vec![Value::I32(1); s.vocab])),
-        ("tokenizer.ggml.bos_token_id", Value::U32(0)),
-        ("tokenizer.ggml.eos_token_id", Value::U32(1)),
-    ]
 }

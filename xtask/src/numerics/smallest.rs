@@ -4,6 +4,7 @@
 //! in float64, altered, and rounded to the storage format.
 
 use super::case::{Shape, judged, recorded};
+use super::models::WIDE;
 use super::rows::{Altered, attention_head, linear_row};
 use super::{Bench, work};
 use anyhow::{Context, Result};
@@ -53,16 +54,24 @@ struct Scene<'a> {
     run: &'a Run,
 }
 
-const SHAPE: ([usize; 1], usize) = ([200], 4);
+const SHAPE: ([usize; 1], usize) = ([200], 16);
 
 fn shape() -> Shape {
     Shape { lengths: SHAPE.0.to_vec(), steps: SHAPE.1, seed: 7 }
 }
 
+/// The models whose rows are looked at: short ones, and such as real models have.
+const MODELS: [&str; 2] = ["demo", WIDE];
+
 pub fn text(bench: &Bench) -> Result<String> {
+    let each: Vec<(&str, Storage)> = MODELS.iter().flat_map(|m| STORAGES.map(|storage| (*m, storage))).collect();
     let columns: Vec<([f64; 8], Bounds)> =
-        work::each("columns of sizes", &STORAGES, |storage| column(bench, *storage))?;
-    let mut text = String::from("| fault | f32 | f16 | bf16 | prototype |\n|---|---|---|---|---|\n");
+        work::each("columns of sizes", &each, |(model, storage)| column(bench, model, *storage))?;
+    let mut text = String::from("| fault |");
+    for (model, storage) in &each {
+        write!(text, " {model}, {} |", storage.dtype().id())?;
+    }
+    writeln!(text, " prototype |\n|---|{}---|", "---|".repeat(each.len()))?;
     for (row, (name, prototype)) in FAULTS.iter().enumerate() {
         let cell = |(column, bounds): &([f64; 8], Bounds), aim: f64| {
             let size = column[row];
@@ -74,13 +83,14 @@ pub fn text(bench: &Bench) -> Result<String> {
             };
             if size.is_finite() { format!("{size:.0e}{mark}") } else { "not seen".to_owned() }
         };
-        let cells: Vec<String> = columns.iter().zip(prototype).map(|(column, aim)| cell(column, *aim)).collect();
+        let cells: Vec<String> =
+            columns.iter().zip(prototype.iter().cycle()).map(|(column, aim)| cell(column, *aim)).collect();
         let aims: Vec<String> = prototype.iter().map(|aim| format!("{aim:.0e}")).collect();
         writeln!(text, "| {name} | {} | {} |", cells.join(" | "), aims.join(", "))?;
     }
     writeln!(
         text,
-        "\nRelative sizes, on a ladder of 1, 2, 3, 6 times powers of ten; model demo, a prompt of {} tokens, {} steps, all layers. Of one row: the size at which half of the rows are found; bound: at which half of them are stored otherwise at all, so that no test can find half of smaller ones. Prototype: what a first study in numpy saw, on other models.",
+        "\nRelative sizes, on a ladder of 1, 2, 3, 6 times powers of ten; a prompt of {} tokens, {} steps, all layers. Of one row: the size at which half of the rows are found; bound: at which half of them are stored otherwise at all, so that no test can find half of smaller ones. Prototype: what a first study in numpy saw, on other models.",
         SHAPE.0[0], SHAPE.1
     )?;
     Ok(text)
@@ -92,8 +102,8 @@ type Bounds = BTreeMap<&'static str, f64>;
 const GAIN: &str = "o-projection's gain, 1 row";
 const ELEMENT: &str = "one element of the o-projection";
 
-fn column(bench: &Bench, storage: Storage) -> Result<([f64; 8], Bounds)> {
-    let model = bench.model("demo");
+fn column(bench: &Bench, model: &str, storage: Storage) -> Result<([f64; 8], Bounds)> {
+    let model = bench.model(model);
     let settings = Settings { storage, kv_cache: storage, ..Settings::default() };
     let clean = recorded(&EmbeddedEngine::new(model, settings.clone())?, &shape(), bench.scratch())?;
     let scene = Scene { bench, model, settings, run: &clean.run };
@@ -252,7 +262,12 @@ impl Scene<'_> {
                 found.push((weight, self.is_flagged(event, values.0)?));
             }
         }
+        let lightest = found.iter().map(|(weight, _)| *weight).fold(f64::INFINITY, f64::min);
         smallest(|size| {
+            // Of slots lighter than all there are, nothing is claimed.
+            if size * 1.5 < lightest {
+                return Ok(false);
+            }
             let near: Vec<bool> =
                 found.iter().filter(|(p, _)| *p > size / 1.5 && *p < size * 1.5).map(|(_, found)| *found).collect();
             // Where no slot has such a weight, nothing is known against it.

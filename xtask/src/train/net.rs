@@ -1,9 +1,9 @@
 //! The demo model as a differentiable function: a Llama of nine small layers.
 
-use super::SplitMix;
 use anyhow::Result;
 use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::ops::{rms_norm_slow, silu, softmax};
+use driftprobe_testkit::Dice;
 
 /// Sizes of the model.
 #[derive(Clone, Copy)]
@@ -54,7 +54,7 @@ pub struct Net {
 }
 
 impl Net {
-    pub fn random(shape: Shape, rng: &mut SplitMix) -> Result<Net> {
+    pub fn random(shape: Shape, rng: &mut Dice) -> Result<Net> {
         let mut matrix = |rows: usize, cols: usize, scale: f64| -> Result<Var> {
             let values: Vec<f32> = (0..rows * cols).map(|_| (rng.normal() * scale) as f32).collect();
             Ok(Var::from_tensor(&Tensor::from_vec(values, (rows, cols), &Device::Cpu)?)?)

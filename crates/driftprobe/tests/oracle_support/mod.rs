@@ -5,25 +5,10 @@ use driftprobe::oracle::{Outcome, PhaseJudgement, Replay};
 use driftprobe_engine::record::{Plan, Unwatched, record};
 use driftprobe_engine::{DecodeAttention, EmbeddedEngine, PrefillAttention, QuantisedMatmul, Settings, Storage};
 use driftprobe_model::Model;
+pub use driftprobe_testkit::Dice;
 use driftprobe_trace::{Manifest, Phase, Point, PromptInfo, Run};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// A pseudo-random sequence (splitmix64), the same everywhere.
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-}
 
 pub fn fixture(name: &str) -> Model {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);

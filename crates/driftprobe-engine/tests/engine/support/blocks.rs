@@ -2,6 +2,7 @@
 //! as GGUF here.
 
 use driftprobe_model::Model;
+use driftprobe_testkit::Dice;
 use half::f16;
 use std::path::Path;
 
@@ -43,24 +44,12 @@ impl Format {
     }
 }
 
-/// Numbers without pattern (SplitMix64), the same every time.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
-
 fn text(s: &str) -> Vec<u8> {
     [&(s.len() as u64).to_le_bytes(), s.as_bytes()].concat()
 }
 
 /// Blocks of an f16 scale (and minimum) and random codes; the scales vary by more than a factor of two.
-fn blocks(noise: &mut Noise, format: Format, values: u64) -> Vec<u8> {
+fn blocks(noise: &mut Dice, format: Format, values: u64) -> Vec<u8> {
     let (_, codes, mean) = format.layout();
     let largest = if codes == 32 {
         127.0
@@ -69,7 +58,7 @@ fn blocks(noise: &mut Noise, format: Format, values: u64) -> Vec<u8> {
     } else {
         8.0
     };
-    let block = |noise: &mut Noise| {
+    let block = |noise: &mut Dice| {
         let scale = (0.5 + (noise.next() % 1000) as f32 / 800.0) / largest / 8.0;
         let minimum = mean.map(|mean| f16::from_f32(-scale * mean));
         let mut bytes = f16::from_f32(scale).to_le_bytes().to_vec();
@@ -80,7 +69,7 @@ fn blocks(noise: &mut Noise, format: Format, values: u64) -> Vec<u8> {
     (0..values / 32).flat_map(|_| block(noise)).collect()
 }
 
-fn ones(noise: &mut Noise, values: u64) -> Vec<u8> {
+fn ones(noise: &mut Dice, values: u64) -> Vec<u8> {
     (0..values).flat_map(|_| (0.5 + (noise.next() % 1000) as f32 / 1000.0).to_le_bytes()).collect()
 }
 
@@ -118,7 +107,7 @@ fn write(path: &Path, format: Format) {
     for (key, value) in numbers {
         out.extend([text(key), 10u32.to_le_bytes().to_vec(), value.to_le_bytes().to_vec()].concat());
     }
-    let (mut noise, mut data) = (Noise(7), Vec::new());
+    let (mut noise, mut data) = (Dice(7), Vec::new());
     let mut tensor = |name: &str, dims: &[u64], kind: u32, bytes: Vec<u8>| {
         out.extend([text(name), (dims.len() as u32).to_le_bytes().to_vec()].concat());
         dims.iter().for_each(|d| out.extend(d.to_le_bytes()));

@@ -1,19 +1,18 @@
 //! Models with the logits that transformers computes for them, and a receiver that keeps what an engine shows.
 
 pub mod blocks;
-pub mod errors;
 pub mod recording;
 pub mod twin;
 
-pub use errors::worst_row;
+pub use driftprobe_testkit::worst_row;
 
 use driftprobe_engine::{
     DecodeAttention, EmbeddedEngine, Engine, EngineError, PrefillAttention, Receiver, Selection, Settings, Storage,
     Tap, TappedRow,
 };
 use driftprobe_model::Model;
+use driftprobe_testkit::{Expected, expected_path};
 use driftprobe_trace::{Phase, Point, Row};
-use safetensors::SafeTensors;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -34,16 +33,8 @@ pub fn engine(path: &str, settings: &Settings) -> EmbeddedEngine {
 
 /// A fixture's tokens and the logits that transformers computes for them, position by position.
 pub fn expected(path: &str) -> (Vec<u32>, Vec<f32>) {
-    let file = match path.strip_suffix(".gguf") {
-        Some(stem) => format!("{stem}-expected.safetensors"),
-        None => format!("{path}/expected.safetensors"),
-    };
-    let bytes = std::fs::read(fixture(&file)).unwrap();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let tokens = tensors.tensor("tokens").unwrap().data().as_chunks::<8>().0;
-    let logits = tensors.tensor("logits").unwrap().data().as_chunks::<4>().0;
-    let tokens = tokens.iter().map(|t| u32::try_from(i64::from_le_bytes(*t)).unwrap()).collect();
-    (tokens, logits.iter().map(|l| f32::from_le_bytes(*l)).collect())
+    let expected = Expected::open(&expected_path(&fixture(path)));
+    (expected.tokens, expected.logits)
 }
 
 pub fn tokens(path: &str) -> Vec<u32> {
