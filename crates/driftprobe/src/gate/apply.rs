@@ -242,7 +242,10 @@ impl Tally {
             return;
         }
         for (number, check) in self.preset.checks.iter().enumerate() {
-            let (value, at) = span.measure(check.measure);
+            let Some((value, at)) = span.measure(check.measure) else {
+                self.leave_out("the span has more logits than were announced");
+                continue;
+            };
             self.add(number, (check.limit)(Point::Logits), value, at);
             if let Some(check) = self.checks.get_mut(number) {
                 check.compared = check.compared.max(span.tokens());

@@ -341,3 +341,49 @@ fn risen(tests: Vec<Test>) -> Vec<Worse> {
     };
     chosen.into_iter().filter_map(text).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use driftprobe_testkit::Dice;
+
+    /// About normal: the sum of twelve uniform numbers less six.
+    fn normal(dice: &mut Dice) -> f64 {
+        (0..12).map(|_| dice.below(1 << 24) as f64 / f64::from(1 << 24)).sum::<f64>() - 6.0
+    }
+
+    fn tests_of(dice: &mut Dice, count: usize, rows: usize, shift: f64) -> Vec<Test> {
+        let logs = |dice: &mut Dice| (0..rows).map(|_| 0.2 * normal(dice) + shift).collect();
+        let test = |at: usize, logs| Test { place: at.to_string(), what: "noise units", logs, from_zero: 0 };
+        (0..count).map(|at| test(at, logs(dice))).collect()
+    }
+
+    #[test]
+    fn chance_is_not_called_a_rise() {
+        let mut dice = Dice(3);
+        let called: usize = (0..100).map(|_| risen(tests_of(&mut dice, 100, 8, 0.0)).len()).sum();
+        assert_eq!(called, 0, "of 10,000 tests in 100 families");
+        assert!(risen(tests_of(&mut dice, 100, 8, -0.5)).is_empty(), "a fall is no rise");
+    }
+
+    #[test]
+    fn a_rise_is_found_and_only_where_it_is() {
+        let mut dice = Dice(4);
+        let mut all = tests_of(&mut dice, 100, 12, 0.0);
+        let raised = tests_of(&mut dice, 1, 12, 0.7).remove(0);
+        all[37].logs = raised.logs;
+        let found = risen(all);
+        assert_eq!(found.iter().map(|one| one.place.as_str()).collect::<Vec<_>>(), ["37"]);
+        assert!(found[0].what.contains("times the baseline's"), "{}", found[0].what);
+    }
+
+    #[test]
+    fn equal_rows_and_few_witnesses_are_no_evidence() {
+        let test = |logs: Vec<f64>| Test { place: "p".into(), what: "drift", logs, from_zero: 0 };
+        assert!(risen(vec![test(vec![0.0; 50]), test(vec![]), test(vec![5.0, 5.1])]).is_empty());
+        // Rows alike in both numbers are one witness, whatever their number.
+        let row = |n: f64| (Arc::from("p"), 2.0 * n, n);
+        assert_eq!(by_row(vec![row(1.0), row(1.0), row(3.0)]).len(), 2);
+        assert_eq!(by_prompt(&[row(1.0), row(3.0), (Arc::from("q"), 1.0, 0.0)]), [2f64.ln()]);
+    }
+}

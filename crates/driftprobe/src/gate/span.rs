@@ -141,13 +141,14 @@ impl Span {
     }
 
     /// A measure of the span and where it is worst; NaN for no token, for rows of different length, and for measures of pairs.
-    pub fn measure(&self, measure: Measure) -> (f64, Option<String>) {
+    /// None where it cannot be told: of a percentile, if there were more logits than announced.
+    pub fn measure(&self, measure: Measure) -> Option<(f64, Option<String>)> {
         if self.tokens == 0 || self.odd {
-            return (f64::NAN, None);
+            return Some((f64::NAN, None));
         }
         let tokens = self.tokens as f64;
-        match measure {
-            Measure::SpanP99Abs => (self.largest.p99(), self.max_abs.at.clone()),
+        Some(match measure {
+            Measure::SpanP99Abs => (self.largest.p99()?, self.max_abs.at.clone()),
             Measure::SpanMaxAbs => (self.max_abs.value, self.max_abs.at.clone()),
             Measure::SpanTop1 => (self.agreeing as f64 / tokens, self.first_parting.clone()),
             Measure::SpanK3 => (self.k3_sum / tokens, self.k3.at.clone()),
@@ -155,7 +156,7 @@ impl Span {
             Measure::SpanP95Kl => (quantile(&self.kls, 0.95), self.kl.at.clone()),
             Measure::SpanCosine => (self.pd / (self.pp.sqrt() * self.dd.sqrt()), None),
             _ => (f64::NAN, None),
-        }
+        })
     }
 }
 
@@ -214,15 +215,18 @@ impl Largest {
         }
     }
 
-    /// The value of rank ⌈0.99·n⌉; NaN if there is none, one is NaN, or there were more values than announced.
-    fn p99(&self) -> f64 {
-        let rank = usize::try_from(needed(self.count)).unwrap_or(usize::MAX);
-        if self.nan || self.count == 0 || self.keep.is_some_and(|keep| rank > keep) {
-            return f64::NAN;
+    /// The value of rank ⌈0.99·n⌉; NaN if one is NaN, none if there is no value, or there were more than announced.
+    fn p99(&self) -> Option<f64> {
+        let rank = usize::try_from(needed(self.count)).ok()?;
+        if self.nan {
+            return Some(f64::NAN);
+        }
+        if self.count == 0 || self.keep.is_some_and(|keep| rank > keep) {
+            return None;
         }
         let mut kept: Vec<u64> = self.kept.iter().map(|Reverse(bits)| *bits).collect();
         kept.sort_unstable_by(|one, other| other.cmp(one));
-        kept.get(rank - 1).map_or(f64::NAN, |bits| f64::from_bits(*bits))
+        kept.get(rank - 1).map(|bits| f64::from_bits(*bits))
     }
 }
 
@@ -244,7 +248,7 @@ mod tests {
             for max in [None, Some(n), Some(n + 57), Some(10 * n)] {
                 let mut largest = Largest::new(max);
                 values.iter().for_each(|value| largest.add(*value));
-                assert_eq!(largest.p99(), by_definition(values.clone()), "{n} {max:?}");
+                assert_eq!(largest.p99(), Some(by_definition(values.clone())), "{n} {max:?}");
             }
         }
     }
@@ -253,11 +257,11 @@ mod tests {
     fn more_values_than_announced_or_a_nan_give_no_percentile() {
         let mut largest = Largest::new(Some(100));
         (0..1000).for_each(|i| largest.add(f64::from(i)));
-        assert!(largest.p99().is_nan());
+        assert_eq!(largest.p99(), None);
         let mut largest = Largest::new(Some(1000));
         (0..1000).for_each(|i| largest.add(if i == 3 { f64::NAN } else { 0.0 }));
-        assert!(largest.p99().is_nan());
-        assert!(Largest::new(None).p99().is_nan());
+        assert!(largest.p99().is_some_and(f64::is_nan));
+        assert_eq!(Largest::new(None).p99(), None);
     }
 
     #[test]
@@ -286,9 +290,9 @@ mod tests {
     #[test]
     fn no_token_and_rows_of_other_length_have_no_measure() {
         let span = Span::new(None);
-        assert!(span.measure(Measure::SpanMaxAbs).0.is_nan());
+        assert!(span.measure(Measure::SpanMaxAbs).is_some_and(|(value, _)| value.is_nan()));
         let mut span = Span::new(None);
         span.add(SpanRow { prefill: &[1.0, 2.0], decode: &[1.0], next: None, place: "t0" });
-        assert!(span.is_odd() && span.measure(Measure::SpanTop1).0.is_nan());
+        assert!(span.is_odd() && span.measure(Measure::SpanTop1).is_some_and(|(value, _)| value.is_nan()));
     }
 }

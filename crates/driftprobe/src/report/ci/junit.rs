@@ -15,6 +15,11 @@ pub fn to_junit(suites: &[Suite]) -> String {
     String::from_utf8_lossy(&writer.into_inner()).into_owned() + "\n"
 }
 
+/// Text that XML can hold: whatever would not be seen is spelled out, and so are the two that no XML may have.
+fn plain(text: &str) -> String {
+    visible(text).replace('\u{fffe}', "\\u{fffe}").replace('\u{ffff}', "\\u{ffff}")
+}
+
 fn count(cases: &[Case]) -> [String; 4] {
     let of = |is: fn(&Outcome) -> bool| cases.iter().filter(|case| is(&case.outcome)).count().to_string();
     [
@@ -42,7 +47,7 @@ fn write(writer: &mut Writer<Vec<u8>>, suites: &[Suite]) -> io::Result<()> {
 
 fn suite(writer: &mut Writer<Vec<u8>>, suite: &Suite) -> io::Result<()> {
     let [tests, failures, errors, skipped] = count(&suite.cases);
-    let name = visible(&suite.name);
+    let name = plain(&suite.name);
     let element = writer.create_element("testsuite").with_attributes([
         ("name", name.as_str()),
         ("tests", &tests),
@@ -57,7 +62,7 @@ fn suite(writer: &mut Writer<Vec<u8>>, suite: &Suite) -> io::Result<()> {
 
 fn case(writer: &mut Writer<Vec<u8>>, case: &Case) -> io::Result<()> {
     // Everything that XML cannot hold is spelled out.
-    let [class, name, details] = [&case.class, &case.name, &case.details].map(|text| visible(text));
+    let [class, name, details] = [&case.class, &case.name, &case.details].map(|text| plain(text));
     let attributes = [("classname", class.as_str()), ("name", name.as_str()), ("time", "0")];
     let element = writer.create_element("testcase").with_attributes(attributes);
     let (tag, kind, message) = match &case.outcome {
@@ -69,8 +74,8 @@ fn case(writer: &mut Writer<Vec<u8>>, case: &Case) -> io::Result<()> {
         Outcome::Error { kind, message } => ("error", Some(*kind), message),
         Outcome::Skipped { message } => ("skipped", None, message),
     };
-    let first = visible(message.lines().next().unwrap_or_default());
-    let text: Vec<String> = message.lines().map(visible).chain([details]).filter(|line| !line.is_empty()).collect();
+    let first = plain(message.lines().next().unwrap_or_default());
+    let text: Vec<String> = message.lines().map(plain).chain([details]).filter(|line| !line.is_empty()).collect();
     element.write_inner_content(|writer| {
         let mut inner = writer.create_element(tag).with_attribute(("message", first.as_str()));
         if let Some(kind) = kind {
@@ -105,6 +110,6 @@ mod tests {
         assert_eq!(failure.attribute("type"), Some("FAIL"));
         assert!(failure.text().unwrap().contains("second"));
         let name = document.descendants().find(|n| n.has_tag_name("testcase")).unwrap().attribute("name").unwrap();
-        assert_eq!(name, visible(hostile));
+        assert_eq!(name, plain(hostile));
     }
 }
