@@ -161,6 +161,15 @@ impl Gate {
         }
     }
 
+    /// What decided, of all runs together.
+    pub fn decided_by(&self) -> Vec<Deciding> {
+        let mut all: Vec<Deciding> =
+            self.subjects.iter().flat_map(|subject| deciding_for(subject, &self.deciding)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// Exit status of a program that reports this gate.
     pub fn exit_code(&self) -> u8 {
         self.verdict.exit_code()

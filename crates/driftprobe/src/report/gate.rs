@@ -61,7 +61,7 @@ pub fn to_tsv(gate: &Gate) -> String {
             &line.details,
         ];
         let cells: Vec<String> =
-            cells.iter().map(|cell| if cell.is_empty() { "-".to_owned() } else { tsv(cell) }).collect();
+            cells.iter().map(|cell| if cell.is_empty() || *cell == "-" { "-".to_owned() } else { tsv(cell) }).collect();
         out.push_str(&cells.join("\t"));
         out.push('\n');
     }

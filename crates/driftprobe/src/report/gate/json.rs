@@ -127,7 +127,7 @@ pub fn to_json(gate: &Gate) -> String {
         generator: concat!("driftprobe ", env!("CARGO_PKG_VERSION")).to_owned(),
         verdict: gate.verdict.id(),
         exit_code: gate.exit_code(),
-        decided_by: ids(&gate.deciding),
+        decided_by: ids(&gate.decided_by()),
         why: &gate.why,
         guardrail: gate.guardrail.map(|overall| overall.id()),
         runs: gate.subjects.iter().map(|subject| run(subject, ids(&deciding_for(subject, &gate.deciding)))).collect(),

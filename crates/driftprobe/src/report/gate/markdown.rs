@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 /// The gate's outcome, its table, and the matrix.
 pub fn to_markdown(gate: &Gate) -> String {
-    let by: Vec<&str> = gate.deciding.iter().map(|one| one.id()).collect();
+    let by: Vec<&str> = gate.decided_by().iter().map(|one| one.id()).collect();
     let mut out = format!("# Gate: {}\n\nDecided by: {}.\n", gate.verdict.id(), by.join(", "));
     if let Some(overall) = gate.guardrail {
         let _ = writeln!(out, "\nGuardrail: `{}`.", overall.id());
@@ -34,7 +34,8 @@ pub fn to_markdown(gate: &Gate) -> String {
     }
     details(&mut out, &gates);
     matrix(&mut out, gate);
-    if !gate.deciding.contains(&Deciding::Presets) && gates.iter().any(|line| !line.measure.is_empty() && !line.decides)
+    if !gate.decided_by().contains(&Deciding::Presets)
+        && gates.iter().any(|line| !line.measure.is_empty() && !line.decides)
     {
         out.push_str("\nPresets stand beside the noise model and do not decide; `--decide preset` lets them.\n");
     }

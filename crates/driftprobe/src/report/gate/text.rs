@@ -21,7 +21,7 @@ const fn style(verdict: Verdict) -> Style {
 /// The summary of a gate.
 pub fn to_terminal(gate: &Gate) -> Styled {
     let mut out = Styled::default();
-    let by: Vec<&str> = gate.deciding.iter().map(|one| one.id()).collect();
+    let by: Vec<&str> = gate.decided_by().iter().map(|one| one.id()).collect();
     out.line(style(gate.verdict), format!("{} (decided by: {})", gate.verdict.id(), by.join(", ")));
     for why in &gate.why {
         out.wrapped("  ", Style::Plain, why);
