@@ -119,7 +119,8 @@ fn at_the_edge_each_preset_of_pairs_turns() {
     // p = (1, 0): NMSE is the square of the second value of d; the first is equal.
     let second = |x: f64| vec![1.0, x];
     let f32 = Dtype::F32;
-    let cases: [(&str, Point, Dtype, Vec<f64>, Vec<f64>, Vec<f64>); 13] = [
+    type Edge = (&'static str, Point, Dtype, Vec<f64>, Vec<f64>, Vec<f64>);
+    let cases: [Edge; 13] = [
         ("ggml-op", AttnNormOut, f32, second(0.0), second(3.16e-4), second(3.17e-4)),
         ("ggml-op", MlpOut, f32, second(0.0), second(2.236e-2), second(2.237e-2)),
         ("ggml-op", QPostRope, f32, second(0.0), second(3.162e-2), second(3.163e-2)),

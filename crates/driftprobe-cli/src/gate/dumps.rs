@@ -27,21 +27,33 @@ pub fn gate(dumps: &[LogitsDump], presets: &[&'static Preset]) -> Result<Vec<Gat
             "name gates, such as --preset guardrail: logits alone have no stages that the noise model could judge";
         return Err(Failure::new("dumps of logits and no --preset", hint));
     }
-    pairs(dumps)?.into_iter().map(|(prefill, decode)| one(prefill, decode, presets)).collect()
+    let gated = |pair| match pair {
+        Pair::Both(prefill, decode) => one(prefill, decode, presets),
+        Pair::Lone(dump) => lone(dump, presets),
+    };
+    pairs(dumps)?.into_iter().map(gated).collect()
 }
 
-type Pair<'a> = (&'a LogitsDump, &'a LogitsDump);
+/// Dumps that belong together.
+enum Pair<'a> {
+    /// Prefill's and decode's.
+    Both(&'a LogitsDump, &'a LogitsDump),
+    /// One without the other phase's: a cell that it would fill stays empty.
+    Lone(&'a LogitsDump),
+}
 
 fn pairs(dumps: &[LogitsDump]) -> Result<Vec<Pair<'_>>, Failure> {
-    if let [one, other] = dumps {
+    if let [one, other] = dumps
+        && (settings(one) == settings(other) || one.phase().is_none() || other.phase().is_none())
+    {
         return match (one.phase(), other.phase()) {
-            (Some(Phase::Decode), Some(Phase::Prefill)) => Ok(vec![(other, one)]),
+            (Some(Phase::Decode), Some(Phase::Prefill)) => Ok(vec![Pair::Both(other, one)]),
             (Some(first), Some(second)) if first == second => {
                 let what = format!("{} and {} are both of {first}", one.folder.display(), other.folder.display());
                 Err(Failure::new(what, "give one dump of prefill and one of decode"))
             }
             // Where neither says, the first is prefill's.
-            _ => Ok(vec![(one, other)]),
+            _ => Ok(vec![Pair::Both(one, other)]),
         };
     }
     let mut groups: BTreeMap<Vec<(String, String)>, [Vec<&LogitsDump>; 2]> = BTreeMap::new();
@@ -58,7 +70,8 @@ fn pairs(dumps: &[LogitsDump]) -> Result<Vec<Pair<'_>>, Failure> {
     let mut pairs = Vec::new();
     for (key, [prefill, decode]) in groups {
         match (prefill.as_slice(), decode.as_slice()) {
-            ([prefill], [decode]) => pairs.push((*prefill, *decode)),
+            ([prefill], [decode]) => pairs.push(Pair::Both(prefill, decode)),
+            ([lone], []) | ([], [lone]) => pairs.push(Pair::Lone(lone)),
             _ => {
                 let key: Vec<String> = key.iter().map(|(name, value)| format!("{name} {value}")).collect();
                 let all = prefill.iter().chain(&decode).map(|dump| dump.folder.display().to_string());
@@ -110,6 +123,26 @@ fn rows<'a>(
             None
         }
     }))
+}
+
+/// A dump whose partner is not there: nothing can be compared.
+fn lone(dump: &LogitsDump, presets: &[&'static Preset]) -> Result<Gated, Failure> {
+    let error = RefCell::new(None);
+    let found = rows(dump, &error)?;
+    let own = promise(dump);
+    let mode = own.mode;
+    let (phase, results) = match dump.phase() {
+        Some(Phase::Decode) => {
+            ("prefill", compare_dumps(presets, &[SpanPromise::default(), own], std::iter::empty(), found))
+        }
+        _ => ("decode", compare_dumps(presets, &[own, SpanPromise::default()], found, std::iter::empty())),
+    };
+    if let Some(e) = error.into_inner() {
+        return Err(e.into());
+    }
+    let name = format!("{} / no dump of {phase} says the same of itself", dump.folder.display());
+    let modes = vec![SubjectMode { mode, presets: results }];
+    Ok((Subject { name, noise: None, modes, baseline: None }, vec![]))
 }
 
 fn one(prefill: &LogitsDump, decode: &LogitsDump, presets: &[&'static Preset]) -> Result<Gated, Failure> {

@@ -4,15 +4,30 @@
 use super::{Case, Outcome, Suite};
 use crate::report::escape::visible;
 use quick_xml::Writer;
-use quick_xml::events::{BytesDecl, BytesText, Event};
-use std::io;
+use quick_xml::events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event};
+
+type Xml = Writer<Vec<u8>>;
 
 /// The report. The core has no clock: times are 0.
 pub fn to_junit(suites: &[Suite]) -> String {
-    let mut writer = Writer::new_with_indent(Vec::new(), b' ', 2);
-    // Writing into memory cannot fail.
-    let _ = write(&mut writer, suites);
-    String::from_utf8_lossy(&writer.into_inner()).into_owned() + "\n"
+    let mut xml = Writer::new_with_indent(Vec::new(), b' ', 2);
+    put(&mut xml, Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)));
+    let all: Vec<Case> = suites.iter().flat_map(|suite| suite.cases.iter().cloned()).collect();
+    let [tests, failures, errors, _] = count(&all);
+    let top = [("name", "driftprobe"), ("tests", &tests), ("failures", &failures), ("errors", &errors), ("time", "0")];
+    put(&mut xml, Event::Start(start("testsuites", &top)));
+    suites.iter().for_each(|one| suite(&mut xml, one));
+    put(&mut xml, Event::End(BytesEnd::new("testsuites")));
+    String::from_utf8_lossy(&xml.into_inner()).into_owned() + "\n"
+}
+
+/// Writing into memory cannot fail.
+fn put(xml: &mut Xml, event: Event<'_>) {
+    let _ = xml.write_event(event);
+}
+
+fn start<'a>(name: &'a str, attributes: &[(&str, &str)]) -> BytesStart<'a> {
+    BytesStart::new(name).with_attributes(attributes.iter().copied())
 }
 
 /// Text that XML can hold: whatever would not be seen is spelled out, and so are the two that no XML may have.
@@ -30,63 +45,45 @@ fn count(cases: &[Case]) -> [String; 4] {
     ]
 }
 
-fn write(writer: &mut Writer<Vec<u8>>, suites: &[Suite]) -> io::Result<()> {
-    writer.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
-    let all: Vec<Case> = suites.iter().flat_map(|suite| suite.cases.iter().cloned()).collect();
-    let [tests, failures, errors, _] = count(&all);
-    let top = writer.create_element("testsuites").with_attributes([
-        ("name", "driftprobe"),
-        ("tests", &tests),
-        ("failures", &failures),
-        ("errors", &errors),
-        ("time", "0"),
-    ]);
-    top.write_inner_content(|writer| suites.iter().try_for_each(|one| suite(writer, one)))?;
-    Ok(())
-}
-
-fn suite(writer: &mut Writer<Vec<u8>>, suite: &Suite) -> io::Result<()> {
+fn suite(xml: &mut Xml, suite: &Suite) {
     let [tests, failures, errors, skipped] = count(&suite.cases);
-    let name = plain(&suite.name);
-    let element = writer.create_element("testsuite").with_attributes([
-        ("name", name.as_str()),
-        ("tests", &tests),
-        ("failures", &failures),
-        ("errors", &errors),
-        ("skipped", &skipped),
-        ("time", "0"),
-    ]);
-    element.write_inner_content(|writer| suite.cases.iter().try_for_each(|one| case(writer, one)))?;
-    Ok(())
+    let attributes = [
+        ("name", plain(&suite.name)),
+        ("tests", tests),
+        ("failures", failures),
+        ("errors", errors),
+        ("skipped", skipped),
+        ("time", "0".to_owned()),
+    ];
+    let attributes = attributes.each_ref().map(|(name, value)| (*name, value.as_str()));
+    put(xml, Event::Start(start("testsuite", &attributes)));
+    suite.cases.iter().for_each(|one| case(xml, one));
+    put(xml, Event::End(BytesEnd::new("testsuite")));
 }
 
-fn case(writer: &mut Writer<Vec<u8>>, case: &Case) -> io::Result<()> {
+fn case(xml: &mut Xml, case: &Case) {
     // Everything that XML cannot hold is spelled out.
     let [class, name, details] = [&case.class, &case.name, &case.details].map(|text| plain(text));
-    let attributes = [("classname", class.as_str()), ("name", name.as_str()), ("time", "0")];
-    let element = writer.create_element("testcase").with_attributes(attributes);
+    let element = start("testcase", &[("classname", &class), ("name", &name), ("time", "0")]);
     let (tag, kind, message) = match &case.outcome {
-        Outcome::Passed => {
-            element.write_empty()?;
-            return Ok(());
-        }
+        Outcome::Passed => return put(xml, Event::Empty(element)),
         Outcome::Failed { kind, message } => ("failure", Some(*kind), message),
         Outcome::Error { kind, message } => ("error", Some(*kind), message),
         Outcome::Skipped { message } => ("skipped", None, message),
     };
+    put(xml, Event::Start(element));
     let first = plain(message.lines().next().unwrap_or_default());
-    let text: Vec<String> = message.lines().map(plain).chain([details]).filter(|line| !line.is_empty()).collect();
-    element.write_inner_content(|writer| {
-        let mut inner = writer.create_element(tag).with_attribute(("message", first.as_str()));
-        if let Some(kind) = kind {
-            inner = inner.with_attribute(("type", kind));
-            inner.write_text_content(BytesText::new(&text.join("\n")))?;
-        } else {
-            inner.write_empty()?;
+    match kind {
+        None => put(xml, Event::Empty(start(tag, &[("message", &first)]))),
+        Some(kind) => {
+            let text: Vec<String> =
+                message.lines().map(plain).chain([details]).filter(|line| !line.is_empty()).collect();
+            put(xml, Event::Start(start(tag, &[("message", &first), ("type", kind)])));
+            put(xml, Event::Text(BytesText::new(&text.join("\n"))));
+            put(xml, Event::End(BytesEnd::new(tag)));
         }
-        Ok(())
-    })?;
-    Ok(())
+    }
+    put(xml, Event::End(BytesEnd::new("testcase")));
 }
 
 #[cfg(test)]
