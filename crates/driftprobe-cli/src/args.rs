@@ -3,6 +3,7 @@
 mod compare;
 mod doctor;
 mod gate;
+pub mod report;
 
 pub use compare::{CompareArgs, ComparedPhase};
 pub use doctor::DoctorArgs;
@@ -77,6 +78,9 @@ pub enum Command {
     /// Report on a run that lies on disk, whichever engine wrote it.
     #[command(after_help = ANALYZE_EXAMPLES)]
     Analyze(AnalyzeArgs),
+    /// Write the reports of a run once more, or draw one picture of it.
+    #[command(after_help = report::REPORT_EXAMPLES)]
+    Report(report::ReportArgs),
     /// Compare one phase of two runs: two engines, or two settings of one.
     #[command(after_help = compare::EXAMPLES)]
     Compare(CompareArgs),

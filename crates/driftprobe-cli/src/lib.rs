@@ -10,10 +10,12 @@ mod failure;
 mod gate;
 mod import;
 mod output;
+mod picture;
 mod power;
 mod progress;
 mod prompts;
 mod remote;
+mod report;
 mod run;
 
 pub use analyze::{contract, judge_lying};
@@ -56,6 +58,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
         }
         Some(Command::Power(args)) => power::run(&args),
         Some(Command::Analyze(args)) => analyze::run(&args),
+        Some(Command::Report(args)) => report::run(&args),
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Gate(args)) => gate::run(&args),

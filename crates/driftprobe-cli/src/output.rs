@@ -9,24 +9,39 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Writes drift.md, drift.tsv and drift.json into `folder` and prints the report to standard output.
-pub fn write(analysis: &Analysis, folder: &Path, format: Format) -> Result<(), Failure> {
+/// A file's name, and what is in it.
+type File = (&'static str, fn(&Analysis) -> String);
+
+/// A report's files.
+const FILES: [File; 4] = [
+    ("drift.html", report::to_html),
+    ("drift.md", report::to_markdown),
+    ("drift.tsv", report::to_tsv),
+    ("drift.json", report::to_json),
+];
+
+/// Writes drift.html, drift.md, drift.tsv and drift.json into `folder`; their paths.
+pub fn files(analysis: &Analysis, folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     fs::create_dir_all(folder).map_err(|e| Failure::io("make the folder", folder, &e))?;
-    let (markdown, tsv, json) = (report::to_markdown(analysis), report::to_tsv(analysis), report::to_json(analysis));
-    let mut written = Vec::new();
-    for (name, text) in [("drift.md", &markdown), ("drift.tsv", &tsv), ("drift.json", &json)] {
+    let write = |(name, text): &File| {
         let path = folder.join(name);
-        fs::write(&path, text).map_err(|e| Failure::io("write", &path, &e))?;
-        written.push(path);
-    }
+        fs::write(&path, text(analysis)).map_err(|e| Failure::io("write", &path, &e))?;
+        Ok(path)
+    };
+    FILES.iter().map(write).collect()
+}
+
+/// Writes a report's files into `folder` and prints the report to standard output.
+pub fn write(analysis: &Analysis, folder: &Path, format: Format) -> Result<(), Failure> {
+    let written = files(analysis, folder)?;
     let suites = || ci::of_analysis(analysis);
     let shown = match format {
         Format::Text => summary(analysis, &written),
-        Format::Json => json,
-        Format::Md => markdown,
-        Format::Tsv => tsv,
+        Format::Json => report::to_json(analysis),
+        Format::Md => report::to_markdown(analysis),
+        Format::Tsv => report::to_tsv(analysis),
         Format::Junit => ci::to_junit(&suites()),
-        Format::Github => github(&suites(), &markdown)?,
+        Format::Github => github(&suites(), &report::to_markdown(analysis))?,
     };
     print(&shown)
 }

@@ -115,6 +115,23 @@ mod tests {
         assert_eq!(converted_to(WeightDtype::F32), None);
     }
 
+    /// The presets of those who have a run of llama.cpp and not this crate.
+    #[test]
+    fn the_presets_say_the_same() {
+        let gguf = |name: &str| concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/gguf/").to_owned() + name;
+        for weights in ["f32", "f16", "bf16", "q8_0", "q4_k"] {
+            let model = Model::open(std::path::Path::new(&gguf(&format!("llama-{weights}.gguf")))).unwrap();
+            let preset = driftprobe::presets::contract(&format!("llama-cpp-{weights}")).unwrap();
+            let own = of(&model, &Options::default()).unwrap();
+            // Files have a few tensors in finer types beside.
+            let with = |contract: &Contract| Contract {
+                flat: ContractFields { weights: None, ..contract.flat.clone() },
+                ..contract.clone()
+            };
+            assert!(with(&preset) == with(&own), "{weights}");
+        }
+    }
+
     #[test]
     fn what_flash_attention_does_is_not_declared() {
         let demo = Model::demo().unwrap();

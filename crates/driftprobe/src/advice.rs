@@ -93,7 +93,7 @@ fn recommendations(analysis: &Analysis) -> Vec<String> {
     if analysis.verdict.first_failure.as_ref().is_some_and(|first| first.parting == Parting::Fault) {
         told.push(ReasonCode::Fault);
     }
-    if !cure::of_gaps(analysis).is_empty() {
+    if !cure::of_gaps(analysis).is_empty() || !cure::searched(analysis).is_empty() {
         told.push(ReasonCode::GapFault);
     }
     for reason in reasons.iter().filter(|reason| !told.contains(&reason.code)) {

@@ -10,6 +10,7 @@ use crate::coverage::{MissingRow, expect};
 use crate::evidence::{Bits, HashRelation, Side};
 use crate::examine::{Examination, Oracle, examine};
 use crate::exercise;
+use crate::first_values::FirstValues;
 use crate::grounds::{
     duplicate_reasons, examination_reasons, pair_reasons, repeat_reasons, run_reasons, unpaired_reasons,
 };
@@ -68,6 +69,8 @@ pub struct Analysis {
     pub codes: Vec<(&'static str, u64)>,
     /// Each phase against its repeats.
     pub repeats: Vec<RepeatOutcome>,
+    /// Values of both phases at the first failure, where its rows are those of this analysis.
+    pub first_values: Option<FirstValues>,
     /// What the model says of each phase; none: no model was given, or not the run's.
     pub examination: Option<Examination>,
     /// Projections, scores and caches of attention, in this mode.
@@ -298,6 +301,9 @@ pub fn analyze_against(
     }
     let verdict = reach(&pairs, &unpaired, examination.as_ref(), reasons);
 
+    let first = verdict.first_failure.as_ref().and_then(|first| pairs.get(first.pair?));
+    let first_values = first.and_then(|pair| FirstValues::of(pair, rows));
+
     let mut analysis = Analysis {
         options,
         manifest: run.manifest.clone(),
@@ -313,6 +319,7 @@ pub fn analyze_against(
         one_phase: expectation.one_phase,
         unmapped: run.unmapped.iter().map(|one| (one.source.to_string(), one.point.clone())).collect(),
         repeats,
+        first_values,
         examination,
         attention,
         aligned: None,

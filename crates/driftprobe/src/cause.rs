@@ -199,8 +199,7 @@ fn of_stage(model: &Model, cases: Vec<Case>, scope: &Scope) -> Findings {
         _ => (trial::clean(model), trials(model, op, (&cases, scope.phase))),
     };
     let before = hold(&cases, &clean);
-    let gross = before.rms > GROSS_RMS;
-    let mut tested = test(&cases, &trials, scope, gross);
+    let mut tested = test(&cases, &trials, scope, &before);
     let mut candidates = choose(&tested);
     if candidates.is_empty() && !scope.systematic && before.holds.iter().any(|h| *h) {
         // A fault of some rows only.
@@ -210,7 +209,7 @@ fn of_stage(model: &Model, cases: Vec<Case>, scope: &Scope) -> Findings {
             Op::Linear { .. } => trials,
             _ => self::trials(model, op, (&faulty, scope.phase)),
         };
-        let of_some = test(&faulty, &again, scope, gross);
+        let of_some = test(&faulty, &again, scope, &hold(&faulty, &clean));
         candidates = choose(&of_some);
         if !candidates.is_empty() {
             tested = of_some;
@@ -240,14 +239,16 @@ fn trials<'a>(model: &'a Model, op: Op, (cases, phase): (&[Case], Phase)) -> Vec
     }
 }
 
-fn test(cases: &[Case], trials: &[Trial<'_>], scope: &Scope, gross: bool) -> Vec<Candidate> {
+/// `clean`: how the rows hold without any bug.
+fn test(cases: &[Case], trials: &[Trial<'_>], scope: &Scope, clean: &Held) -> Vec<Candidate> {
+    let gross = clean.rms > GROSS_RMS;
     let one = |trial: &Trial<'_>| {
         let held = if gross { hold_grossly(cases, &trial.expect) } else { hold(cases, &trial.expect) };
         Candidate {
             id: trial.id,
             parameters: trial.parameters.clone(),
             noise_rms_after: held.rms,
-            accepted: is_accepted(&held, trial, scope),
+            accepted: is_accepted(&held, trial, scope, clean),
             freedom: trial.freedom,
             surprise: held.surprise,
         }
@@ -261,8 +262,10 @@ const LOOSE_RMS: std::ops::Range<f64> = 0.25..1.5;
 /// RMS z from which a fault is far beyond what any rounding in between could do.
 const GROSS_RMS: f64 = 30.0;
 
-fn is_accepted(held: &Held, trial: &Trial<'_>, scope: &Scope) -> bool {
-    let is_idle = trial.freedom == Freedom::Loose && !LOOSE_RMS.contains(&held.rms);
+fn is_accepted(held: &Held, trial: &Trial<'_>, scope: &Scope, clean: &Held) -> bool {
+    // Of more noise in a row not one value tells, but all of them.
+    let is_spread = held.surprise_of_rest < clean.surprise_of_rest;
+    let is_idle = trial.freedom == Freedom::Loose && !(LOOSE_RMS.contains(&held.rms) && is_spread);
     let systematic = scope.systematic && held.tests.values().any(|t| t.is_flagged());
     held.all() && !is_idle && !systematic
 }

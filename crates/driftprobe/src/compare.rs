@@ -3,6 +3,8 @@
 //! Each run is judged by itself, against its own model and contract; then the rows of one phase are paired across the two. What a
 //! pair is called follows from both: rounding, an arithmetic that was not declared, or a fault of the one or the other.
 
+mod layout;
+
 use crate::analysis::PairCounts;
 use crate::attribute::attribute_by;
 use crate::cause::Cause;
@@ -18,6 +20,7 @@ use crate::progress::{Progress, Watch, Work};
 use crate::reason::{Reason, ReasonCode, Reasons};
 use crate::verdict::{SubVerdict, Verdict};
 use driftprobe_trace::{Dtype, Event, Manifest, PayloadRef, Phase, Point, Row, Rows, Run, TraceError};
+use layout::Reorder;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -87,13 +90,15 @@ fn compare_phase(
     let named = manifests.iter().flatten().flat_map(|m| m.prompts.iter().flatten()).map(|prompt| prompt.id.as_str());
     let places = Places::new(named, &all);
     let pairing = pair(&ours, &theirs);
-    let rows = BothRows::new(sides);
+    let reorder = Reorder::between(sides);
+    let rows = BothRows::new(sides, reorder);
     let total = pairing.links.len() as u64;
     let mut pairs: Vec<JudgedPair> = (0u64..)
         .zip(&pairing.links)
         .filter_map(|(done, link)| {
             progress(Progress { work: Work::Pairs, done, total });
             let [ours, theirs] = in_one_type(ours.get(link.reference)?, theirs.get(link.candidate)?);
+            let theirs = if reorder.is_some() { Reorder::event(theirs) } else { theirs };
             Some(judge(&ours, &theirs, link.absent.clone(), places.of(&ours), &rows))
         })
         .collect();
@@ -118,6 +123,9 @@ fn compare_phase(
     }
     pair_reasons(&pairs, &mut reasons);
     tested(&pairs, &mut reasons);
+    if reorder.is_some() && pairs.iter().any(|pair| Reorder::concerns(pair.prefill.point)) {
+        reasons.add(ReasonCode::Reordered, format!("in the order of {}", names[0]));
+    }
     if sides[0].run.dir == sides[1].run.dir {
         reasons.add(ReasonCode::NotIndependent, "both are the same run");
     } else if same_settings(manifests) {
@@ -176,10 +184,12 @@ fn widened(row: Row, dtype: Dtype) -> Option<Row> {
 /// The rows of both runs. A relabelled event finds its own by the number that stands before its payload's file.
 struct BothRows<'a> {
     events: BTreeMap<(String, &'a str), (&'a dyn Rows, &'a Event)>,
+    /// Of the second's.
+    reorder: Option<Reorder>,
 }
 
 impl<'a> BothRows<'a> {
-    fn new(sides: &[Side<'a>; 2]) -> BothRows<'a> {
+    fn new(sides: &[Side<'a>; 2], reorder: Option<Reorder>) -> BothRows<'a> {
         let mut events = BTreeMap::new();
         for (number, side) in sides.iter().enumerate() {
             for event in &side.run.events {
@@ -188,7 +198,7 @@ impl<'a> BothRows<'a> {
                 }
             }
         }
-        BothRows { events }
+        BothRows { events, reorder }
     }
 }
 
@@ -196,8 +206,12 @@ impl Rows for BothRows<'_> {
     fn row(&self, event: &Event) -> Result<Option<Row>, TraceError> {
         let Some(payload) = &event.payload else { return Ok(None) };
         let Some((rows, own)) = self.events.get(&(payload.file.to_string(), &*payload.key)) else { return Ok(None) };
-        let row = rows.row(own)?;
-        Ok(row.and_then(|row| widened(row, event.dtype?)))
+        let row = rows.row(own)?.and_then(|row| widened(row, event.dtype?));
+        let reorder = self.reorder.filter(|_| Reorder::concerns(event.point) && event.phase == Phase::Decode);
+        Ok(match reorder {
+            Some(reorder) => row.and_then(|row| reorder.row(&row)),
+            None => row,
+        })
     }
 }
 
@@ -280,11 +294,12 @@ fn loose_reasons(
         if no_point || no_layer {
             only.insert((event.point, no_point));
         } else {
-            reasons.add(ReasonCode::Unpaired, format!("{name}: {}: {}", describe(event), one.why));
+            let why = one.why.to_string().replace("the other phase", "the other run");
+            reasons.add(ReasonCode::Unpaired, format!("{name}: {}: {why}", describe(event)));
         }
     }
     for (point, _) in only {
-        reasons.add(ReasonCode::OnePhasePoint, format!("{point}: {name} only"));
+        reasons.add(ReasonCode::OneRunPoint, format!("{point}: {name} only"));
     }
 }
 

@@ -313,7 +313,7 @@ fn logits_of(reference: &Side<'_>, candidate: &Side<'_>) -> LogitsNumbers {
 }
 
 /// Values that both events sampled at the same index: (index, reference, candidate).
-fn sampled(reference: &Event, candidate: &Event) -> Samples {
+pub(crate) fn sampled(reference: &Event, candidate: &Event) -> Samples {
     let indexed = |event: &Event| -> BTreeMap<u64, f64> {
         let Some(sample) = &event.sample else { return BTreeMap::new() };
         match &sample.idx {

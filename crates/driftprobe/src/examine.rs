@@ -79,6 +79,8 @@ pub struct Examination {
     pub phases: [PhaseJudgement; 2],
     /// Arithmetics that the contract does not declare and the record shows.
     pub contract_findings: Vec<Finding>,
+    /// Numbers of the manifest's config that are not the model's.
+    pub config_differs: Vec<String>,
     /// The run against its tokens alone.
     pub study: Study,
     /// The first fault of each phase and what explains it.
@@ -179,6 +181,7 @@ pub fn examine(
     let study = simulation.watched(events, &rows, progress).unwrap_or_default();
     progress(Progress { work: Work::Bugs, done: 0, total: 1 });
     let mut all = Examination::new(phases, findings.unwrap_or_default(), study);
+    all.config_differs = config_differs(run, oracle.model);
     all.causes = cause::find(&replay, events, &rows, &all.phases).unwrap_or_default();
     all.name_slots(&simulation, run, &rows);
     all.name_mixed(&simulation, run, &rows);
@@ -216,6 +219,32 @@ fn same_model(run: &Run, model: &Model) -> Result<(), Doubt> {
         }
     }
     Ok(())
+}
+
+/// Numbers of the manifest's config that are not the model's; of those that it does not give, nothing is said.
+fn config_differs(run: &Run, model: &Model) -> Vec<String> {
+    /// GGUF files hold f32, where a config.json may have more digits.
+    const REL_ERROR_MAX: f64 = 1e-6;
+    let Some(theirs) = run.manifest.as_ref().and_then(|manifest| manifest.config.as_ref()) else { return vec![] };
+    let names = [
+        "intermediate_size",
+        "head_dim",
+        "rms_norm_eps",
+        "rope_theta",
+        "attention_scale",
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "embed_scale",
+    ];
+    let ours = model.config.to_hugging_face();
+    let differing = names.into_iter().filter_map(|name| {
+        let theirs = theirs.get(name)?.as_f64()?;
+        let ours = ours.get(name)?.as_f64();
+        let same = ours.is_some_and(|ours| (theirs - ours).abs() <= REL_ERROR_MAX * ours.abs());
+        let ours = ours.map_or_else(|| "none".to_owned(), |ours| ours.to_string());
+        (!same).then(|| format!("{name} is {theirs} in the manifest, {ours} in the model"))
+    });
+    differing.collect()
 }
 
 /// Rows without those that cannot be read: comparing them has told of the damage already.

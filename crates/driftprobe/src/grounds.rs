@@ -91,6 +91,9 @@ pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reas
             reasons.add(ReasonCode::LooseContract, example);
         }
     }
+    for difference in &examination.config_differs {
+        reasons.add(ReasonCode::ConfigDiffers, difference.as_str());
+    }
     for (field, points) in examination.assumed() {
         let points: Vec<&str> = points.iter().map(|point| point.id()).collect();
         reasons.add(ReasonCode::Assumed, format!("{field} ({})", points.join(", ")));

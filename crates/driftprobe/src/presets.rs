@@ -1,18 +1,29 @@
 //! Contracts of engines that people run, by name.
 
-use driftprobe_trace::{Contract, ContractFields};
+use driftprobe_trace::{Contract, ContractFields, Point};
 
 /// The presets.
-pub const NAMES: [&str; 5] = ["f32", "f16", "bf16", "transformers-eager-f16", "transformers-eager-bf16"];
+pub const NAMES: [&str; 10] = [
+    "f32",
+    "f16",
+    "bf16",
+    "transformers-eager-f16",
+    "transformers-eager-bf16",
+    "llama-cpp-f32",
+    "llama-cpp-f16",
+    "llama-cpp-bf16",
+    "llama-cpp-q8_0",
+    "llama-cpp-q4_k",
+];
 
 /// The contract of this name.
 pub fn contract(name: &str) -> Option<Contract> {
+    NAMES.contains(&name).then_some(())?;
     let (engine, format) = name.rsplit_once('-').unwrap_or(("", name));
-    let format = Some(format).filter(|format| ["f32", "f16", "bf16"].contains(format))?;
     match engine {
         "" => Some(Contract { flat: plain(format), ..Contract::default() }),
-        "transformers-eager" if format != "f32" => Some(eager(format)),
-        _ => None,
+        "llama-cpp" => Some(llama_cpp(format)),
+        _ => Some(eager(format)),
     }
 }
 
@@ -30,6 +41,37 @@ fn plain(format: &str) -> ContractFields {
         rope_table: f32,
         ..ContractFields::default()
     }
+}
+
+/// llama.cpp on a CPU with matrices of one type, a cache in f16 and no flash attention. Activations take the type that a
+/// product's kernel wants, in which attention's products meet the cache too.
+fn llama_cpp(weights: &str) -> Contract {
+    use Point::*;
+    let met = match weights {
+        "f32" => None,
+        // Tensors whose rows are no multiple of 256 are kept in blocks of 32.
+        "q4_k" => Some("q8_0,q8_k"),
+        same => Some(same),
+    };
+    let products = [QProjOut, KProjOut, QPreRope, KPreRope, VProj, AttnProjOut, MlpGate, MlpUp, MlpOut, Logits];
+    let of_point = |point: &Point| {
+        let f16 = |of: &[Point]| of.contains(point).then(|| "f16".to_owned());
+        let fields = ContractFields {
+            accumulate: Some("f32".to_owned()),
+            activation_quant: met.filter(|_| products.contains(point)).map(str::to_owned),
+            inputs: f16(&[AttnScores, AttnProbs, AttnOut]),
+            probs: f16(&[AttnOut]),
+            ..ContractFields::default()
+        };
+        (point.id().to_owned(), fields)
+    };
+    let flat = ContractFields {
+        weights: Some(weights.to_owned()),
+        kv_cache: Some("f16".to_owned()),
+        accumulate: None,
+        ..plain("f32")
+    };
+    Contract { flat, by_point: Point::ALL.iter().map(of_point).collect(), ..Contract::default() }
 }
 
 /// Eager attention of Hugging Face transformers in a 16-bit format: every operation's result is stored.

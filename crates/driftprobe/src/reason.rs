@@ -128,10 +128,16 @@ reasons! {
         "trace the engine in question itself";
     OnePhasePoint, "ONE_PHASE_POINT", false, "points that only one phase can give were expected of neither, and were not compared",
         "use an attention that has them in both phases, if they matter";
+    OneRunPoint, "ONE_RUN_POINT", false, "points or layers that only one of the two runs records were not compared",
+        "record them in both, if they matter";
+    Reordered, "REORDERED", false, "the two files of the weights order the elements of Q and K differently: those rows were brought into one order",
+        "nothing: GGUF files of the llama architecture have the rotary embedding's pairs side by side";
     TwoSpellings, "TWO_SPELLINGS", false, "rows stand under two spellings of their point, alike as far as both say; each was read as one row",
         "write each row once, under the point's id";
     SameSettings, "SAME_SETTINGS", false, "both runs say that they are of one engine with one setting: only its repeatability was compared",
         "compare runs of two engines or settings, and record in each manifest which";
+    ConfigDiffers, "CONFIG_DIFFERS", false, "the run's manifest tells of another config than the model has: its rows were held against the model",
+        "correct manifest.config, or give the model as the engine ran it";
     RecordingNotes, "RECORDING_NOTES", false, "reading the run left notes that do not bear on the evidence",
         "see the notes";
 }

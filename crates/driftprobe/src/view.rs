@@ -154,6 +154,15 @@ impl View {
         Some(tally)
     }
 
+    /// The compared values with their index in the reference; `None` if the rows are of different length.
+    pub fn pairs_of_values(&self, reference: &Row, candidate: &Row) -> Option<Vec<(u64, f64, f64)>> {
+        if self.columns.is_none() && reference.len() != candidate.len() {
+            return None;
+        }
+        let values = self.values(reference, 0).zip(self.values(candidate, 1)).enumerate();
+        Some(values.map(|(n, (p, d))| (self.index(n, 0) as u64, p, d)).collect())
+    }
+
     /// Whether an infinity stands on one side only.
     pub fn infinities_differ(&self, reference: &Row, candidate: &Row) -> bool {
         let mut values = self.values(reference, 0).zip(self.values(candidate, 1));

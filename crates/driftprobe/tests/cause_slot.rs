@@ -70,6 +70,20 @@ fn a_row_that_is_another_is_named_by_which() {
     assert_eq!((named[0].id, named[0].parameters[0].1.as_str()), ("KV_PRECISION", "bf16"));
 }
 
+/// Within what a simulated row leaves open, a row with one wrong value is as near to a squeezed row as to itself.
+#[test]
+fn one_value_that_is_a_little_off_is_no_matter_of_precision() {
+    let mut bench = Bench::new();
+    let own = bench.own(5);
+    let squeezed: Vec<f64> = own.iter().map(|x| half::f16::from_f64(*x).to_f64()).collect();
+    let named = bench.name(squeezed, 1e-4);
+    assert_eq!((named[0].id, named[0].parameters[0].1.as_str()), ("KV_PRECISION", "f16"));
+    let mut one = own;
+    one[7] *= 1.0003;
+    let named: Vec<&str> = bench.name(one, 1e-3).iter().map(|name| name.id).collect();
+    assert!(!named.contains(&"KV_PRECISION"), "{named:?}");
+}
+
 #[test]
 fn a_row_of_another_sequence_is_found_where_that_is_recorded_and_else_a_tie() {
     let mut bench = Bench::new();

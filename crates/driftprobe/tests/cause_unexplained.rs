@@ -116,3 +116,16 @@ fn the_evidence_says_what_kind_of_difference_it_is() {
     let zero = cause(&half, Point::AttnProjOut, &|_, _| 0.0);
     assert!(zero.candidates.is_empty() && zero.evidence.contains("2 rows are all zero"), "{}", zero.evidence);
 }
+
+/// A coarse accumulator allows more noise than a single wrong value leaves: it would explain anything that small.
+#[test]
+fn one_value_that_is_a_little_off_is_no_coarse_accumulator() {
+    for (storage, size) in [(Storage::F32, 1e-4), (Storage::Bf16, 0.02)] {
+        let recorded = recorded(storage);
+        for point in [Point::AttnProjOut, Point::MlpOut, Point::MlpUp] {
+            let one = cause(&recorded, point, &|i, x| if i == 5 { x * (1.0 + size) } else { x });
+            let names: Vec<_> = one.candidates.iter().map(|candidate| candidate.id).collect();
+            assert!(!names.contains(&"ACCUMULATOR_SATURATED"), "{point}: {names:?}");
+        }
+    }
+}

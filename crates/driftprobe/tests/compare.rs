@@ -74,7 +74,7 @@ fn settings_that_round_otherwise_pass_as_structural() {
         );
         assert!(one.counts.differing > 0 && one.counts.fault == 0);
         // Blocks give no probabilities: told, and no hindrance.
-        assert!(has(one, ReasonCode::OnePhasePoint));
+        assert!(has(one, ReasonCode::OneRunPoint));
     }
     assert_eq!(verdict(&both), Verdict::Pass);
 }

@@ -4,7 +4,8 @@
 use driftprobe::cause::UNEXPLAINED;
 use driftprobe::examine::Oracle;
 use driftprobe::modes::combine;
-use driftprobe::report::{to_json, to_markdown, to_terminal, to_tsv};
+use driftprobe::report::{Plot, picture, to_html, to_json, to_markdown, to_terminal, to_tsv};
+use driftprobe::search::with_search;
 use driftprobe::{Analysis, Options, Verdict, analyze, analyze_against};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};
@@ -12,6 +13,7 @@ use driftprobe_engine::{EmbeddedEngine, Engine, Settings};
 use driftprobe_model::Model;
 use driftprobe_trace::{Manifest, Mode, PromptInfo, Run};
 use std::path::Path;
+use std::sync::Arc;
 
 fn demo() -> Model {
     Model::open(Path::new("DEMO")).unwrap()
@@ -84,6 +86,28 @@ fn assert_filled(markdown: &str) {
     assert!(bodies.clone().count() > 5 && bodies.into_iter().all(|row| row.starts_with('|')), "a table is empty");
 }
 
+/// The page has everything, with pictures that can be read and say what they show.
+fn assert_page(got: &Analysis) {
+    let page = to_html(got);
+    for section in page.split("<section ").skip(1) {
+        let body = section.split("</h2>").nth(1).unwrap().split("</section>").next().unwrap();
+        assert!(body.trim().len() > 40 && !body.contains("Not measured: no model"), "{section}");
+    }
+    assert_eq!(page.matches("<svg class=\"plot\" role=\"img\" aria-label=\"").count(), 3);
+    for plot in Plot::ALL {
+        let svg = picture(got, plot).unwrap().to_svg(plot.title());
+        let parsed = roxmltree::Document::parse(&svg).unwrap();
+        let of = |tag: &str| parsed.descendants().filter(|node| node.has_tag_name(tag)).count();
+        let says = parsed.descendants().find(|node| node.has_tag_name("desc")).unwrap().text().unwrap();
+        assert!(says.len() > 60 && of("text") > 10, "{}: {says}", plot.id());
+        let marks = if plot == Plot::Heatmap { of("rect") } else { of("circle").min(of("polygon")) };
+        assert!(marks > if plot == Plot::Modes { 0 } else { 2 }, "{}: {marks} marks", plot.id());
+        for found in parsed.descendants().filter_map(|node| node.attribute("fill").or(node.attribute("stroke"))) {
+            assert!(found == "none" || found.len() == 7 && found.starts_with('#'), "{found}");
+        }
+    }
+}
+
 /// The lines of one section.
 fn section<'a>(markdown: &'a str, title: &str) -> &'a str {
     let rest = markdown.split(&format!("\n## {title}\n")).nth(1).unwrap_or_else(|| panic!("{title}"));
@@ -125,6 +149,12 @@ fn a_clean_run_in_both_modes() {
     fits(&terminal);
     insta::assert_snapshot!("judged_clean_terminal", masked(&terminal));
     assert!(!got.advice.limits.iter().any(|limit| limit.contains("without a model")), "{:?}", got.advice.limits);
+
+    assert_page(&got);
+    let page = to_html(&got);
+    assert!(page.contains("class=\"badge\"><span aria-hidden=\"true\">✓</span> PASS"), "no verdict");
+    assert!(page.contains("bugs of the catalogue would have shown"), "no power");
+    assert_eq!(page.matches(" k-fault").count(), 0);
 
     // A structural difference is no failure.
     assert!(got.counts.structural > 0);
@@ -181,6 +211,22 @@ fn a_run_whose_decode_takes_a_wrong_position() {
     let first = &got.advice.recommendations[0];
     assert_eq!(first, "Look at where decode takes the rotary position: it is 1 too large (`q_post_rope` of layer 2).");
 
+    assert_page(&got);
+    let page = to_html(&got);
+    assert!(page.contains("Cause: ROPE_POSITION_OFFSET (offset +1) in decode"), "no cause at the top");
+    // The map marks the stage that is at fault, of queries and of keys, and no other of its layer or of one before it.
+    let row = page.split("<tr data-p=\"q_post_rope\">").nth(1).unwrap().split("</tr>").next().unwrap();
+    let cells: Vec<bool> = row.split("<td ").skip(1).map(|cell| cell.contains("k-fault")).collect();
+    assert_eq!(cells.iter().filter(|fault| **fault).count(), 1, "{row}");
+    let faults: Vec<&str> = page.split("</tr>").filter(|row| row.contains(" k-fault\"><a")).collect();
+    assert!(faults.iter().all(|row| row.contains("\"q_post_rope\"") || row.contains("\"k_post_rope\"")), "{faults:?}");
+    // What comes behind it inherits more than rounding makes, and looks like it.
+    let row = page.split("<tr data-p=\"attn_scores\">").nth(1).unwrap().split("</tr>").next().unwrap();
+    assert!(row.contains("k-inherited hatch"), "{row}");
+    let values = got.first_values.as_ref().unwrap();
+    assert!(!values.sampled && values.values.iter().any(|value| value.difference() != 0.0));
+    assert!(page.contains("Values there"), "no values");
+
     let tsv = to_tsv(&got);
     let cells: Vec<Vec<&str>> = tsv.lines().skip(1).map(|line| line.split('\t').collect()).collect();
     let failing: Vec<_> = cells.iter().filter(|cells| cells[5] != "-").collect();
@@ -208,6 +254,35 @@ fn a_fault_in_a_layer_that_was_not_recorded_says_what_to_record() {
     assert!(
         section(&markdown, "As designed against aligned").starts_with("Only one mode was recorded (`as_designed`)")
     );
+}
+
+#[test]
+fn what_a_search_found_is_the_report_s() {
+    let model = demo();
+    let engine = faulty(&model, "ROPE_POSITION_OFFSET:+1@decode:layer2");
+    let [(_a, run), (_b, round)] = [&[0, 4][..], &[2]].map(|layers| run_of(&engine, layers, Mode::AsDesigned));
+    let got = with_search(judged(&run, &model), vec![Arc::new(judged(&round, &model))]);
+    let markdown = to_markdown(&got);
+    assert_filled(&markdown);
+    assert!(
+        section(&markdown, "Root cause").contains("**search 1: layers 2**: ROPE\\_POSITION\\_OFFSET")
+            || section(&markdown, "Root cause").contains("**search 1: layers 2**: ROPE_POSITION_OFFSET (offset +1)")
+    );
+    assert!(section(&markdown, "First failure").contains("`q_post_rope` of layer 2, prompt `p0_short`"));
+    assert!(section(&markdown, "Sample evidence").contains("\"q_post_rope\""));
+    let told = &got.advice.recommendations;
+    assert!(told[0].starts_with("Look at where decode takes the rotary position"), "{told:?}");
+    assert!(!told.iter().any(|sentence| sentence.starts_with("Record layer")), "{told:?}");
+    // Its layer is a column of the map, told apart from those of the run.
+    let page = to_html(&got);
+    assert!(page.contains("data-l=\"2\" data-r=\"1\">2*</th>"), "no column");
+    assert!(page.contains("<h3>Values there</h3>\n<p>The "), "no values");
+    // The row behind the stretch is not what is at fault, and is not said to be.
+    let row = page.split("<tr data-p=\"residual_pre_attn\">").nth(1).unwrap().split("</tr>").next().unwrap();
+    assert!(row.contains("k-gap") && row.contains("a fault before it") && !row.contains("k-fault"), "{row}");
+    let row = page.split("<tr data-p=\"q_post_rope\">").nth(1).unwrap().split("</tr>").next().unwrap();
+    assert!(row.contains("k-fault") && !row.contains("k-gap"), "{row}");
+    assert!(page.contains("Cause: ROPE_POSITION_OFFSET"), "no cause at the top");
 }
 
 #[test]

@@ -77,8 +77,8 @@ pub fn text(bench: &Bench) -> Result<String> {
             let size = column[row];
             // Sizes stand on a ladder whose steps are up to a factor of 2.
             let mark = match bounds.get(name) {
-                Some(bound) if size > aim * 1.01 => format!(" (bound {bound:.0e})"),
-                None if size > aim * 1.01 => " (worse)".to_owned(),
+                Some(bound) if size > aim * 1.01 && size < bound * 2.0 => format!(" (bound {bound:.0e})"),
+                _ if size > aim * 1.01 => " (worse)".to_owned(),
                 _ => String::new(),
             };
             if size.is_finite() { format!("{size:.0e}{mark}") } else { "not seen".to_owned() }
@@ -90,7 +90,7 @@ pub fn text(bench: &Bench) -> Result<String> {
     }
     writeln!(
         text,
-        "\nRelative sizes, on a ladder of 1, 2, 3, 6 times powers of ten; a prompt of {} tokens, {} steps, all layers. Of one row: the size at which half of the rows are found; bound: at which half of them are stored otherwise at all, so that no test can find half of smaller ones. Prototype: what a first study in numpy saw, on other models.",
+        "\nRelative sizes, on a ladder of 1, 2, 3, 6 times powers of ten; a prompt of {} tokens, {} steps, all layers. Worse: than the prototype's. Of one row: the size at which half of the rows are found; bound: at which half of them are stored otherwise at all, so that no test can find half of smaller ones. Prototype: what a first study in numpy saw, on other models.",
         SHAPE.0[0], SHAPE.1
     )?;
     Ok(text)

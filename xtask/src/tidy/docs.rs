@@ -201,11 +201,12 @@ fn reports(tree: &Tree, findings: &mut Findings) -> Result<()> {
     }
     driftprobe::verdict::codes().for_each(|code| expect(format!("`{code}`")));
     for part in ["schema.rs", "schema/attention.rs", "schema/cause.rs", "schema/row.rs"] {
-        let fields = need(tree, &format!("crates/driftprobe/src/report/{part}"))?
-            .text
-            .lines()
-            .filter_map(|line| line.strip_prefix("    pub ")?.split_once(':'));
-        fields.for_each(|(field, _)| expect(format!("`{field}`")));
+        fields(tree, part)?.into_iter().for_each(|field| expect(format!("`{field}`")));
+    }
+    for (page, part) in [("docs/compare.md", "schema/compare.rs"), ("docs/gate.md", "schema/gate.rs")] {
+        let text = &need(tree, page)?.text;
+        let lacks = |field: &&str| !text.contains(&format!("| `{field}` |"));
+        findings.extend(fields(tree, part)?.into_iter().filter(lacks).map(|field| format!("{page}: lacks `{field}`")));
     }
     Ok(())
 }
@@ -220,6 +221,12 @@ fn presets(tree: &Tree, findings: &mut Findings) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Public fields of a file of serialised types.
+fn fields<'t>(tree: &'t Tree, part: &str) -> Result<Vec<&'t str>> {
+    let lines = need(tree, &format!("crates/driftprobe/src/report/{part}"))?.text.lines();
+    Ok(lines.filter_map(|line| Some(line.strip_prefix("    pub ")?.split_once(':')?.0)).collect())
 }
 
 /// docs/greta.md shows what the program prints today.

@@ -2,6 +2,7 @@
 
 use crate::analysis::Analysis;
 use crate::cause::{Candidate, Cause};
+use crate::search::recorded_layers;
 use crate::simulate::Gap;
 use crate::verdict::layer_of;
 use std::collections::BTreeSet;
@@ -73,17 +74,23 @@ const CURES: &[(&str, &str, &str)] = &[
     ("LM_HEAD_WEIGHT", "which matrix {phase} uses for logits", "it is {weight}"),
 ];
 
-/// One sentence a cause, of both modes, each once.
+/// One sentence a cause, of both modes and of the search, each once.
 pub(super) fn of_causes(analysis: &Analysis) -> Vec<String> {
     let own = analysis.examination.iter().chain(analysis.aligned.iter().flat_map(|aligned| &aligned.examination));
     let mut out: Vec<String> = vec![];
-    for cause in own.flat_map(|examination| &examination.causes) {
+    for cause in own.flat_map(|examination| &examination.causes).chain(searched(analysis)) {
         let sentence = of_cause(cause);
         if !out.contains(&sentence) {
             out.push(sentence);
         }
     }
     out
+}
+
+/// What the last round of the search has found.
+pub(super) fn searched(analysis: &Analysis) -> &[Cause] {
+    let last = analysis.search.last().and_then(|round| round.examination.as_ref());
+    last.map(|examination| examination.causes.as_slice()).unwrap_or_default()
 }
 
 fn of_cause(cause: &Cause) -> String {
@@ -127,10 +134,14 @@ fn offset(value: &str) -> String {
     }
 }
 
-/// Which layers, or points, to record where a stretch that was not recorded hides a fault.
+/// Which layers, or points, to record where a stretch that was not recorded hides a fault, and no search has found it.
 pub(super) fn of_gaps(analysis: &Analysis) -> Vec<String> {
     let own = analysis.examination.iter().chain(analysis.aligned.iter().flat_map(|aligned| &aligned.examination));
-    let flagged = own.flat_map(|examination| &examination.study.gaps).filter(|gap| gap.flagged);
+    let again: BTreeSet<i32> = analysis.search.iter().flat_map(|round| recorded_layers(round)).collect();
+    let is_found = |gap: &&Gap| {
+        !searched(analysis).is_empty() && (gap.from.layer + 1..gap.to.layer).any(|layer| again.contains(&layer))
+    };
+    let flagged = own.flat_map(|examination| &examination.study.gaps).filter(|gap| gap.flagged && !is_found(gap));
     let sentences: BTreeSet<String> = flagged.map(of_gap).collect();
     sentences.into_iter().collect()
 }

@@ -58,6 +58,8 @@ pub(super) struct Held {
     pub surprise: f64,
     /// Rows that hold, in the order of the cases.
     pub holds: Vec<bool>,
+    /// The surprise of all values but the one that is furthest off in each row.
+    pub surprise_of_rest: f64,
     /// Score tests over all rows.
     pub tests: BTreeMap<Direction, ScoreTest>,
 }
@@ -85,7 +87,7 @@ pub(super) fn hold_grossly(cases: &[Case], expect: &Expect<'_>) -> Held {
 
 fn hold_as(cases: &[Case], expect: &Expect<'_>, grossly: bool) -> Held {
     let mut held = Held::default();
-    let (mut squares, mut surprise, mut count) = (0.0, 0.0, 0usize);
+    let (mut squares, mut surprise, mut furthest, mut count) = (0.0, 0.0, 0.0, 0usize);
     for case in cases {
         let Ok(expectation) = expect(case) else {
             held.holds.push(false);
@@ -100,6 +102,7 @@ fn hold_as(cases: &[Case], expect: &Expect<'_>, grossly: bool) -> Held {
             (Outcome::Clean(s) | Outcome::Flagged { statistics: s, .. }, Expectation::Noisy(expected)) => {
                 squares += s.rms * s.rms * s.compared as f64;
                 surprise += s.rms * s.rms * s.compared as f64 + logarithms(expected);
+                furthest += s.element.1 * s.element.1;
                 count += s.compared;
                 // A mask that is another's is as far off as can be.
                 if has_mask_flag(&outcome) {
@@ -112,6 +115,7 @@ fn hold_as(cases: &[Case], expect: &Expect<'_>, grossly: bool) -> Held {
     }
     let mean = |sum: f64| if count == 0 { 0.0 } else { sum / count as f64 };
     (held.rms, held.surprise) = (mean(squares).sqrt(), mean(surprise));
+    held.surprise_of_rest = mean(surprise - furthest);
     held
 }
 

@@ -8,6 +8,7 @@ use crate::kv::Projection;
 use crate::modes::Says;
 use crate::oracle::Outcome;
 use crate::report::format::brief;
+use crate::report::recordings::recordings;
 use crate::report::suspects::cause_in_words;
 use driftprobe_trace::{Phase, Point};
 
@@ -219,11 +220,11 @@ fn causes(analysis: &Analysis) -> Evidence {
     if analysis.examination.is_none() {
         return row(what, NO_MODEL, (Supports::NotMeasured, "give the model (--model)"));
     }
-    let all = modes(analysis);
+    let all = recordings(analysis);
     let causes: Vec<String> = all
         .iter()
-        .filter_map(|(mode, one)| Some((mode, one.examination.as_ref()?)))
-        .flat_map(|(mode, e)| e.causes.iter().map(move |cause| format!("{mode}: {}", cause_in_words(cause))))
+        .filter_map(|one| Some((&one.name, one.analysis.examination.as_ref()?)))
+        .flat_map(|(name, e)| e.causes.iter().map(move |cause| format!("{name}: {}", cause_in_words(cause))))
         .collect();
     match causes.is_empty() {
         true => row(

@@ -6,6 +6,7 @@
 //! one layer or some rows only is a fault and no contract.
 
 mod by_pass;
+mod finer;
 
 use super::judgement::{Outcome, PhaseJudgement, StageJudgement};
 use super::replay::Replay;
@@ -49,6 +50,7 @@ pub fn fit(
 ) -> Result<Vec<Finding>, TraceError> {
     let mut findings = Vec::new();
     for (phase, judged) in Phase::ALL.into_iter().zip(judged) {
+        findings.extend(finer::fit(replay, (events, rows), phase, judged)?);
         for point in flagged_points(judged) {
             let Some((finding, better)) = fit_point(replay, (events, rows), (phase, point), judged, refuse)? else {
                 continue;

@@ -1,6 +1,7 @@
 //! One phase of a run, stage by stage.
 
 pub(crate) mod cases;
+mod declared;
 mod partial;
 mod recorded;
 
@@ -39,37 +40,6 @@ impl<'a> Replay<'a> {
             own_cache: mode == Some(Mode::AsDesigned),
             stages: graph(&model.config),
             fitted: BTreeMap::new(),
-        }
-    }
-
-    /// With another contract than the manifest's.
-    pub fn with_contract(self, contract: &'a Contract) -> Replay<'a> {
-        Replay { contract: Some(contract), ..self }
-    }
-
-    /// From now on, this point of this phase has this arithmetic, whatever the contract says.
-    pub fn declare(&mut self, phase: Phase, point: Point, fields: ContractFields) {
-        self.fitted.insert((phase, point), fields);
-    }
-
-    /// What the contract says of a point of a phase.
-    pub fn declared(&self, phase: Phase, point: Point) -> ContractFields {
-        Arithmetic::resolve(self.contract, phase, point, Dtype::F32).into_fields()
-    }
-
-    /// What has been declared so.
-    pub fn fitted(&self) -> &BTreeMap<(Phase, Point), ContractFields> {
-        &self.fitted
-    }
-
-    /// The same for one point alone, with this arithmetic in one phase.
-    pub fn only(&self, point: Point, phase: Phase, fields: &ContractFields) -> Replay<'a> {
-        Replay {
-            model: self.model,
-            contract: self.contract,
-            own_cache: self.own_cache,
-            stages: self.stages.iter().filter(|stage| stage.point == point).cloned().collect(),
-            fitted: [((phase, point), fields.clone())].into(),
         }
     }
 

@@ -93,15 +93,27 @@ fn with(a: &Variant, b: &Variant) -> Variant {
     }
 }
 
-/// The result is rounded to a narrower format than it is recorded in.
-fn outputs(point: Point) -> Vec<Variant> {
+/// Field of the format in which a point's result is stored.
+fn storage_field(point: Point) -> &'static str {
     use Point::*;
-    let name = match point {
+    match point {
         EmbedOut | ResidualPreAttn | ResidualPostAttn | ResidualPostMlp | FinalNormIn => "residual",
         AttnScores => "scores",
         AttnProbs => "probs",
+        KCache | VCache => "kv_cache",
         _ => "activations",
-    };
+    }
+}
+
+/// The result is kept in the format of its record, finer than declared.
+pub fn kept_as_recorded(point: Point, storage: Float) -> Variant {
+    let says = ["its rows are kept in ", storage.id(), ", more finely than declared"];
+    one(storage_field(point), storage, &says, false)
+}
+
+/// The result is rounded to a narrower format than it is recorded in.
+fn outputs(point: Point) -> Vec<Variant> {
+    let name = storage_field(point);
     NARROW.iter().map(|f| one(name, *f, &["the result is rounded to ", f.id()], false)).collect()
 }
 

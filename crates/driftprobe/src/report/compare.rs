@@ -3,7 +3,7 @@
 use super::escape::{markdown, markdown_sentence, tsv};
 use super::format::{brief, distances, or_dash};
 use super::json;
-use super::schema::{CauseEntry, ContractEntry, NumbersEntry, ReasonEntry};
+use super::schema::{CompareReport, ComparedPhaseEntry, ComparedRowEntry, OfRun};
 use super::strip;
 use super::suspects::cause_in_words;
 use super::terminal::{Style, Styled, WIDTH, counted};
@@ -12,7 +12,6 @@ use crate::judge::{JudgedPair, PairVerdict};
 use crate::place::describe;
 use crate::verdict::Verdict;
 use driftprobe_trace::Phase;
-use serde::Serialize;
 use std::fmt::Write as _;
 
 /// Version of `compare.json`.
@@ -131,54 +130,10 @@ pub fn to_markdown(comparisons: &[Comparison]) -> String {
     out
 }
 
-#[derive(Serialize)]
-struct Report<'a> {
-    schema: u32,
-    verdict: &'static str,
-    runs: &'a [String; 2],
-    phases: Vec<PhaseEntry<'a>>,
-}
-
-#[derive(Serialize)]
-struct PhaseEntry<'a> {
-    phase: &'static str,
-    verdict: &'static str,
-    sub_verdict: Option<&'static str>,
-    why: &'a str,
-    judged: bool,
-    reasons: Vec<ReasonEntry>,
-    notes: Vec<ReasonEntry>,
-    first: Option<usize>,
-    causes: Vec<OfRun<'a, CauseEntry>>,
-    contract_findings: Vec<OfRun<'a, ContractEntry>>,
-    rows: Vec<RowEntry<'a>>,
-}
-
-#[derive(Serialize)]
-struct OfRun<'a, T> {
-    run: &'a str,
-    #[serde(flatten)]
-    entry: T,
-}
-
-#[derive(Serialize)]
-struct RowEntry<'a> {
-    prompt_id: &'a str,
-    logical_tok_idx: Option<u64>,
-    pos_id: Option<u64>,
-    token_id: Option<u32>,
-    layer: i32,
-    point: &'static str,
-    verdict: &'static str,
-    at_fault: Option<&'a str>,
-    numbers: Option<NumbersEntry>,
-    findings: Vec<String>,
-}
-
 /// `compare.json`, with a line feed at its end.
 pub fn to_json(comparisons: &[Comparison]) -> String {
     let none = ["".to_owned(), "".to_owned()];
-    let report = Report {
+    let report = CompareReport {
         schema: SCHEMA,
         verdict: verdict(comparisons).id(),
         runs: comparisons.first().map_or(&none, |one| &one.names),
@@ -199,9 +154,9 @@ pub fn verdict(comparisons: &[Comparison]) -> Verdict {
     }
 }
 
-fn phase_entry(one: &Comparison) -> PhaseEntry<'_> {
+fn phase_entry(one: &Comparison) -> ComparedPhaseEntry<'_> {
     let name = |side: usize| one.names.get(side).map_or("", String::as_str);
-    PhaseEntry {
+    ComparedPhaseEntry {
         phase: one.phase.id(),
         verdict: one.verdict.id(),
         sub_verdict: one.sub_verdict.map(|sub| sub.id()),
@@ -220,14 +175,14 @@ fn phase_entry(one: &Comparison) -> PhaseEntry<'_> {
     }
 }
 
-fn row<'a>(one: &'a Comparison, pair: &'a JudgedPair) -> RowEntry<'a> {
+fn row<'a>(one: &'a Comparison, pair: &'a JudgedPair) -> ComparedRowEntry<'a> {
     let fails = matches!(pair.verdict, PairVerdict::Fault | PairVerdict::NonFinite);
     let whose = match pair.phase {
         Some(Phase::Prefill) => one.names[0].as_str(),
         Some(Phase::Decode) => one.names[1].as_str(),
         None => "both",
     };
-    RowEntry {
+    ComparedRowEntry {
         prompt_id: &pair.prefill.prompt_id,
         logical_tok_idx: pair.prefill.logical_tok_idx,
         pos_id: pair.prefill.pos_id,

@@ -74,6 +74,38 @@ pub fn code(text: &str) -> String {
     if text.trim().is_empty() { "` `".to_owned() } else { format!("`{text}`") }
 }
 
+/// For text and attributes of HTML and XML: no element, no end of an attribute, nothing unseen.
+pub fn html(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in visible(text).chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            // Neither HTML nor XML may hold these.
+            '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// JSON text for a script element of a page: nothing in it ends the element or opens a comment, and it stays the same JSON.
+pub fn json_in_html(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// For a field of a tab-separated file: one line, one field, and no formula for a spreadsheet.
 pub fn tsv(text: &str) -> String {
     let text = visible(&text.replace('\\', "\\\\"));
@@ -151,6 +183,20 @@ mod tests {
         assert_eq!(tsv("=1+1"), "'=1+1");
         assert_eq!(tsv("@x\ty\nz"), "'@x\\ty\\nz");
         assert_eq!(tsv("plain"), "plain");
+    }
+
+    #[test]
+    fn html_has_no_element_and_json_does_not_end_its_script() {
+        assert_eq!(
+            html("<img src=x onerror='a'>&\"\u{202e}"),
+            "&lt;img src=x onerror=&#39;a&#39;&gt;&amp;&quot;\\u{202e}"
+        );
+        let json = r#"{"a":"</script><!-- & \u2028"}"#.to_owned() + "\u{2028}";
+        let escaped = json_in_html(&json);
+        assert!(!escaped.contains(['<', '>', '&', '\u{2028}']), "{escaped}");
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text.trim_end()).unwrap();
+        assert_eq!(value(r#"{"a":"\u003c/script\u003e"}"#), value(r#"{"a":"</script>"}"#));
+        assert_eq!(value(escaped.trim_end_matches("\\u2028")), value(json.trim_end_matches('\u{2028}')));
     }
 
     #[test]

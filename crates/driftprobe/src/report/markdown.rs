@@ -11,6 +11,7 @@ mod power;
 
 use super::escape::{code, markdown, markdown_sentence};
 use super::format::{number, share};
+use super::recordings::showing_failure;
 use super::tsv;
 use crate::analysis::Analysis;
 use crate::reason::Reason;
@@ -18,13 +19,22 @@ use crate::verdict::{TRACE_OFFSET, Verdict};
 
 /// The report as Markdown.
 pub fn to_markdown(analysis: &Analysis) -> String {
+    let mut out = document(analysis);
+    results(&mut out, analysis);
+    let section = |section: &Section| match section.title.is_empty() {
+        true => section.body.clone(),
+        false => format!("\n## {}\n\n{}", section.title, section.body),
+    };
+    out.sections.iter().map(section).collect()
+}
+
+/// All of the report but the list of pairs.
+pub(super) fn document(analysis: &Analysis) -> Document {
     let mut out = Document::default();
     head(&mut out, analysis);
     modes::execution(&mut out, analysis);
     judged::root_cause(&mut out, analysis);
-    // Where the other mode's verdict is the worse one, its rows show the failure.
-    let worse = analysis.own_verdict.is_some_and(|own| own != analysis.verdict.verdict);
-    let shown = analysis.aligned.as_deref().filter(|_| worse).unwrap_or(analysis);
+    let shown = showing_failure(analysis);
     if let Some(first) = &shown.verdict.first_failure {
         failure::first_failure(&mut out, shown, first);
     }
@@ -41,31 +51,44 @@ pub fn to_markdown(analysis: &Analysis) -> String {
     if analysis.verdict.first_failure.is_some() {
         failure::prompts(&mut out, analysis);
     }
-    failure::propagation(&mut out, analysis);
+    // A round of the search has few layers: what it found propagates in the run itself.
+    let is_round = analysis.search.iter().any(|round| std::ptr::eq(round.as_ref(), shown));
+    failure::propagation(&mut out, if is_round { analysis } else { shown });
     modes::side_by_side(&mut out, analysis);
     power::power(&mut out, analysis);
     power::places(&mut out, analysis);
     coverage::repeats(&mut out, analysis);
     coverage::coverage(&mut out, analysis);
     coverage::provenance(&mut out, analysis);
-    results(&mut out, analysis);
-    out.text
+    out
 }
 
-/// Markdown as it grows.
+/// Markdown as it grows, section by section; the first has no title.
 #[derive(Default)]
-struct Document {
-    text: String,
+pub(super) struct Document {
+    pub sections: Vec<Section>,
+}
+
+/// A section.
+#[derive(Default)]
+pub(super) struct Section {
+    pub title: String,
+    pub body: String,
 }
 
 impl Document {
     fn section(&mut self, title: &str) {
-        self.text.push_str(&format!("\n## {title}\n\n"));
+        self.sections.push(Section { title: title.to_owned(), body: String::new() });
     }
 
     fn line(&mut self, line: impl AsRef<str>) {
-        self.text.push_str(line.as_ref());
-        self.text.push('\n');
+        if self.sections.is_empty() {
+            self.sections.push(Section::default());
+        }
+        if let Some(section) = self.sections.last_mut() {
+            section.body.push_str(line.as_ref());
+            section.body.push('\n');
+        }
     }
 
     /// A table; cells are Markdown already.

@@ -7,6 +7,8 @@
 
 mod attention;
 mod cause;
+mod compare;
+pub mod gate;
 mod row;
 
 pub use attention::{
@@ -16,6 +18,7 @@ pub use attention::{
 pub use cause::{
     CandidateEntry, CauseEntry, ContractEntry, EndToEndEntry, PlaceDriftEntry, PowerEntry, SmallestEntry, SuspectEntry,
 };
+pub use compare::{CompareReport, ComparedPhaseEntry, ComparedRowEntry, OfRun};
 pub use row::{CacheEntry, FindingEntry, LogitsEntry, NumbersEntry, RowEntry, SideEntry, StatisticEntry};
 
 use serde::{Serialize, Serializer};

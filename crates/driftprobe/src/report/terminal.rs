@@ -9,7 +9,9 @@ use super::strip;
 use super::suspects::cause_in_words;
 use crate::advice::rows_of;
 use crate::analysis::{Analysis, PairCounts};
+use crate::cause::Cause;
 use crate::evidence::Bits;
+use crate::examine::Examination;
 use crate::judge::{JudgedPair, PairVerdict};
 use crate::reason::ReasonCode;
 use crate::search::recorded_layers;
@@ -204,25 +206,42 @@ fn causes(out: &mut Styled, analysis: &Analysis) {
         let layers: Vec<String> = recorded_layers(round).iter().map(i32::to_string).collect();
         out.wrapped("Search: ", Style::Plain, &format!("recorded again with layers {}", layers.join(", ")));
     }
-    let searched = analysis.search.last().and_then(|round| round.examination.as_ref());
-    for cause in searched.unwrap_or(examination).causes.iter() {
+    for cause in found_causes(analysis) {
         out.wrapped("Cause: ", Style::Bad, &cause_in_words(cause));
     }
-    if let Some(drift) = examination.study.end_to_end.as_ref().filter(|_| analysis.verdict.verdict != Verdict::Fail) {
-        let text = format!(
-            "end to end the phases are {} times as far apart as {} draws of rounding, p = {}",
-            brief(drift.observed_over_expected),
-            drift.draws,
-            p_value(drift.p_value)
-        );
+    if let Some(text) = end_to_end_sentence(examination).filter(|_| analysis.verdict.verdict != Verdict::Fail) {
         out.wrapped("  ", Style::Dim, &text);
     }
-    if analysis.verdict.verdict == Verdict::Pass && !examination.power.is_empty() {
-        let (seen, of, _) = shown(examination);
-        let smallest = smallest(&examination.power).map_or_else(String::new, |sizes| format!("; smallest: {sizes}"));
-        let text = format!("in what is recorded, {seen} of {of} bugs of the catalogue would have shown{smallest}");
+    if let Some(text) = power_sentence(examination).filter(|_| analysis.verdict.verdict == Verdict::Pass) {
         out.wrapped("  ", Style::Dim, &text);
     }
+}
+
+/// The causes that were found, by the last round of the search if there was one.
+pub(super) fn found_causes(analysis: &Analysis) -> impl Iterator<Item = &Cause> {
+    let searched = analysis.search.last().and_then(|round| round.examination.as_ref());
+    searched.or(analysis.examination.as_ref()).into_iter().flat_map(|examination| &examination.causes)
+}
+
+/// The whole against draws of rounding.
+pub(super) fn end_to_end_sentence(examination: &Examination) -> Option<String> {
+    let drift = examination.study.end_to_end.as_ref()?;
+    Some(format!(
+        "end to end the phases are {} times as far apart as {} draws of rounding, p = {}",
+        brief(drift.observed_over_expected),
+        drift.draws,
+        p_value(drift.p_value)
+    ))
+}
+
+/// What a bug would have had to be.
+pub(super) fn power_sentence(examination: &Examination) -> Option<String> {
+    if examination.power.is_empty() {
+        return None;
+    }
+    let (seen, of, _) = shown(examination);
+    let smallest = smallest(&examination.power).map_or_else(String::new, |sizes| format!("; smallest: {sizes}"));
+    Some(format!("in what is recorded, {seen} of {of} bugs of the catalogue would have shown{smallest}"))
 }
 
 /// `416 pairs: 12 (2.88%) bit-equal, 404 (97.12%) inherited`.
@@ -254,7 +273,8 @@ pub(super) fn counted(counts: &PairCounts, pairs: &[JudgedPair], judged: bool) -
     format!("{}: {}", rows_of(counts.total, "pair"), parts.join(", "))
 }
 
-fn pairs_sentence(analysis: &Analysis) -> String {
+/// What was compared, and whether it is all that was promised.
+pub(super) fn pairs_sentence(analysis: &Analysis) -> String {
     let coverage = &analysis.coverage;
     let expected = match coverage.expected {
         Some(expected) => format!("{} of {expected} promised rows found", expected.saturating_sub(coverage.missing)),

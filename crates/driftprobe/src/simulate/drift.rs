@@ -52,6 +52,8 @@ pub struct PlaceDrift {
     pub observed: f64,
     /// The draws', likewise.
     pub expected: f64,
+    /// Of single pairs of draws, the smallest and the largest.
+    pub drawn: [f64; 2],
 }
 
 impl PlaceDrift {
@@ -66,6 +68,18 @@ struct Sums {
     rows: usize,
     observed: f64,
     expected: f64,
+    /// Of each pair of draws.
+    drawn: Vec<f64>,
+}
+
+impl Sums {
+    fn add(&mut self, other: &Sums) {
+        self.rows += other.rows;
+        self.observed += other.observed;
+        self.expected += other.expected;
+        self.drawn.resize(self.drawn.len().max(other.drawn.len()), 0.0);
+        self.drawn.iter_mut().zip(&other.drawn).for_each(|(sum, draw)| *sum += draw);
+    }
 }
 
 /// One row: squared differences.
@@ -149,10 +163,12 @@ impl Drift {
         if !self.places.contains_key(&place) {
             self.order.push(place);
         }
-        let sums = self.places.entry(place).or_default();
-        sums.rows += 1;
-        sums.observed += row.observed / size;
-        sums.expected += mean(row.drawn) / size;
+        self.places.entry(place).or_default().add(&Sums {
+            rows: 1,
+            observed: row.observed / size,
+            expected: mean(row.drawn) / size,
+            drawn: row.drawn.iter().map(|drawn| drawn / size).collect(),
+        });
     }
 
     /// Adds a prompt.
@@ -169,9 +185,7 @@ impl Drift {
             }
             let sums = self.places.entry(place).or_default();
             if let Some(of) = prompt.places.get(&place) {
-                sums.rows += of.rows;
-                sums.observed += of.observed;
-                sums.expected += of.expected;
+                sums.add(of);
             }
         }
     }
@@ -188,7 +202,10 @@ impl Drift {
             let sums = self.places.get(place)?;
             let rms = |sum: f64| (sum / sums.rows.max(1) as f64).sqrt();
             let (observed, expected) = (rms(sums.observed), rms(sums.expected));
-            Some(PlaceDrift { point: place.point, layer: place.layer, rows: sums.rows, observed, expected })
+            let least = sums.drawn.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = sums.drawn.iter().copied().fold(0.0, f64::max);
+            let drawn = [rms(least), rms(most)];
+            Some(PlaceDrift { point: place.point, layer: place.layer, rows: sums.rows, observed, expected, drawn })
         };
         Some(EndToEnd {
             p_value: (2.0 * p_drawn.min(p_apart)).min(1.0),

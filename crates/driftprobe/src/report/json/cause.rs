@@ -89,6 +89,8 @@ pub fn end_to_end(drift: &EndToEnd) -> EndToEndEntry {
                 rows: place.rows as u64,
                 observed: Num(place.observed),
                 expected: Num(place.expected),
+                expected_low: Num(place.drawn[0]),
+                expected_high: Num(place.drawn[1]),
             })
             .collect(),
     }

@@ -7,6 +7,7 @@ use crate::examine::Examination;
 use crate::hypotheses::{H0, H1, Supports, modes, weigh};
 use crate::report::escape::{code, markdown, markdown_sentence};
 use crate::report::format::brief;
+use crate::report::recordings::recordings;
 use crate::report::suspects::{cause_in_words, named, outcome};
 use crate::verdict::Verdict;
 
@@ -29,9 +30,9 @@ pub fn root_cause(out: &mut Document, analysis: &Analysis) {
         return;
     }
     let mut none = true;
-    for (mode, one) in modes(analysis) {
-        for cause in one.examination.iter().flat_map(|e| &e.causes) {
-            out.line(format!("**{mode}**: {}\n", markdown(&cause_in_words(cause))));
+    for one in recordings(analysis) {
+        for cause in one.analysis.examination.iter().flat_map(|e| &e.causes) {
+            out.line(format!("**{}**: {}\n", markdown(&one.name), markdown(&cause_in_words(cause))));
             of_cause(out, cause);
             none = false;
         }

@@ -146,4 +146,8 @@ pub struct PlaceDriftEntry {
     pub observed: Num,
     /// That of the draws.
     pub expected: Num,
+    /// Of single pairs of draws, the smallest.
+    pub expected_low: Num,
+    /// The largest.
+    pub expected_high: Num,
 }
