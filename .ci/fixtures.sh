@@ -18,6 +18,7 @@ trap 'rm -rf "$made"' EXIT
 export PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=
 "$venv/bin/python" fixtures/make.py --out "$made"
 (cd fixtures && "$venv/bin/python" -m crosscheck.compare "$made" .)
+"$venv/bin/python" fixtures/gate_values.py --check
 
 # Traces depend on the CPU, so they are not compared but judged: all of them, of more steps than the committed ones.
 (cd fixtures && "$venv/bin/python" -m tracing.orders)

@@ -72,28 +72,40 @@ pub fn contract(name: &str) -> Result<Contract, Failure> {
 
 /// Judges a run, the other mode of it if that lies inside, and the rounds of the search that followed.
 pub fn judge_all(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Failure> {
-    let mut rounds = Vec::new();
-    let folders = (1..).map(|number| run.dir.join(format!("{SEARCH_PREFIX}{number}")));
-    for folder in folders.take_while(|folder| run.manifest.is_some() && folder.is_dir()) {
-        rounds.push(Arc::new(judge(&Run::open(&folder)?, oracle)?));
-    }
+    let rounds = search_rounds(run, oracle)?;
     Ok(with_search(judge(run, oracle)?, rounds))
 }
 
 /// Judges a run, and the other mode of it if that lies inside.
 pub fn judge(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Failure> {
+    let (analysis, aligned) = judge_modes(run, oracle)?;
+    Ok(match aligned {
+        None => analysis,
+        Some((_, aligned)) => combine(analysis, aligned),
+    })
+}
+
+/// Judges a run, and by itself the other mode of it if that lies inside.
+pub fn judge_modes(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<(Analysis, Option<(Run, Analysis)>), Failure> {
     let aligned = run.dir.join(ALIGNED_DIR);
     // A loose file is judged alone, whatever lies beside it.
     let aligned = (run.manifest.is_some() && aligned.is_dir()).then(|| Run::open(&aligned)).transpose()?;
     let mut bar = JudgingBar::new();
-    let progress = &mut |step| bar.show(step);
-    let analysis = analyze_against((run, run), oracle, Options::default(), progress);
-    let analysis = match &aligned {
-        None => analysis,
-        Some(aligned) => combine(analysis, analyze_against((aligned, aligned), oracle, Options::default(), progress)),
-    };
+    let mut judge = |run: &Run| analyze_against((run, run), oracle, Options::default(), &mut |step| bar.show(step));
+    let analysis = judge(run);
+    let aligned = aligned.map(|aligned| {
+        let analysis = judge(&aligned);
+        (aligned, analysis)
+    });
     bar.finish();
-    Ok(analysis)
+    Ok((analysis, aligned))
+}
+
+/// The rounds of the search that followed a run, judged.
+pub fn search_rounds(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Vec<Arc<Analysis>>, Failure> {
+    let folders = (1..).map(|number| run.dir.join(format!("{SEARCH_PREFIX}{number}")));
+    let folders = folders.take_while(|folder| run.manifest.is_some() && folder.is_dir());
+    folders.map(|folder| Ok(Arc::new(judge(&Run::open(&folder)?, oracle)?))).collect()
 }
 
 /// `report/` inside the run's folder, or beside a single file.

@@ -1,6 +1,13 @@
 //! The command line.
 
+mod compare;
+mod doctor;
+mod gate;
 pub mod report;
+
+pub use compare::{CompareArgs, ComparedPhase};
+pub use doctor::DoctorArgs;
+pub use gate::GateArgs;
 
 use crate::import::{IMPORT_EXAMPLES, ImportArgs};
 use crate::remote::RemoteArgs;
@@ -51,19 +58,14 @@ Examples:
 A run is a folder with manifest.json and traces/; a folder of *.jsonl files, or
 one such file, is read too. See docs/trace-format.md.";
 
-const COMPARE_EXAMPLES: &str = "\
-Examples:
-  driftprobe compare runs/transformers runs/llama-cpp --model model/
-  driftprobe compare runs/whole runs/chunked --phase prefill
-
-Each run is judged by itself, with its own contract; rows of one phase are paired
-across the two. Exit status as for run.";
-
 /// Do an LLM engine's prefill and decode compute the same tokens? Traces both, pairs their tensors strictly, finds the
 /// first stage that parts, and says what the evidence carries. Without a command: run, on the embedded model.
 #[derive(Parser)]
 #[command(name = "driftprobe", version, after_help = TOP_EXAMPLES, max_term_width = 100)]
 pub struct Cli {
+    /// When to colour [default: on a terminal, unless NO_COLOR is set]
+    #[arg(long, global = true, value_enum, value_name = "WHEN", display_order = 900)]
+    pub color: Option<clap::ColorChoice>,
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -80,14 +82,20 @@ pub enum Command {
     #[command(after_help = report::REPORT_EXAMPLES)]
     Report(report::ReportArgs),
     /// Compare one phase of two runs: two engines, or two settings of one.
-    #[command(after_help = COMPARE_EXAMPLES)]
+    #[command(after_help = compare::EXAMPLES)]
     Compare(CompareArgs),
+    /// Gate runs for CI: the noise model's verdict, other tools' gates beside it, a baseline, a matrix.
+    #[command(after_help = gate::EXAMPLES)]
+    Gate(Box<GateArgs>),
     /// Make every mistake of the catalogue in the model at hand, and say which of them this probe sees.
     #[command(after_help = POWER_EXAMPLES)]
     Power(Box<PowerArgs>),
     /// Make a run of a dump that another tool wrote; analyze judges it.
     #[command(after_help = IMPORT_EXAMPLES)]
     Import(Box<ImportArgs>),
+    /// Look at this machine: what can run here, and is the model readable?
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(DoctorArgs),
     /// Print a completion script for a shell.
     #[command(
         after_help = "Examples:\n  driftprobe completions bash > driftprobe.bash\n  driftprobe completions zsh > _driftprobe"
@@ -97,8 +105,11 @@ pub enum Command {
         shell: clap_complete::Shell,
     },
     /// Print the manual page.
-    #[command(after_help = "Examples:\n  driftprobe man > driftprobe.1\n  driftprobe man | man -l -")]
-    Man,
+    #[command(after_help = "Examples:\n  driftprobe man > driftprobe.1\n  driftprobe man gate > driftprobe-gate.1")]
+    Man {
+        /// The command that it is of [default: the program]
+        command: Option<String>,
+    },
 }
 
 /// What computes the model.
@@ -160,6 +171,10 @@ pub enum Format {
     Md,
     /// report/drift.tsv.
     Tsv,
+    /// JUnit XML.
+    Junit,
+    /// GitHub's annotations; the Markdown goes to $GITHUB_STEP_SUMMARY.
+    Github,
 }
 
 #[derive(Args)]
@@ -306,50 +321,6 @@ impl RunArgs {
             _ => std::process::exit(i32::from(driftprobe::EXIT_COULD_NOT_RUN)),
         }
     }
-}
-
-/// Which phase of two runs is compared.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum ComparedPhase {
-    /// The whole prompt at once.
-    Prefill,
-    /// One token against the KV cache.
-    Decode,
-    /// One after the other.
-    Both,
-}
-
-#[derive(Args)]
-pub struct CompareArgs {
-    /// A run's folder
-    pub first: PathBuf,
-    /// Another run of the same prompts
-    pub second: PathBuf,
-    /// The phase
-    #[arg(long, value_enum, default_value = "both", value_name = "PHASE")]
-    pub phase: ComparedPhase,
-    /// The model of both runs [default: what each manifest names, where it lies there; without one, rows are compared and not
-    /// judged]
-    #[arg(long, value_name = "DEMO|PATH")]
-    pub model: Option<PathBuf>,
-    /// The second run's model, if it is another file of the same weights
-    #[arg(long, value_name = "DEMO|PATH")]
-    pub second_model: Option<PathBuf>,
-    /// The arithmetic that the first engine claims, in place of its manifest's: a JSON file, or a preset by name
-    #[arg(long, value_name = "FILE|PRESET")]
-    pub contract: Option<String>,
-    /// The same of the second
-    #[arg(long, value_name = "FILE|PRESET")]
-    pub second_contract: Option<String>,
-    /// Operations that simulating the prompts from their tokens may take
-    #[arg(long, default_value_t = Oracle::BUDGET_FLOPS, value_name = "FLOPS")]
-    pub simulate: f64,
-    /// Folder for compare.json
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// What to print: text or json
-    #[arg(long, value_enum, default_value = "text")]
-    pub format: PowerFormat,
 }
 
 #[derive(Args)]

@@ -1,16 +1,17 @@
 //! `driftprobe compare`: one phase of two runs against each other.
 
 use crate::analyze::{contract, named_model};
-use crate::args::{CompareArgs, ComparedPhase, PowerFormat};
+use crate::args::{CompareArgs, ComparedPhase, Format};
 use crate::failure::Failure;
+use crate::output;
 use crate::progress::JudgingBar;
 use driftprobe::compare::{Side, compare};
 use driftprobe::examine::Oracle;
-use driftprobe::report::compare::{to_json, to_terminal, verdict};
+use driftprobe::report::ci;
+use driftprobe::report::compare::{to_json, to_markdown, to_terminal, to_tsv, verdict};
 use driftprobe_model::Model;
 use driftprobe_trace::{Phase, Run};
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
 
 /// Runs the command and returns the exit status.
@@ -55,15 +56,17 @@ pub fn run(args: &CompareArgs) -> Result<u8, Failure> {
         let path = folder.join("compare.json");
         fs::write(&path, &json).map_err(|e| Failure::io("write", &path, &e))?;
     }
+    let suites = || ci::of_comparisons(&compared);
     let shown = match args.format {
-        PowerFormat::Text => to_terminal(&compared).ansi(),
-        PowerFormat::Json => json,
+        Format::Text => to_terminal(&compared).ansi(),
+        Format::Json => json,
+        Format::Md => to_markdown(&compared),
+        Format::Tsv => to_tsv(&compared),
+        Format::Junit => ci::to_junit(&suites()),
+        Format::Github => output::github(&suites(), &to_markdown(&compared))?,
     };
-    match anstream::stdout().write_all(shown.as_bytes()) {
-        // The reader has seen enough; the verdict stands.
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::stdout(e)),
-        _ => Ok(verdict(&compared).exit_code()),
-    }
+    output::print(&shown)?;
+    Ok(verdict(&compared).exit_code())
 }
 
 /// A run's folder by its real path, so that two names of one folder are seen to be one; a loose file stands for itself.

@@ -15,8 +15,8 @@ pub const IMPORT_EXAMPLES: &str = "\
 Examples:
   driftprobe import dump/ --out runs/sglang --model models/qwen3-8b
   driftprobe import --prefill a/ --decode b/ --out runs/hf --tokens tokens.json
-  driftprobe import nodes/ --from folder --map llama-cpp --out runs/nodes
-  driftprobe import logits/ --from greta --tokens tokens.json --positions-from 0 --out runs/greta
+  driftprobe import nodes/ --from folder --map own.toml --out runs/nodes
+  driftprobe import greta/ --from greta --tokens tokens.json --positions-from 0 --out runs/logits
   driftprobe analyze runs/sglang
 
 In a dump of both phases, passes of many tokens are prefill and passes of one are decode. What a dump does not tell stays

@@ -3,9 +3,11 @@
 mod analyze;
 mod args;
 mod compare;
+mod doctor;
 mod engine;
 mod environment;
 mod failure;
+mod gate;
 mod import;
 mod output;
 mod picture;
@@ -21,7 +23,7 @@ pub use environment::{host, variables};
 pub use failure::Failure;
 
 use args::{Cli, Command, RunArgs};
-use clap::{CommandFactory, Parser};
+use clap::{ColorChoice, CommandFactory, Parser};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
@@ -39,6 +41,14 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
             return u8::try_from(told.exit_code()).unwrap_or(driftprobe::EXIT_COULD_NOT_RUN);
         }
     };
+    if let Some(choice) = cli.color {
+        let choice = match choice {
+            ColorChoice::Auto => anstream::ColorChoice::Auto,
+            ColorChoice::Always => anstream::ColorChoice::Always,
+            ColorChoice::Never => anstream::ColorChoice::Never,
+        };
+        choice.write_global();
+    }
     let outcome = match cli.command {
         None => run::run(&RunArgs::default_demo()),
         Some(Command::Run(mut run)) => {
@@ -51,11 +61,13 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
         Some(Command::Report(args)) => report::run(&args),
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
+        Some(Command::Gate(args)) => gate::run(&args),
+        Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Completions { shell }) => {
             completions(shell);
             Ok(driftprobe::EXIT_PASS)
         }
-        Some(Command::Man) => man(),
+        Some(Command::Man { command }) => man(command.as_deref()),
     };
     match outcome {
         Ok(code) => code,
@@ -70,9 +82,23 @@ fn completions(shell: clap_complete::Shell) {
     clap_complete::generate(shell, &mut Cli::command(), "driftprobe", &mut std::io::stdout());
 }
 
-fn man() -> Result<u8, Failure> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(Failure::stdout)?;
-    std::io::stdout().write_all(&page).map_err(Failure::stdout)?;
+/// The manual page of the program, or of one of its commands.
+fn man(name: Option<&str>) -> Result<u8, Failure> {
+    let mut command = Cli::command();
+    command.build();
+    let page = match name {
+        None => clap_mangen::Man::new(command),
+        Some(name) => {
+            let found = command.find_subcommand(name).cloned().ok_or_else(|| {
+                let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+                Failure::new(format!("there is no command {name}"), format!("one of {}", names.join(", ")))
+            })?;
+            // Pages of commands are called as git's are: driftprobe-gate.
+            clap_mangen::Man::new(found.bin_name(format!("driftprobe {name}"))).title(format!("driftprobe-{name}"))
+        }
+    };
+    let mut text = Vec::new();
+    page.render(&mut text).map_err(Failure::stdout)?;
+    std::io::stdout().write_all(&text).map_err(Failure::stdout)?;
     Ok(driftprobe::EXIT_PASS)
 }

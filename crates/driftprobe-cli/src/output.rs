@@ -2,7 +2,8 @@
 
 use crate::args::Format;
 use crate::failure::Failure;
-use driftprobe::{Analysis, report};
+use driftprobe::Analysis;
+use driftprobe::report::{self, ci};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
@@ -33,18 +34,57 @@ pub fn files(analysis: &Analysis, folder: &Path) -> Result<Vec<PathBuf>, Failure
 /// Writes a report's files into `folder` and prints the report to standard output.
 pub fn write(analysis: &Analysis, folder: &Path, format: Format) -> Result<(), Failure> {
     let written = files(analysis, folder)?;
+    let suites = || ci::of_analysis(analysis);
     let shown = match format {
         Format::Text => summary(analysis, &written),
         Format::Json => report::to_json(analysis),
         Format::Md => report::to_markdown(analysis),
         Format::Tsv => report::to_tsv(analysis),
+        Format::Junit => ci::to_junit(&suites()),
+        Format::Github => github(&suites(), &report::to_markdown(analysis))?,
     };
+    print(&shown)
+}
+
+/// Prints to standard output.
+pub fn print(text: &str) -> Result<(), Failure> {
     // anstream takes the colours out unless this is a terminal that wants them.
-    match anstream::stdout().write_all(shown.as_bytes()) {
+    match anstream::stdout().write_all(text.as_bytes()) {
         // The reader has seen enough; the files are written and the verdict stands.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome.map_err(Failure::stdout),
     }
+}
+
+/// Bytes of a step's summary beyond which GitHub drops all of it, less what others may have written there.
+const SUMMARY_BYTES_MAX: usize = 900 << 10;
+
+/// Adds Markdown to the step's summary, if this is a step of GitHub's, and gives its annotations.
+pub fn github(suites: &[ci::Suite], markdown: &str) -> Result<String, Failure> {
+    if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty()) {
+        let path = PathBuf::from(path);
+        let open = fs::OpenOptions::new().create(true).append(true).open(&path);
+        open.and_then(|mut file| file.write_all(cut(markdown).as_bytes()))
+            .map_err(|e| Failure::io("write", &path, &e))?;
+    }
+    Ok(ci::to_annotations(suites))
+}
+
+/// As many whole lines as a step's summary holds, with a word about the rest.
+fn cut(markdown: &str) -> String {
+    if markdown.len() <= SUMMARY_BYTES_MAX {
+        return format!("{markdown}\n");
+    }
+    let mut out = String::new();
+    let (mut kept, mut all) = (0usize, 0usize);
+    for line in markdown.split_inclusive('\n') {
+        all += 1;
+        if out.len() + line.len() <= SUMMARY_BYTES_MAX && kept + 1 == all {
+            out.push_str(line);
+            kept += 1;
+        }
+    }
+    format!("{out}\n{} more lines are in the report itself.\n", all - kept)
 }
 
 fn summary(analysis: &Analysis, written: &[PathBuf]) -> String {
@@ -57,4 +97,17 @@ fn summary(analysis: &Analysis, written: &[PathBuf]) -> String {
         let _ = writeln!(text, "wrote {}", path.display());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_cut_at_a_line_and_says_so() {
+        let long = "0123456789 of a table\n".repeat(60_000);
+        let cut = cut(&long);
+        assert!(cut.len() < SUMMARY_BYTES_MAX + 100 && cut.contains("more lines are in the report itself"));
+        assert!(cut.lines().take(1000).all(|line| line == "0123456789 of a table"));
+    }
 }

@@ -5,6 +5,7 @@ mod error;
 mod events;
 mod keys;
 mod load;
+mod logits;
 mod map;
 mod mapped;
 mod npy;
@@ -18,6 +19,7 @@ mod torch_file;
 
 pub use error::{ImportError, Result};
 pub use keys::Told;
+pub use logits::{LogitsDump, LogitsLine, LogitsLines};
 pub use map::Map;
 pub use report::{Report, Unmapped};
 pub use source::{Format, token_ids};

@@ -33,6 +33,7 @@ pub use error::{RowError, TraceError};
 pub use event::{Event, HashAlgo, HashCheck, LogitsTop, PayloadRef, Phase, RowHash, RowStats, Sample, Source};
 pub use expected::ExpectedKey;
 pub use hash::xxh3_64;
+pub use json::quote_bare_words;
 pub use lines::MAX_LINE_BYTES;
 pub use manifest::{
     AttentionInfo, EngineInfo, HostInfo, LogitsCompared, MANIFEST_FILE, Manifest, Mode, ModelInfo, ObserverEffect,
@@ -42,4 +43,5 @@ pub use notes::Note;
 pub use point::Point;
 pub use row::{GRETA_HASHED_VALUES, Row, element_count};
 pub use run::{ALIGNED_DIR, Rows, Run, SEARCH_PREFIX, TENSORS_DIR, TRACES_DIR};
+pub use scalar::Num;
 pub use write::{RowRecord, RunWriter, SAMPLE_VALUES};

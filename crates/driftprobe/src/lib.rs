@@ -15,6 +15,7 @@ pub mod evidence;
 pub mod examine;
 pub mod exercise;
 pub mod first_values;
+pub mod gate;
 pub mod grounds;
 pub mod hypotheses;
 pub mod judge;

@@ -11,7 +11,7 @@ mod lockstep;
 mod measure;
 mod random;
 mod record;
-mod student;
+pub(crate) mod student;
 mod study;
 pub mod token;
 

@@ -128,6 +128,16 @@ impl View {
         Some(self.values(reference, 0).map(f64::to_bits).eq(self.values(candidate, 1).map(f64::to_bits)))
     }
 
+    /// The compared values of both rows, without those that are masked in both; `None` if the rows are of different length.
+    pub fn both(&self, reference: &Row, candidate: &Row) -> Option<(Vec<f64>, Vec<f64>)> {
+        if self.columns.is_none() && reference.len() != candidate.len() {
+            return None;
+        }
+        let both = self.values(reference, 0).zip(self.values(candidate, 1));
+        let masked = |value: f64| self.masks() && value == f64::NEG_INFINITY;
+        Some(both.filter(|(p, d)| !(masked(*p) && masked(*d))).unzip())
+    }
+
     /// Sums over the compared values; `None` if the rows are of different length.
     pub fn tally(&self, reference: &Row, candidate: &Row) -> Option<Tally> {
         if self.columns.is_none() && reference.len() != candidate.len() {

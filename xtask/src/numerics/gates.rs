@@ -1,18 +1,20 @@
 //! What other tools' gates say of the same pairs of rows.
 
 use driftprobe::Analysis;
-use driftprobe_trace::{Dtype, Event, Point, Rows, Run};
+use driftprobe::gate::Preset;
+use driftprobe::gate::measure::Rows as RowPair;
+use driftprobe_trace::{Event, Point, Rows, Run};
 use std::fmt::Write as _;
 
-/// The gates: how they are written in tables.
-pub const GATES: [&str; 7] = [
-    "hash equality",
-    "`torch.testing.assert_close`, defaults by dtype",
-    "cosine ≥ 0.999",
-    "rel. L2 ≤ 1e-3",
-    "top-1 of the logits",
-    "SGLang: 1 − 2Σxy/Σ(x²+y²) ≤ 1e-3",
-    "msprobe: cosine > 0.99 and max abs < 1e-3",
+/// The gates: how they are written in tables, and which presets they are.
+pub const GATES: [(&str, &str); 7] = [
+    ("hash equality", "batch-invariant"),
+    ("`torch.testing.assert_close`, defaults by dtype", "torch-assert-close"),
+    ("cosine ≥ 0.999", "cosine"),
+    ("rel. L2 ≤ 1e-3", "rel-l2"),
+    ("top-1 of the logits", "top-1"),
+    ("SGLang: 1 − 2Σxy/Σ(x²+y²) ≤ 1e-3", "sglang"),
+    ("msprobe: cosine > 0.99 and max abs < 1e-3", "msprobe"),
 ];
 
 /// A pair: where it stands, and which gates it fails.
@@ -27,45 +29,12 @@ pub fn pairs(analysis: &Analysis, rows: &Run) -> Vec<Pair> {
     let row = |event: &Event| rows.row(event).ok().flatten().map(|row| (row.dtype, row.to_f64()));
     let one = |pair: &driftprobe::judge::JudgedPair| {
         let ((dtype, x), (_, y)) = (row(&pair.prefill)?, row(&pair.decode)?);
-        let point = pair.prefill.point;
-        Some(Pair { point, layer: pair.prefill.layer, fails: fails(point, dtype, (&x, &y)) })
+        let (point, rows) = (pair.prefill.point, RowPair::new(dtype, &x, &y));
+        // A gate that takes no such rows does not fail on them.
+        let fails = GATES.map(|(_, id)| Preset::by_id(id).and_then(|preset| preset.fails(point, &rows)) == Some(true));
+        Some(Pair { point, layer: pair.prefill.layer, fails })
     };
     analysis.pairs.iter().filter_map(one).collect()
-}
-
-/// rtol and atol of `torch.testing.assert_close`.
-fn tolerances(dtype: Dtype) -> (f64, f64) {
-    match dtype {
-        Dtype::F64 => (1e-7, 1e-7),
-        Dtype::F32 => (1.3e-6, 1e-5),
-        Dtype::F16 => (1e-3, 1e-5),
-        Dtype::Bf16 => (1.6e-2, 1e-5),
-    }
-}
-
-fn fails(point: Point, dtype: Dtype, (x, y): (&[f64], &[f64])) -> [bool; GATES.len()] {
-    let (rtol, atol) = tolerances(dtype);
-    let (mut xx, mut yy, mut xy, mut dd, mut max, mut bits, mut close) = (0.0, 0.0, 0.0, 0.0, 0.0f64, false, true);
-    let mut odd = x.len() != y.len();
-    for (x, y) in x.iter().zip(y) {
-        bits |= x.to_bits() != y.to_bits();
-        if x == y && !x.is_finite() {
-            continue;
-        }
-        let d = (x - y).abs();
-        odd |= !d.is_finite();
-        close &= d <= atol + rtol * y.abs();
-        (xx, yy, xy, dd, max) = (xx + x * x, yy + y * y, xy + x * y, dd + d * d, max.max(d));
-    }
-    let cosine = if xx * yy > 0.0 { xy / (xx.sqrt() * yy.sqrt()) } else { f64::from(u8::from(xx == yy)) };
-    let relative = if xx > 0.0 { (dd / xx).sqrt() } else { dd };
-    let sglang = if xx + yy > 0.0 { 1.0 - 2.0 * xy / (xx + yy) } else { 0.0 };
-    let top = |row: &[f64]| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(at, _)| at);
-    let top1 = point == Point::Logits && top(x) != top(y);
-    // What is not finite on one side alone fails every gate that looks at values.
-    let near = |held: bool| !held || odd;
-    let msprobe = cosine > 0.99 && max < 1e-3;
-    [bits, near(close), near(cosine >= 0.999), near(relative <= 1e-3), top1, near(sglang <= 1e-3), near(msprobe)]
 }
 
 /// Counts by gate.
@@ -139,7 +108,7 @@ pub fn text(gates: &Gates, own: &Own) -> String {
     let mut text = String::from(
         "| gate | clean runs alarmed | clean pairs alarmed | faults alarmed | … where the clean run is silent | first alarm at the fault's own point and layer |\n|---|---|---|---|---|---|\n",
     );
-    for (gate, name) in GATES.iter().enumerate() {
+    for (gate, (name, _)) in GATES.iter().enumerate() {
         let _ = writeln!(
             text,
             "| {name} | {} | {} | {} | {} | {} |",

@@ -3,6 +3,7 @@
 
 use super::{File, Findings, Tree};
 use anyhow::{Context, Result};
+use driftprobe::gate::PRESETS;
 use driftprobe::reason::ReasonCode;
 use driftprobe::report::to_terminal;
 use driftprobe::{Options, analyze};
@@ -27,6 +28,7 @@ pub fn check(tree: &Tree, findings: &mut Findings) -> Result<()> {
     }
     code_map(tree, findings)?;
     reports(tree, findings)?;
+    presets(tree, findings)?;
     summaries(tree, findings)?;
     crosscheck(tree, findings)
 }
@@ -123,8 +125,10 @@ impl Commands {
         };
         let args = need(tree, "crates/driftprobe-cli/src/args.rs")?;
         let remote = need(tree, "crates/driftprobe-cli/src/remote.rs")?;
-        let report = need(tree, "crates/driftprobe-cli/src/args/report.rs")?;
-        let lines = args.text.lines().chain(remote.text.lines()).chain(report.text.lines());
+        // Arguments of single commands lie in files of their own.
+        let own = |file: &&File| file.path.starts_with("crates/driftprobe-cli/src/args/");
+        let own = tree.files.iter().filter(own).flat_map(|file| file.text.lines());
+        let lines = args.text.lines().chain(remote.text.lines()).chain(own);
         let fields = lines.filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(':'));
         Ok(Commands {
             driftprobe: variants(&args.text),
@@ -199,11 +203,23 @@ fn reports(tree: &Tree, findings: &mut Findings) -> Result<()> {
     for part in ["schema.rs", "schema/attention.rs", "schema/cause.rs", "schema/row.rs"] {
         fields(tree, part)?.into_iter().for_each(|field| expect(format!("`{field}`")));
     }
-    let page = "docs/compare.md";
-    let text = &need(tree, page)?.text;
-    let lacks = |field: &&str| !text.contains(&format!("| `{field}` |"));
-    findings
-        .extend(fields(tree, "schema/compare.rs")?.into_iter().filter(lacks).map(|f| format!("{page}: lacks `{f}`")));
+    for (page, part) in [("docs/compare.md", "schema/compare.rs"), ("docs/gate.md", "schema/gate.rs")] {
+        let text = &need(tree, page)?.text;
+        let lacks = |field: &&str| !text.contains(&format!("| `{field}` |"));
+        findings.extend(fields(tree, part)?.into_iter().filter(lacks).map(|field| format!("{page}: lacks `{field}`")));
+    }
+    Ok(())
+}
+
+/// docs/gate.md has each preset's formula and source, as the program has them.
+fn presets(tree: &Tree, findings: &mut Findings) -> Result<()> {
+    let text = &need(tree, "docs/gate.md")?.text;
+    for preset in PRESETS {
+        let row = format!("| `{}` | {} | {} |", preset.id, preset.formula.replace('|', "\\|"), preset.source);
+        if !text.contains(&row) {
+            findings.push(format!("docs/gate.md: lacks {row}"));
+        }
+    }
     Ok(())
 }
 

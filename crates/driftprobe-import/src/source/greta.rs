@@ -2,17 +2,10 @@
 
 use super::{files, name_of};
 use crate::error::{ImportError, Result};
+use crate::logits::{LogitsLines, metadata};
 use crate::tensor::{Kind, Tensor};
 use driftprobe_trace::{Dtype, Phase, Run};
-use flate2::read::MultiGzDecoder;
-use serde::Deserialize;
-use serde_json::Value;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-
-/// Longest line of logits.
-const LINE_BYTES_MAX: u64 = 64 << 20;
 
 /// Whether a file holds lines of JSON.
 pub fn is_lines(path: &Path) -> bool {
@@ -46,14 +39,6 @@ pub struct Loose {
     pub read: Vec<PathBuf>,
 }
 
-#[derive(Deserialize)]
-struct Line {
-    token_idx: u64,
-    #[serde(default)]
-    token_id: Option<u32>,
-    logits: Vec<f32>,
-}
-
 /// Reads the traces and logits below a folder, or one file.
 ///
 /// # Errors
@@ -80,13 +65,8 @@ pub fn loose(path: &Path, phase: Option<Phase>) -> Result<Loose> {
 /// The phase of a dump of logits: the user's word, its metadata's, or a folder's name.
 fn phase_of(root: &Path, file: &Path, asked: Option<Phase>) -> Result<Phase> {
     let folder = file.parent().unwrap_or(root);
-    let path = folder.join("metadata.json");
-    let metadata: Value = match fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map_err(|e| ImportError::file(&path, e, "it is the JSON object that GRETA writes beside its logits"))?,
-        Err(_) => Value::Null,
-    };
-    let stated = ["phase", "mode"].iter().find_map(|key| Phase::parse(metadata.get(*key)?.as_str()?));
+    let metadata = metadata(folder)?;
+    let stated = ["phase", "mode"].iter().find_map(|key| Phase::parse(metadata.as_ref()?.get(*key)?.as_str()?));
     let named = folder.ancestors().take_while(|dir| dir.starts_with(root)).find_map(|dir| Phase::parse(name_of(dir)));
     match (asked, stated.or(named)) {
         (Some(asked), Some(stated)) if asked != stated => {
@@ -103,30 +83,14 @@ fn phase_of(root: &Path, file: &Path, asked: Option<Phase>) -> Result<Phase> {
 
 fn logits(root: &Path, file: &Path, asked: Option<Phase>, found: &mut Vec<LogitsRow>) -> Result<()> {
     let phase = phase_of(root, file, asked)?;
-    let open = File::open(file).map_err(|e| ImportError::io("open", file, &e))?;
-    let plain: Box<dyn Read> = match name_of(file).ends_with(".gz") {
-        true => Box::new(MultiGzDecoder::new(open)),
-        false => Box::new(open),
-    };
-    let mut lines = BufReader::new(plain);
-    for number in 1u64.. {
-        let mut line = Vec::new();
-        let refuse = |what: String| {
-            let hint = "a line is {\"token_idx\": 5, \"token_id\": 42, \"logits\": [0.5, …]}; copy the dump again if it is cut off";
-            ImportError::new(format!("{}:{number}: {what}", file.display()), hint)
-        };
-        lines.by_ref().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line).map_err(|e| refuse(e.to_string()))?;
-        if line.is_empty() {
-            break;
-        }
-        if line.len() as u64 > LINE_BYTES_MAX {
-            return Err(refuse(format!("longer than {LINE_BYTES_MAX} bytes")));
-        }
-        let line: Line = serde_json::from_slice(&line).map_err(|e| refuse(e.to_string()))?;
+    for line in LogitsLines::open(file)? {
+        let line = line?;
         let bytes = line.logits.iter().flat_map(|value| value.to_le_bytes()).collect();
         let shape = vec![line.logits.len() as u64];
-        let values = Tensor::new(Kind::Float(Dtype::F32), shape, bytes).map_err(refuse)?;
-        found.push(LogitsRow { phase, index: line.token_idx, token: line.token_id, values });
+        let hint = "copy the dump again if it is cut off";
+        let values = Tensor::new(Kind::Float(Dtype::F32), shape, bytes);
+        let values = values.map_err(|what| ImportError::file(file, what, hint))?;
+        found.push(LogitsRow { phase, index: line.index, token: line.token, values });
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Two runs against each other, for people and for programs.
 
-use super::format::{brief, distances};
+use super::escape::{markdown, markdown_sentence, tsv};
+use super::format::{brief, distances, or_dash};
 use super::json;
 use super::schema::{CompareReport, ComparedPhaseEntry, ComparedRowEntry, OfRun};
 use super::strip;
@@ -11,6 +12,7 @@ use crate::judge::{JudgedPair, PairVerdict};
 use crate::place::describe;
 use crate::verdict::Verdict;
 use driftprobe_trace::Phase;
+use std::fmt::Write as _;
 
 /// Version of `compare.json`.
 pub const SCHEMA: u32 = 1;
@@ -72,6 +74,60 @@ fn phase(out: &mut Styled, one: &Comparison) {
             out.wrapped("  ", Style::Plain, text.trim_end_matches(". "));
         }
     }
+}
+
+/// The columns of the TSV.
+pub const COLUMNS: [&str; 9] =
+    ["PHASE", "PROMPT", "TOKEN_ID", "POS_ID", "LAYER", "TENSOR", "VERDICT", "AT_FAULT", "DETAILS"];
+
+/// One line a pair, with a header and a line feed after every line.
+pub fn to_tsv(comparisons: &[Comparison]) -> String {
+    let mut out = COLUMNS.join("\t") + "\n";
+    for one in comparisons {
+        for pair in &one.pairs {
+            let cells = cells(one, pair).map(|cell| if cell == "-" { cell } else { tsv(&cell) });
+            out.push_str(&cells.join("\t"));
+            out.push('\n');
+        }
+    }
+    out
+}
+
+fn cells(one: &Comparison, pair: &JudgedPair) -> [String; 9] {
+    let row = row(one, pair);
+    [
+        one.phase.id().to_owned(),
+        row.prompt_id.to_owned(),
+        or_dash(row.token_id),
+        or_dash(row.pos_id.or(row.logical_tok_idx)),
+        if row.layer < 0 { "-".to_owned() } else { row.layer.to_string() },
+        row.point.to_owned(),
+        row.verdict.to_owned(),
+        or_dash(row.at_fault),
+        pair.numbers.as_ref().map_or_else(|| row.findings.join("; "), distances),
+    ]
+}
+
+/// The verdict on each phase, its reasons, and every pair.
+pub fn to_markdown(comparisons: &[Comparison]) -> String {
+    let mut out = format!("# Comparison: {}\n", verdict(comparisons).id());
+    for one in comparisons {
+        let sub = one.sub_verdict.map_or_else(String::new, |sub| format!(" ({})", sub.id()));
+        let names = one.names.each_ref().map(|name| markdown(name));
+        let _ = writeln!(out, "\n## {}: {}{sub}\n", one.phase, one.verdict.id());
+        let _ = writeln!(out, "{} against {}: {}\n", names[0], names[1], markdown_sentence(&one.why));
+        let _ = writeln!(out, "{}.\n", counted(&one.counts, &one.pairs, one.judged));
+        for reason in one.reasons.iter().chain(&one.notes) {
+            let text = format!("`{}` ({}): {}", reason.code.id(), reason.count, reason.code.sentence());
+            let _ = writeln!(out, "- {}", markdown_sentence(&text));
+        }
+        let _ = writeln!(out, "\n| {} |\n|{}", COLUMNS[1..].join(" | "), "---|".repeat(COLUMNS.len() - 1));
+        for pair in &one.pairs {
+            let cells = cells(one, pair).map(|cell| markdown(&cell));
+            let _ = writeln!(out, "| {} |", cells[1..].join(" | "));
+        }
+    }
+    out
 }
 
 /// `compare.json`, with a line feed at its end.

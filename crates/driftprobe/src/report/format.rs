@@ -94,7 +94,7 @@ pub fn distances(numbers: &Numbers) -> String {
 }
 
 /// A cosine: what it lacks to 1 is what matters.
-fn near_one(cosine: f64) -> String {
+pub fn near_one(cosine: f64) -> String {
     let lacking = 1.0 - cosine;
     if lacking.abs() < 1e-15 {
         "1".to_owned()

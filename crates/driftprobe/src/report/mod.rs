@@ -4,10 +4,12 @@
 //! Each is a pure function to text, and the same analysis gives the same bytes. Text that comes from a trace is data: it is
 //! escaped for the format that it goes into ([`escape`]).
 
+pub mod ci;
 pub mod compare;
 mod details;
 pub mod escape;
 pub(crate) mod format;
+pub mod gate;
 pub mod html;
 pub mod json;
 pub mod markdown;

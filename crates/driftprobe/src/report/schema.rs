@@ -8,6 +8,7 @@
 mod attention;
 mod cause;
 mod compare;
+pub mod gate;
 mod row;
 
 pub use attention::{
