@@ -1,7 +1,7 @@
 //! `drift.html`: the report as one page that needs nothing else: no network, no other file.
 //!
 //! Everything to be read is in the markup and shows without a script; the script filters and sorts the pairs. Sentences and
-//! tables are those of `drift.md` ([`prose`]); pictures are those of [`plot`](super::plot). Text from a trace is escaped, the
+//! tables are those of `drift.md` (module `prose`); pictures are those of [`plot`](super::plot). Text from a trace is escaped, the
 //! page's policy lets nothing but its own script run, and nothing be loaded.
 
 mod failure;
