@@ -3,6 +3,7 @@
 //! A *blocking* reason forbids PASS; a note only informs. Both are counted over the run by [`Reasons`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 macro_rules! reasons {
     ($($variant:ident, $id:literal, $blocking:literal, $sentence:literal, $hint:literal;)*) => {
@@ -153,6 +154,13 @@ pub struct Reason {
     pub count: u64,
     /// The first cases, in the order of the search for the first failure (at most [`Reasons::EXAMPLES`]).
     pub examples: Vec<String>,
+}
+
+/// `CODE (count): what is the case`.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.code.id(), self.count, self.code.sentence())
+    }
 }
 
 /// Collects reasons over a run.

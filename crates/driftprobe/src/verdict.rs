@@ -42,6 +42,16 @@ impl Verdict {
         }
     }
 
+    /// The worst of several: FAIL, then INCONCLUSIVE, then PASS; of none, INCONCLUSIVE.
+    pub fn worst(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
+        let rank = |verdict: &Verdict| match verdict {
+            Verdict::Pass => 0,
+            Verdict::Inconclusive => 1,
+            Verdict::Fail => 2,
+        };
+        verdicts.into_iter().max_by_key(rank).unwrap_or(Verdict::Inconclusive)
+    }
+
     /// Exit status of a program that reports this verdict.
     pub const fn exit_code(self) -> u8 {
         match self {

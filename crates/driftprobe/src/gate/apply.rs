@@ -128,8 +128,7 @@ pub fn apply(presets: &[&'static Preset], gated: Gated<'_>) -> Vec<PresetResult>
 /// What stands in the way of any PASS: the run's own reasons, but for those of the noise model.
 fn doubts(reasons: &[Reason]) -> Vec<String> {
     let bears = |reason: &&Reason| !OF_THE_NOISE_MODEL.contains(&reason.code);
-    let text = |reason: &Reason| format!("{} ({}): {}", reason.code.id(), reason.count, reason.code.sentence());
-    reasons.iter().filter(bears).map(text).collect()
+    reasons.iter().filter(bears).map(Reason::to_string).collect()
 }
 
 /// The token after a row: the prompt's, where it goes on.

@@ -1,10 +1,10 @@
 //! What a gate decides, and by what.
 
+use super::GuardrailVerdict;
 use super::apply::PresetResult;
 use super::baseline;
 use super::guardrail::Overall;
 use super::matrix;
-use super::{GuardrailVerdict, worst};
 use crate::analysis::Analysis;
 use crate::place::describe_row;
 use crate::verdict::{SubVerdict, Verdict};
@@ -94,7 +94,7 @@ impl Subject {
     /// The presets' verdicts that count; of none, INCONCLUSIVE.
     fn presets(&self) -> Verdict {
         let all = self.modes.iter().flat_map(|mode| &mode.presets);
-        worst(all.filter(|result| result.counts).map(|result| result.verdict))
+        Verdict::worst(all.filter(|result| result.counts).map(|result| result.verdict))
     }
 
     /// What one of the things that can decide says of it.
@@ -152,7 +152,7 @@ impl Gate {
         let named: Vec<GuardrailVerdict> = all.filter_map(|result| result.guardrail).collect();
         let asked = !named.is_empty();
         Gate {
-            verdict: worst(verdicts),
+            verdict: Verdict::worst(verdicts),
             guardrail: asked.then(|| Overall::of(&named, complete)),
             deciding: deciding.to_vec(),
             subjects,

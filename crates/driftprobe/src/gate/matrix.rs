@@ -250,12 +250,12 @@ impl Cell {
             self.runs.push(unit.run.clone());
         }
         self.noise = match (self.noise, unit.noise) {
-            (Some(ours), Some(theirs)) => Some(super::worst([ours, theirs])),
+            (Some(ours), Some(theirs)) => Some(Verdict::worst([ours, theirs])),
             (ours, theirs) => ours.or(theirs),
         };
         for (id, verdict, name) in &unit.presets {
             match self.presets.iter_mut().find(|(own, ..)| own == id) {
-                Some((_, own, own_name)) if super::worst([*own, *verdict]) != *own => {
+                Some((_, own, own_name)) if Verdict::worst([*own, *verdict]) != *own => {
                     (*own, *own_name) = (*verdict, *name);
                 }
                 Some(_) => {}

@@ -70,7 +70,7 @@ fn phase(out: &mut Styled, one: &Comparison) {
         }
         for reason in reasons {
             let examples = reason.examples.join("; ");
-            let text = format!("{} ({}): {}. {examples}", reason.code.id(), reason.count, reason.code.sentence());
+            let text = format!("{reason}. {examples}");
             out.wrapped("  ", Style::Plain, text.trim_end_matches(". "));
         }
     }
@@ -145,13 +145,7 @@ pub fn to_json(comparisons: &[Comparison]) -> String {
 
 /// The worst of the phases; of none, nothing is known.
 pub fn verdict(comparisons: &[Comparison]) -> Verdict {
-    let has = |verdict| comparisons.iter().any(|one| one.verdict == verdict);
-    match comparisons {
-        [] => Verdict::Inconclusive,
-        _ if has(Verdict::Fail) => Verdict::Fail,
-        _ if has(Verdict::Inconclusive) => Verdict::Inconclusive,
-        _ => Verdict::Pass,
-    }
+    Verdict::worst(comparisons.iter().map(|one| one.verdict))
 }
 
 fn phase_entry(one: &Comparison) -> ComparedPhaseEntry<'_> {

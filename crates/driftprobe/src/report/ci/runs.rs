@@ -36,9 +36,7 @@ pub fn of_comparisons(comparisons: &[Comparison]) -> Vec<Suite> {
 }
 
 fn verdict(verdict: Verdict, why: &str, reasons: &[Reason]) -> Case {
-    let reasons =
-        reasons.iter().map(|reason| format!("{} ({}): {}", reason.code.id(), reason.count, reason.code.sentence()));
-    let message: Vec<String> = std::iter::once(why.to_owned()).chain(reasons).collect();
+    let message: Vec<String> = std::iter::once(why.to_owned()).chain(reasons.iter().map(Reason::to_string)).collect();
     let message = message.join("\n");
     let outcome = match verdict {
         Verdict::Pass => Outcome::Passed,

@@ -3,7 +3,7 @@
 use super::{at, cell_details, cell_said, limit, mode_id, noise_details, noise_said, said, value};
 use crate::gate::decide::deciding_for;
 use crate::gate::matrix::Cell;
-use crate::gate::{CheckResult, Deciding, Gate, GuardrailVerdict, PresetResult, Subject, worst};
+use crate::gate::{CheckResult, Deciding, Gate, GuardrailVerdict, PresetResult, Subject};
 use crate::report::ci::{Case, Outcome, Suite};
 use crate::verdict::Verdict;
 
@@ -40,7 +40,7 @@ fn of_cell(cell: &Cell, deciding: &[Deciding]) -> Verdict {
     match (noise, presets.clone().next()) {
         // Nothing decides here.
         (None, None) => Verdict::Pass,
-        _ => worst(noise.into_iter().chain(presets)),
+        _ => Verdict::worst(noise.into_iter().chain(presets)),
     }
 }
 
