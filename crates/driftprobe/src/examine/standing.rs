@@ -2,7 +2,7 @@
 
 use super::{Examination, Place, RowKey, Standing, place_of, side};
 use crate::attribute::in_words;
-use crate::oracle::fit::Finding;
+use crate::oracle::fit::{Finding, rms};
 use crate::oracle::{Input, Outcome, PhaseJudgement, StageJudgement, Unjudged};
 use crate::place::Part;
 use crate::simulate::{Gap, Shown, Study, TokenJudgement};
@@ -51,15 +51,11 @@ impl Examination {
 
     /// The RMS of the residuals of each point of each phase, in units of the noise that the arithmetic may have.
     pub fn filled(&self) -> Vec<(Phase, Point, f64)> {
-        let mut all: BTreeMap<(Phase, Point), (f64, f64)> = BTreeMap::new();
+        let mut all: BTreeMap<(Phase, Point), Vec<&StageJudgement>> = BTreeMap::new();
         for stage in self.phases.iter().flat_map(|phase| &phase.stages) {
-            if let Outcome::Clean(statistics) | Outcome::Flagged { statistics, .. } = &stage.outcome {
-                let (squares, count) = all.entry((stage.phase, stage.point)).or_default();
-                *squares += statistics.rms * statistics.rms * statistics.compared as f64;
-                *count += statistics.compared as f64;
-            }
+            all.entry((stage.phase, stage.point)).or_default().push(stage);
         }
-        all.into_iter().map(|((phase, point), (squares, count))| (phase, point, (squares / count).sqrt())).collect()
+        all.into_iter().map(|((phase, point), stages)| (phase, point, rms(stages.into_iter()))).collect()
     }
 
     /// Fields that the contract leaves open and that were assumed, with the points that need them.

@@ -37,6 +37,27 @@ pub struct Finding {
     pub rms: f64,
 }
 
+impl Finding {
+    /// What `variant` makes of the stages that `declared` judged: `better`.
+    fn of(
+        variant: Variant,
+        (phase, point): (Phase, Point),
+        declared: &[&StageJudgement],
+        better: &PhaseJudgement,
+    ) -> Finding {
+        let layers: BTreeSet<i32> = declared.iter().map(|stage| stage.layer).collect();
+        Finding {
+            phase,
+            point,
+            layers: layers.into_iter().collect(),
+            rows: declared.len(),
+            rms_declared: rms(declared.iter().copied()),
+            rms: rms(better.stages.iter()),
+            variant,
+        }
+    }
+}
+
 /// Fits both phases: `judged` is what the declared contract gives, and is mended in place. `refuse` says whether a widening
 /// variant must not be taken for what is at fault there, since a bug explains it more sharply.
 ///
@@ -76,7 +97,7 @@ fn fit_point(
     refuse: &dyn Fn(&Replay<'_>, &PhaseJudgement) -> bool,
 ) -> Result<Option<(Finding, PhaseJudgement)>, TraceError> {
     let of_point: Vec<&StageJudgement> = judged.stages.iter().filter(|stage| stage.point == point).collect();
-    let told: Vec<&&StageJudgement> = of_point.iter().filter(|stage| known(stage)).collect();
+    let told: Vec<&StageJudgement> = of_point.iter().copied().filter(|stage| known(stage)).collect();
     let layers: BTreeSet<i32> = told.iter().map(|stage| stage.layer).collect();
     let faulty: BTreeSet<i32> = told.iter().filter(|s| s.outcome.is_fault()).map(|s| s.layer).collect();
     let systematic = judged.systematic.iter().any(|s| s.point == point && s.layer.is_none() && s.test.is_flagged());
@@ -95,18 +116,8 @@ fn fit_point(
         }
     }
     // Those that emulate a rounding come before those that add noise, whichever way of computing the point has them.
-    let finding = |variant: Variant, better: PhaseJudgement| {
-        let finding = Finding {
-            phase,
-            point,
-            layers: layers.iter().copied().collect(),
-            rows: told.len(),
-            rms_declared: rms(of_point.iter().copied()),
-            rms: rms(better.stages.iter()),
-            variant,
-        };
-        (finding, better)
-    };
+    let finding =
+        |variant: Variant, better: PhaseJudgement| (Finding::of(variant, (phase, point), &told, &better), better);
     let (sharp, wide): (Vec<Variant>, Vec<Variant>) = tried.into_iter().partition(|variant| !variant.widens);
     let mut outcomes = Vec::new();
     for variant in sharp {
@@ -116,8 +127,7 @@ fn fit_point(
         }
         outcomes.push(Tried { variant, stages: better.stages });
     }
-    let told_rows: Vec<&StageJudgement> = told.iter().map(|stage| **stage).collect();
-    if let Some((variant, better)) = by_pass::fit(replay, (events, rows), (phase, point), (&told_rows, &outcomes))? {
+    if let Some((variant, better)) = by_pass::fit(replay, (events, rows), (phase, point), (&told, &outcomes))? {
         return Ok(Some(finding(variant, better)));
     }
     if !wide.is_empty() && refuse(replay, &of_one_point(judged, point)) {
@@ -160,7 +170,7 @@ fn explains(judged: &PhaseJudgement, variant: &Variant, rows: usize) -> bool {
 }
 
 /// RMS z over all rows; 0 for exact ones.
-fn rms<'a>(stages: impl Iterator<Item = &'a StageJudgement>) -> f64 {
+pub(crate) fn rms<'a>(stages: impl Iterator<Item = &'a StageJudgement>) -> f64 {
     let (mut squares, mut count) = (0.0, 0.0);
     for stage in stages {
         if let Outcome::Clean(s) | Outcome::Flagged { statistics: s, .. } = &stage.outcome {

@@ -1,7 +1,7 @@
 //! Where the record is finer than the contract: rows that hold values which the declared storage format does not have.
 //! Judged under the contract they would have more noise than they can have, or be wrong for not being rounded.
 
-use super::{Finding, rms};
+use super::Finding;
 use crate::oracle::float::Float;
 use crate::oracle::judgement::{PhaseJudgement, StageJudgement};
 use crate::oracle::replay::Replay;
@@ -26,16 +26,7 @@ pub(super) fn fit(
         let better = replay.only(point, phase, &variant.fields).phase(events, rows, phase)?;
         replay.declare(phase, point, variant.fields.clone());
         let of_point: Vec<&StageJudgement> = judged.stages.iter().filter(|stage| stage.point == point).collect();
-        let layers: BTreeSet<i32> = of_point.iter().map(|stage| stage.layer).collect();
-        findings.push(Finding {
-            phase,
-            point,
-            layers: layers.into_iter().collect(),
-            rows: of_point.len(),
-            rms_declared: rms(of_point.iter().copied()),
-            rms: rms(better.stages.iter()),
-            variant,
-        });
+        findings.push(Finding::of(variant, (phase, point), &of_point, &better));
         super::replace(judged, point, better);
     }
     Ok(findings)
