@@ -1,6 +1,6 @@
 //! `driftprobe analyze`: reports on a run that lies on disk.
 
-use crate::args::AnalyzeArgs;
+use crate::args::{AnalyzeArgs, JudgingArgs};
 use crate::failure::Failure;
 use crate::output;
 use crate::progress::JudgingBar;
@@ -17,10 +17,15 @@ use std::sync::Arc;
 
 /// Runs the command and returns the exit status.
 pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
-    let contract = args.contract.as_deref().map(contract).transpose()?;
-    let analysis = judge_lying(&args.run, args.model.as_deref(), contract.as_ref(), Some(args.simulate))?;
+    let analysis = judge_asked(&args.run, &args.judging)?;
     output::write(&analysis, &args.out.clone().unwrap_or_else(|| beside(&args.run)), args.format)?;
     Ok(analysis.exit_code())
+}
+
+/// Judges the run at `path` as the command line asks for.
+pub fn judge_asked(path: &Path, asked: &JudgingArgs) -> Result<Analysis, Failure> {
+    let contract = asked.contract.as_deref().map(contract).transpose()?;
+    judge_lying(path, asked.model.as_deref(), contract.as_ref(), Some(asked.simulate))
 }
 
 /// Judges the run at `path` as `driftprobe analyze` does: against the model at `model`, or else the one that the run's manifest
@@ -35,17 +40,22 @@ pub fn judge_lying(
     budget_flops: Option<f64>,
 ) -> Result<Analysis, Failure> {
     let run = Run::open(path)?;
-    let model = match model {
-        Some(path) => Some(Model::open(path)?),
-        None => named_model(&run),
-    };
+    let model = model_of(&run, model)?;
     let budget_flops = budget_flops.unwrap_or(Oracle::BUDGET_FLOPS);
     let oracle = model.as_ref().map(|model| Oracle { contract, budget_flops, ..Oracle::new(model) });
     judge_all(&run, oracle.as_ref())
 }
 
+/// The model at `named`, or else the one that the run's manifest names, where it lies there.
+pub fn model_of(run: &Run, named: Option<&Path>) -> Result<Option<Model>, Failure> {
+    match named {
+        Some(path) => Ok(Some(Model::open(path)?)),
+        None => Ok(named_model(run)),
+    }
+}
+
 /// The model that the run's manifest names, where it lies there. A path is relative to the run.
-pub fn named_model(run: &Run) -> Option<Model> {
+fn named_model(run: &Run) -> Option<Model> {
     let path = run.manifest.as_ref()?.model.as_ref()?.path.as_ref()?;
     let path = if path == "DEMO" { PathBuf::from(path) } else { run.dir.join(path) };
     Model::open(&path).ok()

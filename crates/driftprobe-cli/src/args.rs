@@ -323,10 +323,9 @@ impl RunArgs {
     }
 }
 
+/// What a run that lies on disk is held against.
 #[derive(Args)]
-pub struct AnalyzeArgs {
-    /// A run's folder, a folder of *.jsonl files, or one such file
-    pub run: PathBuf,
+pub struct JudgingArgs {
     /// The model that the run was made with: a Hugging Face folder, a GGUF file, or DEMO [default: the one that the run's
     /// manifest names, where it lies there; without a model, rows are compared and not judged]
     #[arg(long, value_name = "DEMO|PATH")]
@@ -338,6 +337,14 @@ pub struct AnalyzeArgs {
     /// what that leaves open
     #[arg(long, default_value_t = Oracle::BUDGET_FLOPS, value_name = "FLOPS")]
     pub simulate: f64,
+}
+
+#[derive(Args)]
+pub struct AnalyzeArgs {
+    /// A run's folder, a folder of *.jsonl files, or one such file
+    pub run: PathBuf,
+    #[command(flatten)]
+    pub judging: JudgingArgs,
     /// Folder of the report [default: report/ inside the run's folder]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -1,6 +1,6 @@
 //! `driftprobe compare`: one phase of two runs against each other.
 
-use crate::analyze::{contract, named_model};
+use crate::analyze::{contract, model_of};
 use crate::args::{CompareArgs, ComparedPhase, Format};
 use crate::failure::Failure;
 use crate::output;
@@ -9,7 +9,6 @@ use driftprobe::compare::{Side, compare};
 use driftprobe::examine::Oracle;
 use driftprobe::report::ci;
 use driftprobe::report::compare::{to_json, to_markdown, to_terminal, to_tsv, verdict};
-use driftprobe_model::Model;
 use driftprobe_trace::{Phase, Run};
 use std::fs;
 use std::path::Path;
@@ -23,10 +22,11 @@ pub fn run(args: &CompareArgs) -> Result<u8, Failure> {
     let [mut first, mut second] = runs;
     (first.dir, second.dir) = (dir(&real[0], &first), dir(&real[1], &second));
     let models = [
-        model(args.model.as_deref(), &first)?,
-        model(args.second_model.as_deref().or(args.model.as_deref()), &second)?,
+        model_of(&first, args.judging.model.as_deref())?,
+        model_of(&second, args.second_model.as_deref().or(args.judging.model.as_deref()))?,
     ];
-    let contracts = [&args.contract, &args.second_contract].map(|name| name.as_deref().map(contract).transpose());
+    let contracts =
+        [&args.judging.contract, &args.second_contract].map(|name| name.as_deref().map(contract).transpose());
     let [first_contract, second_contract] = contracts;
     let contracts = [first_contract?, second_contract?];
     let names = names(paths.map(|path| path.as_path()));
@@ -36,7 +36,7 @@ pub fn run(args: &CompareArgs) -> Result<u8, Failure> {
         rows: run,
         oracle: models[at].as_ref().map(|model| Oracle {
             contract: contracts[at].as_ref(),
-            budget_flops: args.simulate,
+            budget_flops: args.judging.simulate,
             power: false,
             ..Oracle::new(model)
         }),
@@ -52,9 +52,7 @@ pub fn run(args: &CompareArgs) -> Result<u8, Failure> {
     compared.retain(|one| wanted.is_none_or(|wanted| one.phase == wanted));
     let json = to_json(&compared);
     if let Some(folder) = &args.out {
-        fs::create_dir_all(folder).map_err(|e| Failure::io("make the folder", folder, &e))?;
-        let path = folder.join("compare.json");
-        fs::write(&path, &json).map_err(|e| Failure::io("write", &path, &e))?;
+        output::into_folder(folder, [("compare.json", &json)])?;
     }
     let suites = || ci::of_comparisons(&compared);
     let shown = match args.format {
@@ -75,13 +73,6 @@ fn dir(real: &Path, run: &Run) -> std::path::PathBuf {
         fs::canonicalize(&run.dir).unwrap_or_else(|_| run.dir.clone())
     } else {
         real.to_owned()
-    }
-}
-
-fn model(named: Option<&Path>, run: &Run) -> Result<Option<Model>, Failure> {
-    match named {
-        Some(path) => Ok(Some(Model::open(path)?)),
-        None => Ok(named_model(run)),
     }
 }
 

@@ -25,13 +25,13 @@ pub fn run(args: &GateArgs) -> Result<u8, Failure> {
     let presets = presets(&args.preset);
     let deciding = deciding(args)?;
     let matrix = args.matrix.as_deref().map(matrix).transpose()?;
-    let contract = args.contract.as_deref().map(contract).transpose()?;
+    let contract = args.judging.contract.as_deref().map(contract).transpose()?;
     let found = Found::below(&args.runs)?;
     let settings = runs::Settings {
         presets: &presets,
-        model: args.model.as_deref(),
+        model: args.judging.model.as_deref(),
         contract: contract.as_ref(),
-        budget_flops: args.simulate,
+        budget_flops: args.judging.simulate,
         by_prompt: matrix.is_some(),
     };
     let baseline = args.baseline.as_deref().map(|path| runs::judge(path, &settings)).transpose()?;
@@ -100,17 +100,13 @@ fn matrix(path: &Path) -> Result<(String, Matrix), Failure> {
 
 fn write(gate: &Gate, args: &GateArgs) -> Result<(), Failure> {
     if let Some(folder) = &args.out {
-        fs::create_dir_all(folder).map_err(|e| Failure::io("make the folder", folder, &e))?;
         let files = [
             ("gate.md", to_markdown(gate)),
             ("gate.tsv", to_tsv(gate)),
             ("gate.json", to_json(gate)),
             ("junit.xml", ci::to_junit(&cases(gate))),
         ];
-        for (name, text) in files {
-            let path = folder.join(name);
-            fs::write(&path, text).map_err(|e| Failure::io("write", &path, &e))?;
-        }
+        output::into_folder(folder, files)?;
     }
     output::print(&match args.format {
         Format::Text => to_terminal(gate).ansi(),

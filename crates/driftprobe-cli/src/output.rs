@@ -22,13 +22,21 @@ const FILES: [File; 4] = [
 
 /// Writes drift.html, drift.md, drift.tsv and drift.json into `folder`; their paths.
 pub fn files(analysis: &Analysis, folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    into_folder(folder, FILES.iter().map(|(name, text)| (*name, text(analysis))))
+}
+
+/// Writes files into a folder, which is made if it is not there; their paths.
+pub fn into_folder<'a>(
+    folder: &Path,
+    files: impl IntoIterator<Item = (&'a str, impl AsRef<[u8]>)>,
+) -> Result<Vec<PathBuf>, Failure> {
     fs::create_dir_all(folder).map_err(|e| Failure::io("make the folder", folder, &e))?;
-    let write = |(name, text): &File| {
+    let write = |(name, text): (&str, _)| {
         let path = folder.join(name);
-        fs::write(&path, text(analysis)).map_err(|e| Failure::io("write", &path, &e))?;
+        fs::write(&path, text).map_err(|e| Failure::io("write", &path, &e))?;
         Ok(path)
     };
-    FILES.iter().map(write).collect()
+    files.into_iter().map(write).collect()
 }
 
 /// Writes a report's files into `folder` and prints the report to standard output.

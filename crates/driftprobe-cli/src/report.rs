@@ -1,6 +1,6 @@
 //! `driftprobe report`: the reports of a run once more, or one picture of it.
 
-use crate::analyze::{beside, contract, judge_lying};
+use crate::analyze::{beside, judge_asked};
 use crate::args::report::ReportArgs;
 use crate::failure::Failure;
 use crate::output;
@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 pub fn run(args: &ReportArgs) -> Result<u8, Failure> {
     // What cannot be written is said before the work, not after it.
     let file = args.plot.map(|plot| picture_file(args, plot)).transpose()?;
-    let contract = args.contract.as_deref().map(contract).transpose()?;
-    let analysis = judge_lying(&args.run, args.model.as_deref(), contract.as_ref(), Some(args.simulate))?;
+    let analysis = judge_asked(&args.run, &args.judging)?;
     let written = match (args.plot, file) {
         (Some(plot), Some((path, format))) => vec![draw(&analysis, plot, (&path, format, args.scale))?],
         _ => output::files(&analysis, &args.out.clone().unwrap_or_else(|| beside(&args.run)))?,

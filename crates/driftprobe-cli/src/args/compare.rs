@@ -1,8 +1,7 @@
 //! Arguments of `driftprobe compare`.
 
-use super::Format;
+use super::{Format, JudgingArgs};
 use clap::Args;
-use driftprobe::examine::Oracle;
 use std::path::PathBuf;
 
 /// Examples of the command.
@@ -34,22 +33,15 @@ pub struct CompareArgs {
     /// The phase
     #[arg(long, value_enum, default_value = "both", value_name = "PHASE")]
     pub phase: ComparedPhase,
-    /// The model of both runs [default: what each manifest names, where it lies there; without one, rows are compared and not
-    /// judged]
-    #[arg(long, value_name = "DEMO|PATH")]
-    pub model: Option<PathBuf>,
-    /// The second run's model, if it is another file of the same weights
+    /// Of both runs, but for the contract, which is the first's alone.
+    #[command(flatten)]
+    pub judging: JudgingArgs,
+    /// The second run's model, if it is another file of the same weights; --model is that of both otherwise
     #[arg(long, value_name = "DEMO|PATH")]
     pub second_model: Option<PathBuf>,
-    /// The arithmetic that the first engine claims, in place of its manifest's: a JSON file, or a preset by name
-    #[arg(long, value_name = "FILE|PRESET")]
-    pub contract: Option<String>,
-    /// The same of the second
+    /// The arithmetic that the second engine claims; --contract is that of the first alone
     #[arg(long, value_name = "FILE|PRESET")]
     pub second_contract: Option<String>,
-    /// Operations that simulating the prompts from their tokens may take
-    #[arg(long, default_value_t = Oracle::BUDGET_FLOPS, value_name = "FLOPS")]
-    pub simulate: f64,
     /// Folder for compare.json
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -1,9 +1,8 @@
 //! Arguments of `driftprobe gate`.
 
-use super::Format;
+use super::{Format, JudgingArgs};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use driftprobe::examine::Oracle;
 use driftprobe::gate::PRESETS;
 use std::path::PathBuf;
 
@@ -29,13 +28,8 @@ pub struct GateArgs {
     /// Runs, folders of runs, or dumps of logits (logits.jsonl.gz and metadata.json, prefill's and decode's)
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
-    /// The runs' model: a Hugging Face folder, a GGUF file, or DEMO [default: the one that each manifest names, where it lies
-    /// there]
-    #[arg(long, value_name = "DEMO|PATH")]
-    pub model: Option<PathBuf>,
-    /// The arithmetic that the engine claims, in place of the manifest's: a JSON file, or a preset by name
-    #[arg(long, value_name = "FILE|PRESET")]
-    pub contract: Option<String>,
+    #[command(flatten)]
+    pub judging: JudgingArgs,
     /// Gates that others use, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',',
         value_parser = PossibleValuesParser::new(PRESETS.iter().map(|preset| preset.id)))]
@@ -51,9 +45,6 @@ pub struct GateArgs {
     /// A TOML (or JSON) file that says which runs must be there: prompts, seeds, kv_aligned, dtype, engine, context, steps
     #[arg(long, value_name = "FILE")]
     pub matrix: Option<PathBuf>,
-    /// Operations that simulating the prompts from their tokens may take
-    #[arg(long, default_value_t = Oracle::BUDGET_FLOPS, value_name = "FLOPS")]
-    pub simulate: f64,
     /// Folder for gate.md, gate.tsv, gate.json and junit.xml
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

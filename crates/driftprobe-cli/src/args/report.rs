@@ -1,7 +1,7 @@
 //! The command line of `driftprobe report`.
 
+use super::JudgingArgs;
 use clap::Args;
-use driftprobe::examine::Oracle;
 use driftprobe::report::Plot;
 use std::path::PathBuf;
 
@@ -29,15 +29,8 @@ pub struct ReportArgs {
     /// Pixels of a PNG for each pixel of the SVG: 1 to 8
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8), value_name = "N")]
     pub scale: u8,
-    /// The model that the run was made with, as for analyze
-    #[arg(long, value_name = "DEMO|PATH")]
-    pub model: Option<PathBuf>,
-    /// The arithmetic that the engine claims, in place of the manifest's: a JSON file, or a preset by name
-    #[arg(long, value_name = "FILE|PRESET")]
-    pub contract: Option<String>,
-    /// Operations that simulating the prompts from their tokens may take
-    #[arg(long, default_value_t = Oracle::BUDGET_FLOPS, value_name = "FLOPS")]
-    pub simulate: f64,
+    #[command(flatten)]
+    pub judging: JudgingArgs,
 }
 
 fn plot(name: &str) -> Result<Plot, String> {

@@ -1,7 +1,7 @@
 //! A run gated: judged as `analyze` judges it, presets applied to each of its modes.
 
 use super::Gated;
-use crate::analyze::{judge_modes, named_model, search_rounds};
+use crate::analyze::{judge_modes, model_of, search_rounds};
 use crate::failure::Failure;
 use driftprobe::examine::Oracle;
 use driftprobe::gate::apply::{Gated as Of, apply};
@@ -44,10 +44,7 @@ pub struct Judged {
 /// If the run or the model cannot be read.
 pub fn judge(path: &Path, settings: &Settings<'_>) -> Result<Judged, Failure> {
     let run = Run::open(path)?;
-    let model = match settings.model {
-        Some(path) => Some(Model::open(path)?),
-        None => named_model(&run),
-    };
+    let model = model_of(&run, settings.model)?;
     let (analysis, aligned) = {
         let oracle = oracle(model.as_ref(), settings);
         judge_modes(&run, oracle.as_ref())?
