@@ -28,6 +28,7 @@ UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
+SetEnv CARGO_TARGET_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 CONFIG
 cat >"$work/ssh_config" <<CONFIG
 Host probe
@@ -72,6 +73,17 @@ traces=$PWD/crates/driftprobe-trace/tests/fixtures/greta/drift
 expect 3 "$driftprobe" run "${remote[@]}" --remote-command "cp -r $traces \"\$DRIFTPROBE_RUN\"" --out "$work/own"
 grep -q '^INCONCLUSIVE' "$work/report"
 expect 0 "$driftprobe" run "${remote[@]}" --remote-binary "$(realpath "$driftprobe")" --layers 0 --prompts hello --out "$work/lies"
+
+# Sources that lie there (here: these, in this target folder, which the server tells its sessions) are built there; the
+# compiler's words come here.
+expect 0 "$driftprobe" run "${remote[@]}" --remote-build "$PWD" --layers 0,2 --prompts hello --out "$work/built"
+grep -q '^PASS (STRUCTURAL_DRIFT)' "$work/report"
+grep -q 'Finished `release` profile' "$work/error"
+expect 2 "$driftprobe" run "${remote[@]}" --remote-build "$PWD" --remote-features nosuch --out "$work/unbuilt"
+grep -q "does not contain this feature: nosuch" "$work/error"
+expect 2 "$driftprobe" run "${remote[@]}" --remote-build no/such/sources --out "$work/unbuilt"
+grep -q 'no/such/sources' "$work/error"
+test ! -e "$work/unbuilt"
 
 # What cannot be done is said, with a hint; nothing is left behind here.
 expect 2 "$driftprobe" run "${remote[@]}" --model /no/such/model --out "$work/none"

@@ -21,13 +21,19 @@ use std::time::SystemTime;
 const DETERMINISM: &[(&str, &str)] =
     &[("HIP_LAUNCH_BLOCKING", "1"), ("AMD_SERIALIZE_KERNEL", "3"), ("HSA_ENABLE_SDMA", "0")];
 
-/// Builds there and runs what was built. `$1`: folder; `$2`: features; then the arguments.
+/// Builds there and runs what was built. `$1`: folder, from home if it is relative; `$2`: features; then the arguments. A shell
+/// that ssh starts has not read the profile in which rustup puts cargo on the path.
 const BUILD: &str = r#"
 set -eu
 source=$1 features=$2
 shift 2
+case $source in /*) ;; *) source=$HOME/$source ;; esac
+command -v cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 (cd "$source" && cargo build --release -p driftprobe-cli ${features:+--features "$features"}) >&2
-exec "$source/target/release/driftprobe" "$@"
+cd "$source"
+target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
+cd "$OLDPWD"
+exec "$target/release/driftprobe" "$@"
 "#;
 
 /// Another machine, over ssh.
@@ -53,7 +59,7 @@ pub struct RemoteArgs {
     /// A driftprobe that lies there, in place of a copy of this one
     #[arg(long, value_name = "PATH", requires = "remote", conflicts_with_all = ["remote_build", "remote_command"])]
     pub remote_binary: Option<String>,
-    /// Folder there with driftprobe's sources: build them there (for its CPU and GPU)
+    /// Folder there with driftprobe's sources, from home if relative: build them there (for its CPU and GPU)
     #[arg(long, value_name = "DIR", requires = "remote", conflicts_with = "remote_command")]
     pub remote_build: Option<String>,
     /// Cargo features for --remote-build, such as llama-cpp-rocm
