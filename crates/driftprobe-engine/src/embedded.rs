@@ -63,6 +63,8 @@ impl Engine for EmbeddedEngine {
             backend: Some("candle".to_owned()),
             device: Some(device.to_owned()),
             threads: u32::try_from(rayon::current_num_threads()).ok(),
+            batch: u32::try_from(self.settings.batch).ok(),
+            chunk_tokens: self.settings.prefill_chunk_tokens.map(|tokens| tokens as u64),
             attention: Some(AttentionInfo {
                 prefill: Some(self.settings.prefill_attention.to_string()),
                 decode: Some(self.settings.decode_attention.to_string()),

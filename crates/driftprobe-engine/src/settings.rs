@@ -157,6 +157,9 @@ pub struct Settings {
     pub decode_attention: DecodeAttention,
     /// Prefill in chunks of so many tokens; `None`: the whole prompt at once.
     pub prefill_chunk_tokens: Option<usize>,
+    /// Sequences that a pass computes at once: this one and copies of it. Its matrices are multiplied with so many times the
+    /// rows, by the kernel for many rows.
+    pub batch: usize,
     /// How quantised weights are multiplied.
     pub quantised_matmul: QuantisedMatmul,
     /// Where the tensors live.
@@ -173,6 +176,7 @@ impl Default for Settings {
             prefill_attention: PrefillAttention::Naive,
             decode_attention: DecodeAttention::Naive,
             prefill_chunk_tokens: None,
+            batch: 1,
             quantised_matmul: QuantisedMatmul::Integer,
             device: Device::Cpu,
         }
@@ -196,6 +200,9 @@ impl Settings {
         }
         if self.prefill_chunk_tokens == Some(0) {
             return refuse("prefill in chunks of 0 tokens".to_owned());
+        }
+        if self.batch == 0 {
+            return refuse("a batch of 0 sequences".to_owned());
         }
         Ok(())
     }

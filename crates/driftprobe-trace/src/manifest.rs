@@ -74,6 +74,12 @@ pub struct EngineInfo {
     /// Threads it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
+    /// Sequences that a pass computes at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<u32>,
+    /// Tokens beyond which a prefill is split into passes; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk_tokens: Option<u64>,
     /// Its attention, by phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attention: Option<AttentionInfo>,

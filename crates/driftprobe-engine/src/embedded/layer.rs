@@ -15,6 +15,10 @@ use driftprobe_model::Config;
 use driftprobe_trace::{Phase, Point};
 use std::ops::Range;
 
+/// Scores that attention holds at once: so many tokens of a pass go together that their scores stay below it (16 MiB of f32).
+/// A row's result does not depend on which others go with it.
+const SCORES_MAX: usize = 1 << 22;
+
 /// One forward pass over consecutive tokens.
 #[derive(Clone, Copy)]
 pub struct Pass {
@@ -136,14 +140,22 @@ impl Forward<'_, '_> {
             Phase::Prefill => Kernel::Prefill(self.settings.prefill_attention),
             Phase::Decode => Kernel::Decode(self.settings.decode_attention),
         };
-        let inputs = Inputs { q, k, v, show_scores };
-        let attended = self.interference.attend(self.pass.at(Some(l)), kernel, &inputs, &shape)?;
-        for (point, rows) in [(Point::AttnScores, &attended.scores), (Point::AttnProbs, &attended.probs)] {
-            if let Some(rows) = rows {
-                self.show_keys(point, l, rows)?;
+        let (at, tokens) = (self.pass.at(Some(l)), q.dim(0)?);
+        let tile = (SCORES_MAX / (shape.heads * k.dim(1)?).max(1)).clamp(1, tokens.max(1));
+        let mut outs = Vec::new();
+        for first in (0..tokens).step_by(tile) {
+            let q = q.narrow(0, first, tile.min(tokens - first))?;
+            let inputs = Inputs { q: &q, k, v, show_scores };
+            let shape = Shape { first_pos: self.pass.first + first, ..shape };
+            let attended = self.interference.attend(at, kernel, &inputs, &shape)?;
+            for (point, rows) in [(Point::AttnScores, &attended.scores), (Point::AttnProbs, &attended.probs)] {
+                if let Some(rows) = rows {
+                    self.show_keys((point, l), first, rows)?;
+                }
             }
+            outs.push(attended.out);
         }
-        let out = self.stored(attended.out)?;
+        let out = self.stored(Tensor::cat(&outs, 0)?)?;
         self.show(Point::AttnOut, l, &out)?;
         Ok(out)
     }
@@ -221,11 +233,13 @@ impl Forward<'_, '_> {
         Ok(())
     }
 
-    /// Scores or probabilities `[heads, tokens, keys]`, of each wanted row the columns up to its own position.
-    fn show_keys(&mut self, point: Point, l: usize, x: &Tensor) -> Result<(), EngineError> {
+    /// Scores or probabilities `[heads, tokens, keys]` of the pass's tokens from `first` on, of each wanted row the columns up
+    /// to its own position.
+    fn show_keys(&mut self, (point, l): (Point, usize), first: usize, x: &Tensor) -> Result<(), EngineError> {
         let Some(positions) = self.tap.positions(point, l) else { return Ok(()) };
-        for row in self.pass.overlap(&positions) {
-            let own = x.narrow(1, row, 1)?.squeeze(1)?.narrow(1, 0, self.pass.first + row + 1)?;
+        let held = first..first + x.dim(1)?;
+        for row in self.pass.overlap(&positions).filter(|row| held.contains(row)) {
+            let own = x.narrow(1, row - first, 1)?.squeeze(1)?.narrow(1, 0, self.pass.first + row + 1)?;
             self.put(point, l, row, (&own, Storage::F32))?;
         }
         Ok(())

@@ -21,6 +21,8 @@ const SERIAL_PRODUCTS_MAX: usize = 1 << 17;
 pub struct Linear {
     weight: Place,
     bias: Option<Tensor>,
+    /// Sequences multiplied at once; see [`Settings::batch`].
+    batch: usize,
 }
 
 #[derive(Clone)]
@@ -39,7 +41,7 @@ impl Linear {
             let shape = (weight.rows(), weight.cols());
             Place::Device(Tensor::from_vec(weight.to_f32(), shape, &settings.device)?)
         };
-        Ok(Linear { weight, bias })
+        Ok(Linear { weight, bias, batch: settings.batch })
     }
 
     /// A matrix whose values have been altered, by the same kernels.
@@ -56,12 +58,12 @@ impl Linear {
                 Place::Device(Tensor::from_vec(values, shape, &settings.device)?)
             }
         };
-        Ok(Linear { weight, bias })
+        Ok(Linear { weight, bias, batch: settings.batch })
     }
 
     /// The same matrix without its bias.
     pub fn without_bias(&self) -> Linear {
-        Linear { weight: self.weight.clone(), bias: None }
+        Linear { bias: None, ..self.clone() }
     }
 
     /// The bias.
@@ -69,12 +71,19 @@ impl Linear {
         self.bias.as_ref()
     }
 
-    /// `[tokens, inputs]` to `[tokens, outputs]`, by the phase's kernel, whatever the number of tokens.
+    /// `[tokens, inputs]` to `[tokens, outputs]`, by the phase's kernel, whatever the number of tokens; a batch of several
+    /// sequences always by prefill's.
     pub fn forward(&self, x: &Tensor, phase: Phase) -> Result<Tensor, EngineError> {
+        let tokens = x.dim(0)?;
+        let (x, kernel) = match self.batch {
+            1 => (x.clone(), phase),
+            batch => (x.repeat((batch, 1))?, Phase::Prefill),
+        };
         let y = match &self.weight {
-            Place::Host { values, quantised } => multiply(values, *quantised, x, phase)?,
+            Place::Host { values, quantised } => multiply(values, *quantised, &x, kernel)?,
             Place::Device(weight) => x.matmul(&weight.t()?)?,
         };
+        let y = y.narrow(0, 0, tokens)?;
         match &self.bias {
             Some(bias) => Ok(y.broadcast_add(bias)?),
             None => Ok(y),
@@ -94,7 +103,8 @@ fn is_integer_shape(dtype: WeightDtype, cols: usize, quantised: QuantisedMatmul)
     dtype.is_quantised() && quantised == QuantisedMatmul::Integer && fits
 }
 
-fn multiply(values: &Values, quantised: QuantisedMatmul, x: &Tensor, phase: Phase) -> Result<Tensor, EngineError> {
+/// By the kernel of `kernel`'s phase.
+fn multiply(values: &Values, quantised: QuantisedMatmul, x: &Tensor, kernel: Phase) -> Result<Tensor, EngineError> {
     let (tokens, inputs) = x.dims2()?;
     let outputs = values.rows();
     if inputs != values.cols() {
@@ -105,7 +115,7 @@ fn multiply(values: &Values, quantised: QuantisedMatmul, x: &Tensor, phase: Phas
     let y = if is_integer_shape(values.dtype(), inputs, quantised) {
         integer(values, (tokens, inputs, outputs), &x)?
     } else {
-        match phase {
+        match kernel {
             Phase::Prefill => gemm_tiles(values, tokens, &x),
             Phase::Decode => x.chunks(inputs.max(1)).flat_map(|row| dot_rows(values, row)).collect(),
         }

@@ -2,6 +2,7 @@
 //! run on disk holds what its manifest says.
 
 mod aligned;
+mod batches;
 mod contracts;
 mod demo;
 mod determinism;
