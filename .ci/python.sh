@@ -15,14 +15,14 @@ package=crates/driftprobe-python
 
 if [ ! -x "$venv/bin/python" ]; then
   "$base/bin/python" -m venv "$venv"
-  "$venv/bin/pip" install --quiet 'maturin>=1.9,<2' pytest pandas
+  "$venv/bin/pip" install --quiet pytest pandas
 fi
 # torch and transformers are taken from where they are.
 "$base/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' \
   >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/fixtures.pth"
 
-# The dependencies are those of `cargo test`, built already; a user's own build is optimised.
-PATH=$venv/bin:$PATH "$venv/bin/pip" install --quiet --force-reinstall --no-deps --no-build-isolation \
+# Built in isolation, as a user's is. The dependencies are those of `cargo test`, built already; a user's build is optimised.
+PATH=$venv/bin:$PATH "$venv/bin/pip" install --quiet --force-reinstall --no-deps \
   --config-settings=build-args=--profile=dev "./$package"
 
 export PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1

@@ -4,10 +4,12 @@ mod compare;
 mod doctor;
 mod gate;
 pub mod report;
+mod sweep;
 
 pub use compare::{CompareArgs, ComparedPhase};
 pub use doctor::DoctorArgs;
 pub use gate::GateArgs;
+pub use sweep::Axis;
 
 use crate::import::{IMPORT_EXAMPLES, ImportArgs};
 use crate::remote::RemoteArgs;
@@ -34,6 +36,7 @@ Examples:
   driftprobe run --model llama.gguf --prompts prompts/ --out runs/llama
   driftprobe run --remote me@mi300x --model /models/llama.gguf --out runs/mi300x
   driftprobe run --model llama.gguf --engine llama-cpp --flash-attention on
+  driftprobe run --sweep prefill-attention=blocked:64,blocked:16 --steps 24
 
 Honoured environment variables (an option given here comes first):
   GRETA_TRACE_LAYERS, GRETA_TRACE_STAGE_LAYERS   as --layers
@@ -177,7 +180,7 @@ pub enum Format {
     Github,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct RunArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -192,6 +195,10 @@ pub struct RunArgs {
     /// How often each phase is run again, to see whether it repeats itself bit for bit
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub repeats: u32,
+    /// Run and judge once for each value of a setting, and say from where on rows part: prefill-chunk, batch, threads,
+    /// prefill-attention, decode-attention, flash-attention, kv-cache, dtype, ubatch, or context (tokens of the prompts)
+    #[arg(long, value_name = "SETTING=V1,V2,…", conflicts_with_all = ["record_only", "remote"])]
+    pub sweep: Option<Axis>,
     /// Seed to record; the embedded engine draws no random numbers
     #[arg(long, env = "GRETA_SEED", default_value_t = 1)]
     pub seed: u64,
@@ -221,7 +228,7 @@ pub struct RunArgs {
 }
 
 /// The model, how it is computed, and what is traced of it.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct EngineArgs {
     /// A Hugging Face folder, a GGUF file, or DEMO for the embedded model
     #[arg(long, default_value = "DEMO", value_name = "DEMO|PATH")]
@@ -232,6 +239,9 @@ pub struct EngineArgs {
     /// Prompts: texts, files or folders of files (*.txt, or *.json with ids and tokens) [default: four built-in ones]
     #[arg(long, num_args = 1.., value_name = "DIR|FILE|TEXT")]
     pub prompts: Vec<String>,
+    /// Cut or repeat each prompt to so many tokens
+    #[arg(long, value_name = "N")]
+    pub prompt_tokens: Option<usize>,
     /// Layers to trace, or `all` [default: 0,1,2,4,8, as far as the model has them]
     #[arg(long, value_name = "LIST|all")]
     pub layers: Option<String>,
@@ -260,6 +270,10 @@ pub struct EngineArgs {
     /// Embedded: prefill in chunks of so many tokens [default: the whole prompt at once]
     #[arg(long, value_name = "TOKENS")]
     pub prefill_chunk: Option<usize>,
+    /// Embedded: sequences that a pass computes at once, this one and copies of it: from 2 on, decode multiplies matrices by
+    /// the kernel for many rows [default: 1]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
     /// Embedded: quantised weights: integer (activations are quantised too) or dequantise [default: integer]
     #[arg(long, value_name = "HOW")]
     pub quantised_matmul: Option<QuantisedMatmul>,
@@ -273,7 +287,7 @@ pub struct EngineArgs {
     /// go through them, and so through the kernels of many rows
     #[arg(long)]
     pub prune: bool,
-    /// llama-cpp: threads [default: one a core]
+    /// Threads [default: one a core]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
     /// Device: cpu, cuda or metal, and with llama-cpp rocm or vulkan (as built in by features)

@@ -28,6 +28,20 @@ pub fn open<'m>(
     }
 }
 
+/// Does something in as many threads as were asked for, where the engine takes its threads from the pool that it is called in.
+///
+/// # Errors
+/// If there can be no such pool, or what is done fails.
+pub fn in_threads<T: Send>(args: &EngineArgs, work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    let Some(threads) = args.threads.filter(|_| args.engine == EngineKind::Embedded) else { return work() };
+    let refuse = |why: String| Failure::new(format!("--threads {threads}: {why}"), "give a count from 1");
+    if threads == 0 {
+        return Err(refuse("nothing computes".to_owned()));
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| refuse(e.to_string()))?;
+    pool.install(work)
+}
+
 /// Says which option belongs to another engine than the one asked for.
 pub fn refuse_what_does_not_fit(args: &EngineArgs, fault: bool) -> Result<(), Failure> {
     let (other, options): (&str, &[(&str, bool)]) = match args.engine {
@@ -37,7 +51,6 @@ pub fn refuse_what_does_not_fit(args: &EngineArgs, fault: bool) -> Result<(), Fa
                 ("--flash-attention", args.flash_attention.is_some()),
                 ("--ubatch", args.ubatch.is_some()),
                 ("--prune", args.prune),
-                ("--threads", args.threads.is_some()),
             ],
         ),
         EngineKind::LlamaCpp => (
@@ -47,6 +60,7 @@ pub fn refuse_what_does_not_fit(args: &EngineArgs, fault: bool) -> Result<(), Fa
                 ("--prefill-attention", args.prefill_attention.is_some()),
                 ("--decode-attention", args.decode_attention.is_some()),
                 ("--prefill-chunk", args.prefill_chunk.is_some()),
+                ("--batch", args.batch.is_some()),
                 ("--quantised-matmul", args.quantised_matmul.is_some()),
                 ("--fault", fault),
             ],
@@ -54,7 +68,6 @@ pub fn refuse_what_does_not_fit(args: &EngineArgs, fault: bool) -> Result<(), Fa
     };
     let Some((name, _)) = options.iter().find(|(_, given)| *given) else { return Ok(()) };
     let hint = match *name {
-        "--threads" => "set RAYON_NUM_THREADS for the embedded engine".to_owned(),
         "--prefill-chunk" => "llama.cpp splits prompts by --ubatch".to_owned(),
         name => format!("leave {name} out, or use --engine {other}"),
     };
@@ -79,6 +92,7 @@ pub fn settings(args: &EngineArgs) -> Result<Settings, Failure> {
         prefill_attention: args.prefill_attention.unwrap_or(defaults.prefill_attention),
         decode_attention: args.decode_attention.unwrap_or(defaults.decode_attention),
         prefill_chunk_tokens: args.prefill_chunk,
+        batch: args.batch.unwrap_or(defaults.batch),
         quantised_matmul: args.quantised_matmul.unwrap_or(defaults.quantised_matmul),
         device: device(&args.device)?,
     })

@@ -17,6 +17,7 @@ mod prompts;
 mod remote;
 mod report;
 mod run;
+mod sweep;
 
 pub use analyze::{contract, judge_lying};
 pub use environment::{host, variables};

@@ -13,7 +13,7 @@ use driftprobe::{Analysis, Options, Verdict, analyze_against};
 use driftprobe_engine::faulty::{Fault, FaultKind, FaultyEngine, Scope, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};
 use driftprobe_engine::{EmbeddedEngine, Engine};
-use driftprobe_model::{Model, Tokenizer};
+use driftprobe_model::Model;
 use driftprobe_trace::{Manifest, Phase, Point, PromptInfo, Run};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -24,8 +24,7 @@ use std::path::Path;
 pub fn run(args: &PowerArgs) -> Result<u8, Failure> {
     let e = &args.engine;
     let model = Model::open(&e.model)?;
-    let tokenizer = e.tokenizer.as_deref().map(Tokenizer::from_file).transpose()?;
-    let mut prompts = prompts::load(&e.prompts, &model, tokenizer.as_ref())?;
+    let mut prompts = prompts::asked(e, &model)?;
     if e.prompts.is_empty() {
         prompts.retain(|prompt| prompt.id == "p6_len_32");
     }

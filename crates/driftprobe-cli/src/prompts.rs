@@ -1,5 +1,6 @@
 //! Prompts: built-in ones, texts, files and folders.
 
+use crate::args::EngineArgs;
 use crate::failure::Failure;
 use driftprobe_model::{Model, Tokenizer};
 use driftprobe_trace::PromptInfo;
@@ -28,8 +29,28 @@ struct Prompt {
     content: Content,
 }
 
+/// The prompts that the options name, tokenised.
+pub fn asked(args: &EngineArgs, model: &Model) -> Result<Vec<PromptInfo>, Failure> {
+    let tokenizer = args.tokenizer.as_deref().map(Tokenizer::from_file).transpose()?;
+    let mut prompts = load(&args.prompts, model, tokenizer.as_ref())?;
+    if let Some(tokens) = args.prompt_tokens {
+        prompts.iter_mut().for_each(|prompt| lengthen(prompt, tokens));
+    }
+    Ok(prompts)
+}
+
+/// Cuts a prompt to `tokens` tokens, or repeats what follows its first one.
+fn lengthen(prompt: &mut PromptInfo, tokens: usize) {
+    let Some((first, rest)) = prompt.tokens.split_first() else { return };
+    let rest = if rest.is_empty() { std::slice::from_ref(first) } else { rest };
+    let all = std::iter::once(first).chain(rest.iter().cycle());
+    prompt.tokens = all.take(tokens).copied().collect();
+    // The text is another one now.
+    prompt.text = None;
+}
+
 /// Resolves the `--prompts` arguments and tokenises them.
-pub fn load(arguments: &[String], model: &Model, tokenizer: Option<&Tokenizer>) -> Result<Vec<PromptInfo>, Failure> {
+fn load(arguments: &[String], model: &Model, tokenizer: Option<&Tokenizer>) -> Result<Vec<PromptInfo>, Failure> {
     let mut prompts = Vec::new();
     if arguments.is_empty() {
         let text = |(id, text): &(&str, &str)| Prompt { id: (*id).to_owned(), content: Content::Text(trimmed(text)) };

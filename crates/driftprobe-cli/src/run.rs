@@ -9,12 +9,13 @@ use crate::output;
 use crate::progress::TerminalWatcher;
 use crate::prompts;
 use crate::remote;
+use crate::sweep;
 use driftprobe::Analysis;
 use driftprobe::examine::Oracle;
 use driftprobe::search::{between, with_search};
 use driftprobe_engine::record::{self, Plan, record};
 use driftprobe_engine::{Engine, EngineError};
-use driftprobe_model::{Model, Tokenizer};
+use driftprobe_model::Model;
 use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, ModelInfo, Phase, Point, PromptInfo, Run, SEARCH_PREFIX};
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,9 +32,30 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     if let Some(destination) = &args.remote.remote {
         return remote::run(args, destination);
     }
+    if let Some(axis) = &args.sweep {
+        return sweep::run(args, axis);
+    }
+    let Some(Made { dir, analysis }) = make(args)? else { return Ok(driftprobe::EXIT_PASS) };
+    output::write(&analysis, &analyze::beside(&dir), args.format)?;
+    Ok(analysis.exit_code())
+}
+
+/// A run that was recorded and judged.
+pub struct Made {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// What is said of it.
+    pub analysis: Analysis,
+}
+
+/// Makes a run, and judges it unless it was only to be recorded.
+pub fn make(args: &RunArgs) -> Result<Option<Made>, Failure> {
+    engine::in_threads(&args.engine, || make_here(args))
+}
+
+fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
     let model = Model::open(&args.engine.model)?;
-    let tokenizer = args.engine.tokenizer.as_deref().map(Tokenizer::from_file).transpose()?;
-    let prompts = prompts::load(&args.engine.prompts, &model, tokenizer.as_ref())?;
+    let prompts = prompts::asked(&args.engine, &model)?;
     let engine = engine::open(&args.engine, args.fault.as_ref(), &model, &prompts)?;
     let engine = engine.as_ref();
     let mode = if args.mode == Modes::KvAligned { Mode::KvAligned } else { Mode::AsDesigned };
@@ -64,15 +86,13 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     match recorded {
         Ok(_) if args.record_only => {
             anstream::println!("recorded {}; judge it with `driftprobe analyze`", dir.display());
-            Ok(driftprobe::EXIT_PASS)
+            Ok(None)
         }
         Ok(_) => {
             let oracle = Oracle { budget_flops: args.engine.simulate, ..Oracle::new(&model) };
             let analysis = analyze::judge(&Run::open(&dir)?, Some(&oracle))?;
             let rounds = search(engine, &plan, &analysis, (&dir, &oracle))?;
-            let analysis = with_search(analysis, rounds);
-            output::write(&analysis, &analyze::beside(&dir), args.format)?;
-            Ok(analysis.exit_code())
+            Ok(Some(Made { dir, analysis: with_search(analysis, rounds) }))
         }
         Err(EngineError::Interrupted) => Err(Failure::interrupted(&dir)),
         Err(e) => Err(e.into()),
@@ -187,7 +207,7 @@ fn manifest(args: &RunArgs, model: &Model) -> Manifest {
 }
 
 /// The first of runs/NAME-001, runs/NAME-002 … that does not exist.
-fn new_folder(model: &Model) -> Result<PathBuf, Failure> {
+pub fn new_folder(model: &Model) -> Result<PathBuf, Failure> {
     // A folder's name may hold a dot that begins no ending.
     let named = if model.path.is_dir() { model.path.file_name() } else { model.path.file_stem() };
     let name = named.map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned());

@@ -34,6 +34,7 @@ pub mod search;
 pub mod simulate;
 pub mod spelling;
 pub mod statement;
+pub mod sweep;
 #[cfg(test)]
 #[path = "../tests/support/mod.rs"]
 mod testing;

@@ -203,7 +203,11 @@ fn reports(tree: &Tree, findings: &mut Findings) -> Result<()> {
     for part in ["schema.rs", "schema/attention.rs", "schema/cause.rs", "schema/row.rs"] {
         fields(tree, part)?.into_iter().for_each(|field| expect(format!("`{field}`")));
     }
-    for (page, part) in [("docs/compare.md", "schema/compare.rs"), ("docs/gate.md", "schema/gate.rs")] {
+    for (page, part) in [
+        ("docs/compare.md", "schema/compare.rs"),
+        ("docs/gate.md", "schema/gate.rs"),
+        ("docs/sweep.md", "schema/sweep.rs"),
+    ] {
         let text = &need(tree, page)?.text;
         let lacks = |field: &&str| !text.contains(&format!("| `{field}` |"));
         findings.extend(fields(tree, part)?.into_iter().filter(lacks).map(|field| format!("{page}: lacks `{field}`")));

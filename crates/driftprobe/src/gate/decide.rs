@@ -66,6 +66,22 @@ impl Noise {
             reasons: run.reasons.iter().map(|reason| (reason.code.id(), reason.count)).collect(),
         }
     }
+
+    /// The verdict with what kind of PASS, or the cause.
+    pub fn said(&self) -> String {
+        let sub = self.sub_verdict.map_or_else(String::new, |sub| format!(" ({})", sub.id()));
+        let cause = self.root_cause.map_or_else(String::new, |code| format!(" · {code}"));
+        format!("{}{sub}{cause}", self.verdict.id())
+    }
+
+    /// The first failure, why, and the reasons' codes; empty for a PASS without any.
+    pub fn details(&self) -> String {
+        let first = self.first_failure.as_ref().map(|place| format!("first failure: {place}"));
+        let reasons = self.reasons.iter().map(|(code, count)| format!("{code} ({count})"));
+        let reasons = Some(reasons.collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty());
+        let why = Some(self.why.clone()).filter(|_| self.verdict != Verdict::Pass);
+        [first, why, reasons].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// One mode of a run.

@@ -30,11 +30,7 @@ pub fn to_terminal(comparisons: &[Comparison]) -> Styled {
 }
 
 fn phase(out: &mut Styled, one: &Comparison) {
-    let style = match one.verdict {
-        Verdict::Pass => Style::Good,
-        Verdict::Fail => Style::Bad,
-        Verdict::Inconclusive => Style::Warn,
-    };
+    let style = Style::of(one.verdict);
     let sub = one.sub_verdict.map_or_else(String::new, |sub| format!(" ({})", sub.id()));
     out.line(style, format!("{}: {}{sub}", one.phase, one.verdict.id()));
     out.wrapped("  ", Style::Plain, &format!("{} against {}: {}", one.names[0], one.names[1], one.why));

@@ -6,6 +6,7 @@ mod markdown;
 mod text;
 
 pub use cases::cases;
+pub(super) use json::noise;
 pub use json::{SCHEMA, to_json};
 pub use markdown::to_markdown;
 pub use text::to_terminal;
@@ -14,8 +15,7 @@ use super::escape::tsv;
 use super::format::{brief, near_one, recorded};
 use crate::gate::decide::deciding_for;
 use crate::gate::matrix::Cell;
-use crate::gate::{CheckResult, Deciding, Gate, Measure, PresetResult, Subject};
-use crate::verdict::Verdict;
+use crate::gate::{CheckResult, Deciding, Gate, Measure, Noise, PresetResult, Subject};
 use driftprobe_trace::Mode;
 
 /// One line of the table: one condition of one gate on one mode of one run, or one cell of the matrix.
@@ -101,19 +101,11 @@ fn at(check: &CheckResult) -> Option<&str> {
 
 /// The noise model's verdict with what kind of PASS, or the cause.
 fn noise_said(subject: &Subject) -> String {
-    let Some(noise) = &subject.noise else { return "not judged: logits alone have no stages".to_owned() };
-    let sub = noise.sub_verdict.map_or_else(String::new, |sub| format!(" ({})", sub.id()));
-    let cause = noise.root_cause.map_or_else(String::new, |code| format!(" · {code}"));
-    format!("{}{sub}{cause}", noise.verdict.id())
+    subject.noise.as_ref().map_or_else(|| "not judged: logits alone have no stages".to_owned(), Noise::said)
 }
 
 fn noise_details(subject: &Subject) -> String {
-    let Some(noise) = &subject.noise else { return String::new() };
-    let first = noise.first_failure.as_ref().map(|place| format!("first failure: {place}"));
-    let reasons = noise.reasons.iter().map(|(code, count)| format!("{code} ({count})"));
-    let reasons = Some(reasons.collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty());
-    let why = Some(noise.why.clone()).filter(|_| noise.verdict != Verdict::Pass);
-    [first, why, reasons].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    subject.noise.as_ref().map_or_else(String::new, Noise::details)
 }
 
 fn lines(gate: &Gate) -> Vec<Line> {

@@ -19,6 +19,7 @@ pub(crate) mod recordings;
 pub mod schema;
 mod strip;
 pub(crate) mod suspects;
+pub mod sweep;
 pub mod terminal;
 mod tree;
 pub mod tsv;

@@ -10,6 +10,7 @@ pub(super) mod heat;
 mod heatmap;
 mod modes;
 pub(super) mod palette;
+mod sweep;
 
 use crate::analysis::Analysis;
 use plotters::coord::Shift;
@@ -102,6 +103,8 @@ pub fn picture(analysis: &Analysis, plot: Plot) -> Result<Picture, String> {
         Plot::Attention => attention::draw(analysis),
     }
 }
+
+pub use sweep::draw as sweep_picture;
 
 /// Where a picture is drawn.
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;

@@ -10,6 +10,7 @@ mod cause;
 mod compare;
 pub mod gate;
 mod row;
+pub mod sweep;
 
 pub use attention::{
     AttentionEntry, DriftEntry, EvidenceEntry, HypothesesEntry, IndicatorEntry, KvRowsEntry, ModeRowEntry, ProbsEntry,

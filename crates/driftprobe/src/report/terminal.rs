@@ -38,6 +38,15 @@ pub enum Style {
 }
 
 impl Style {
+    /// How a verdict is meant.
+    pub(super) const fn of(verdict: Verdict) -> Style {
+        match verdict {
+            Verdict::Pass => Style::Good,
+            Verdict::Fail => Style::Bad,
+            Verdict::Inconclusive => Style::Warn,
+        }
+    }
+
     /// The SGR parameters of a common rendering; empty for plain text.
     pub const fn sgr(self) -> &'static str {
         match self {
@@ -138,11 +147,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 pub fn to_terminal(analysis: &Analysis) -> Styled {
     let mut out = Styled::default();
     let run = &analysis.verdict;
-    let style = match run.verdict {
-        Verdict::Pass => Style::Good,
-        Verdict::Fail => Style::Bad,
-        Verdict::Inconclusive => Style::Warn,
-    };
+    let style = Style::of(run.verdict);
     let mut head = run.verdict.id().to_owned();
     if let Some(sub) = run.sub_verdict {
         head.push_str(&format!(" ({})", sub.id()));

@@ -3,7 +3,7 @@
 use super::{at, cell_said};
 use crate::gate::decide::deciding_for;
 use crate::gate::matrix::Cell;
-use crate::gate::{CheckResult, Deciding, Gate, GuardrailVerdict, PresetResult, Subject};
+use crate::gate::{CheckResult, Deciding, Gate, GuardrailVerdict, Noise, PresetResult, Subject};
 use crate::report::schema::Num;
 use crate::report::schema::gate::{
     GateBaselineEntry, GateCellEntry, GateCellPresetEntry, GateCheckEntry, GateExtraEntry, GateMatrixEntry,
@@ -37,19 +37,24 @@ pub fn to_json(gate: &Gate) -> String {
     serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
 }
 
+/// The noise model's verdict as data.
+pub fn noise(noise: &Noise) -> GateNoiseEntry<'_> {
+    GateNoiseEntry {
+        verdict: noise.verdict.id(),
+        sub_verdict: noise.sub_verdict.map(|sub| sub.id()),
+        root_cause: noise.root_cause,
+        why: &noise.why,
+        first_failure: noise.first_failure.as_deref(),
+        reasons: noise.reasons.iter().map(|(code, count)| GateReasonEntry { code, count: *count }).collect(),
+    }
+}
+
 fn run<'a>(subject: &'a Subject, decided_by: Vec<&'static str>) -> GatedRunEntry<'a> {
     let presets = subject.modes.iter().flat_map(|mode| mode.presets.iter().map(|result| preset(mode.mode, result)));
     GatedRunEntry {
         name: &subject.name,
         decided_by,
-        noise: subject.noise.as_ref().map(|noise| GateNoiseEntry {
-            verdict: noise.verdict.id(),
-            sub_verdict: noise.sub_verdict.map(|sub| sub.id()),
-            root_cause: noise.root_cause,
-            why: &noise.why,
-            first_failure: noise.first_failure.as_deref(),
-            reasons: noise.reasons.iter().map(|(code, count)| GateReasonEntry { code, count: *count }).collect(),
-        }),
+        noise: subject.noise.as_ref().map(noise),
         presets: presets.collect(),
         baseline: subject.baseline.as_ref().map(|baseline| GateBaselineEntry {
             verdict: baseline.verdict.id(),

@@ -10,19 +10,11 @@ use crate::verdict::Verdict;
 /// Cells, or causes, that are listed; more are counted.
 const LISTED_MAX: usize = 40;
 
-const fn style(verdict: Verdict) -> Style {
-    match verdict {
-        Verdict::Pass => Style::Good,
-        Verdict::Fail => Style::Bad,
-        Verdict::Inconclusive => Style::Warn,
-    }
-}
-
 /// The summary of a gate.
 pub fn to_terminal(gate: &Gate) -> Styled {
     let mut out = Styled::default();
     let by: Vec<&str> = gate.decided_by().iter().map(|one| one.id()).collect();
-    out.line(style(gate.verdict), format!("{} (decided by: {})", gate.verdict.id(), by.join(", ")));
+    out.line(Style::of(gate.verdict), format!("{} (decided by: {})", gate.verdict.id(), by.join(", ")));
     for why in &gate.why {
         out.wrapped("  ", Style::Plain, why);
     }
@@ -44,7 +36,7 @@ fn heading(out: &mut Styled, name: &str, verdict: Verdict, said: &str, decides: 
     let role = if decides { "decides" } else { "beside" };
     out.lines.push(vec![
         Span::new(Style::Plain, format!("  {name:<20} ")),
-        Span::new(style(verdict), said),
+        Span::new(Style::of(verdict), said),
         Span::new(Style::Dim, format!("  {role}")),
     ]);
 }
