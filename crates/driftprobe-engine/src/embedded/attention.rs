@@ -92,13 +92,23 @@ impl Kernel {
 
     /// The ranges (first, count) of keys that get a softmax of their own; `None` where all keys share one.
     pub fn ranges(self, keys: usize) -> Option<Vec<(usize, usize)>> {
+        let size = self.range_keys(keys)?;
+        Some((0..keys).step_by(size).map(|first| (first, size.min(keys - first))).collect())
+    }
+
+    /// Keys of a range; `None` where all share one.
+    fn range_keys(self, keys: usize) -> Option<usize> {
         let size = match self {
             Kernel::Prefill(PrefillAttention::Naive) | Kernel::Decode(DecodeAttention::Naive) => return None,
             Kernel::Prefill(PrefillAttention::Blocked { keys: block }) => block,
             Kernel::Decode(DecodeAttention::SplitK { parts }) => keys.div_ceil(parts.max(1)),
         };
-        let size = size.max(1);
-        Some((0..keys).step_by(size).map(|first| (first, size.min(keys - first))).collect())
+        Some(size.max(1))
+    }
+
+    /// Keys whose scores are held at once, of `keys`.
+    pub fn keys_held(self, keys: usize) -> usize {
+        self.range_keys(keys).map_or(keys, |range| range.min(keys))
     }
 }
 
@@ -178,7 +188,9 @@ fn over_ranges(inputs: &Inputs<'_>, shape: &Shape, ranges: &[(usize, usize)]) ->
     let tokens = inputs.q.dim(0)?;
     let q = grouped(inputs.q, shape)?;
     let (mut whole, mut shown): (Option<Partial>, Vec<Tensor>) = (None, Vec::new());
-    for &(first, keys) in ranges {
+    // What no row sees adds nothing, to the bit.
+    let last = (shape.first_pos + tokens).saturating_add_signed(shape.mask.ahead.max(0));
+    for &(first, keys) in ranges.iter().filter(|(first, _)| *first == 0 || *first < last) {
         let (k, v) = (inputs.k.narrow(1, first, keys)?, inputs.v.narrow(1, first, keys)?);
         let scores = scores(&q, &k, shape, (first, tokens))?;
         let partial = Partial::of(&scores, &v, shape)?;

@@ -15,9 +15,10 @@ use driftprobe_model::Config;
 use driftprobe_trace::{Phase, Point};
 use std::ops::Range;
 
-/// Scores that attention holds at once: so many tokens of a pass go together that their scores stay below it (16 MiB of f32).
-/// A row's result does not depend on which others go with it.
+/// Scores that attention works on at once: so many tokens of a pass go together that they stay below it (16 MiB of f32).
 const SCORES_MAX: usize = 1 << 22;
+/// Scores that it may have to show at once (256 MiB).
+const SHOWN_MAX: usize = 1 << 26;
 
 /// One forward pass over consecutive tokens.
 #[derive(Clone, Copy)]
@@ -141,7 +142,10 @@ impl Forward<'_, '_> {
             Phase::Decode => Kernel::Decode(self.settings.decode_attention),
         };
         let (at, tokens) = (self.pass.at(Some(l)), q.dim(0)?);
-        let tile = (SCORES_MAX / (shape.heads * k.dim(1)?).max(1)).clamp(1, tokens.max(1));
+        // The same whether the tap is open or closed: a kernel's order may depend on how many rows it has.
+        let keys = k.dim(1)?;
+        let tile = |max: usize, keys: usize| (max / (shape.heads * keys).max(1)).clamp(1, tokens.max(1));
+        let tile = tile(SCORES_MAX, kernel.keys_held(keys)).min(tile(SHOWN_MAX, keys));
         let mut outs = Vec::new();
         for first in (0..tokens).step_by(tile) {
             let q = q.narrow(0, first, tile.min(tokens - first))?;
