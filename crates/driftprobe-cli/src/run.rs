@@ -43,6 +43,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
         layers: layers(&args.engine, engine.layers())?,
         points: points(&args.engine, engine)?,
         repeats: args.repeats,
+        decoded: 0,
         unwatched: true,
         payloads: !args.no_payloads,
         overwrite: args.overwrite,
@@ -52,13 +53,19 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     check_context(&plan, &model)?;
     let dir = match &args.out {
         Some(dir) => dir.clone(),
-        None => new_folder(&model)?,
+        None => new_folder(Path::new("runs"), &model)?,
     };
     let mut watcher = TerminalWatcher::new();
-    let mut recorded = record(engine, &plan, &dir, manifest(args, &model), &mut watcher);
+    let mut recorded = record(engine, &plan, &dir, manifest(&args.engine.model, args.seed, &model), &mut watcher);
     if recorded.is_ok() && args.mode == Modes::Both {
         let aligned = Plan { mode: Mode::KvAligned, ..plan.clone() };
-        recorded = record(engine, &aligned, &dir.join(ALIGNED_DIR), manifest(args, &model), &mut watcher);
+        recorded = record(
+            engine,
+            &aligned,
+            &dir.join(ALIGNED_DIR),
+            manifest(&args.engine.model, args.seed, &model),
+            &mut watcher,
+        );
     }
     watcher.finish();
     match recorded {
@@ -83,7 +90,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
 const ROUNDS_MAX: usize = 8;
 
 /// Records the layers between which a fault lies, until it is found in one of them.
-fn search(
+pub fn search(
     engine: &dyn Engine,
     plan: &Plan,
     analysis: &Analysis,
@@ -164,8 +171,9 @@ pub fn points(args: &EngineArgs, engine: &dyn Engine) -> Result<BTreeSet<Point>,
     list.split(',').map(point).collect()
 }
 
-fn manifest(args: &RunArgs, model: &Model) -> Manifest {
-    let path = if args.engine.model == Path::new("DEMO") {
+/// What only this program knows of a run: the model, given as `given`, the seed, and the machine.
+pub fn manifest(given: &Path, seed: u64, model: &Model) -> Manifest {
+    let path = if given == Path::new("DEMO") {
         "DEMO".to_owned()
     } else {
         std::path::absolute(&model.path).unwrap_or_else(|_| model.path.clone()).to_string_lossy().into_owned()
@@ -179,19 +187,18 @@ fn manifest(args: &RunArgs, model: &Model) -> Manifest {
             ..Default::default()
         }),
         config: Some(model.config.to_hugging_face()),
-        seed: Some(args.seed),
+        seed: Some(seed),
         env: environment::variables(),
         host: Some(environment::host()),
         ..Default::default()
     }
 }
 
-/// The first of runs/NAME-001, runs/NAME-002 … that does not exist.
-fn new_folder(model: &Model) -> Result<PathBuf, Failure> {
+/// The first of NAME-001, NAME-002 … in a folder that does not exist there, made.
+pub fn new_folder(runs: &Path, model: &Model) -> Result<PathBuf, Failure> {
     // A folder's name may hold a dot that begins no ending.
     let named = if model.path.is_dir() { model.path.file_name() } else { model.path.file_stem() };
     let name = named.map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned());
-    let runs = Path::new("runs");
     fs::create_dir_all(runs).map_err(|e| Failure::io("make the folder", runs, &e))?;
     for n in 1..RUNS_MAX {
         let dir = runs.join(format!("{name}-{n:03}"));
@@ -201,5 +208,5 @@ fn new_folder(model: &Model) -> Result<PathBuf, Failure> {
             Err(e) => return Err(Failure::io("make the folder", &dir, &e)),
         }
     }
-    Err(Failure::new("runs/ holds too many runs", "name a folder with --out"))
+    Err(Failure::new(format!("{} holds too many runs", runs.display()), "name a folder with --out"))
 }

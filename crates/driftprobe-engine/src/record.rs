@@ -242,9 +242,14 @@ impl Recorder<'_> {
         let unwatched = writer.is_none() && aligned.is_none();
         let session = &mut *if unwatched { engine.unwatched_session()? } else { engine.session()? };
         let mut logits = Vec::new();
-        if first > 0 {
+        let (whole, decoded) = prompt.tokens[..first].split_at(first.saturating_sub(self.plan.decoded));
+        if !whole.is_empty() {
             let mut rows = self.rows(None, &prompt.id, (Phase::Decode, repeat));
-            session.prefill(&prompt.tokens[..first], 0..0, &mut Tap::watched(&mut rows))?;
+            session.prefill(whole, 0..0, &mut Tap::watched(&mut rows))?;
+        }
+        for token in decoded {
+            let mut rows = self.rows(None, &prompt.id, (Phase::Decode, repeat));
+            session.decode(*token, &mut Tap::watched(&mut rows))?;
         }
         let mut own = 0;
         for (pos, token) in prompt.tokens.iter().enumerate().skip(first) {
@@ -281,7 +286,7 @@ fn align(
 }
 
 /// The token with the largest logit; the first of equals.
-fn greedy(logits: &[f32]) -> u32 {
+pub fn greedy(logits: &[f32]) -> u32 {
     let best =
         logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, l)| if *l > best.1 { (i, *l) } else { best });
     u32::try_from(best.0).unwrap_or(u32::MAX)

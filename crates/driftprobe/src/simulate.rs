@@ -9,7 +9,7 @@ pub mod gap;
 pub mod lane;
 mod lockstep;
 mod measure;
-mod random;
+pub mod random;
 mod record;
 pub(crate) mod student;
 mod study;

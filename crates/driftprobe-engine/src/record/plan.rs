@@ -13,6 +13,9 @@ pub struct Plan {
     pub mode: Mode,
     /// Decode steps to trace, from 1. Tokens of further steps are the engine's own greedy choice, fed to both phases.
     pub steps: usize,
+    /// How many of the tokens before the traced ones decode feeds one by one, untraced, as it does where it has generated
+    /// them; those before these it takes by one prefill. 0: all of them.
+    pub decoded: usize,
     /// Layers to trace.
     pub layers: BTreeSet<usize>,
     /// Points to trace; those that a phase cannot show are left out of it, and the manifest says so.
@@ -34,6 +37,7 @@ impl Plan {
             prompts,
             mode: Mode::AsDesigned,
             steps: 1,
+            decoded: 0,
             layers: (0..engine.layers()).collect(),
             points: Phase::ALL.into_iter().flat_map(|phase| engine.points(phase)).collect(),
             repeats: 0,

@@ -10,6 +10,7 @@ pub(super) mod heat;
 mod heatmap;
 mod modes;
 pub(super) mod palette;
+pub(super) mod ratio;
 
 use crate::analysis::Analysis;
 use plotters::coord::Shift;

@@ -1,0 +1,74 @@
+//! `driftprobe logprobs`: log-probabilities of whole generations, decode's against prefill's.
+
+mod engine;
+mod files;
+mod generate;
+mod trace;
+
+pub use files::judge_files;
+
+use crate::args::{LogprobsArgs, LogprobsFormat};
+use crate::failure::Failure;
+use crate::output;
+use crate::picture;
+use driftprobe::logprobs::Judged;
+use driftprobe::report::logprobs::{PICTURE_TITLE, picture as draw, to_json, to_markdown, to_terminal, to_tsv};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Pixels of the PNG for each of the SVG's.
+const PNG_SCALE: u8 = 2;
+
+/// Runs the command and returns the exit status.
+pub fn run(args: LogprobsArgs) -> Result<u8, Failure> {
+    match args.files.as_slice() {
+        [prefill, decode] => {
+            let judged = judge_files(prefill, decode, &args.limits())?;
+            let written = args.out.as_deref().map(|out| write(&judged, out)).transpose()?.unwrap_or_default();
+            print(&judged, &args, &written, &files::how_to_trace(&judged))?;
+            Ok(judged.exit_code())
+        }
+        _ => engine::run(args),
+    }
+}
+
+/// Writes logprobs.json, logprobs.md, logprobs.tsv and the picture into `folder`; their paths.
+fn write(judged: &Judged, folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    fs::create_dir_all(folder).map_err(|e| Failure::io("make the folder", folder, &e))?;
+    let mut files = vec![
+        ("logprobs.json", to_json(judged).into_bytes()),
+        ("logprobs.md", to_markdown(judged).into_bytes()),
+        ("logprobs.tsv", to_tsv(judged).into_bytes()),
+    ];
+    // Where nothing was compared there is nothing to draw, as the report says.
+    if let Ok(drawn) = draw(judged) {
+        let svg = drawn.to_svg(PICTURE_TITLE);
+        files.push(("logprobs.png", picture::png(&svg, PNG_SCALE)?));
+        files.push(("logprobs.svg", svg.into_bytes()));
+    }
+    let write = |(name, bytes): (&str, Vec<u8>)| {
+        let path = folder.join(name);
+        fs::write(&path, bytes).map_err(|e| Failure::io("write", &path, &e))?;
+        Ok(path)
+    };
+    files.into_iter().map(write).collect()
+}
+
+fn print(judged: &Judged, args: &LogprobsArgs, written: &[PathBuf], more: &str) -> Result<(), Failure> {
+    output::print(&match args.format {
+        LogprobsFormat::Text => {
+            let mut text = to_terminal(judged).ansi() + more;
+            if !written.is_empty() {
+                text.push('\n');
+            }
+            for path in written {
+                let _ = writeln!(text, "wrote {}", path.display());
+            }
+            text
+        }
+        LogprobsFormat::Json => to_json(judged),
+        LogprobsFormat::Md => to_markdown(judged),
+        LogprobsFormat::Tsv => to_tsv(judged),
+    })
+}
