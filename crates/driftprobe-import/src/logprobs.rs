@@ -153,6 +153,23 @@ mod tests {
     }
 
     #[test]
+    fn compressed_files_are_read_alike_and_other_content_has_another_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = |logprob| LogprobLine { sequence: "a".to_owned(), index: 0, token_id: 7, logprob };
+        let text = |logprob| logprob_line(&line(logprob), Phase::Decode);
+        let (plain, packed, other) = (dir.path().join("a.jsonl"), dir.path().join("a.jsonl.gz"), dir.path().join("b"));
+        fs::write(&plain, text(-1.0)).unwrap();
+        fs::write(&other, text(-2.0)).unwrap();
+        let mut encoder = flate2::write::GzEncoder::new(fs::File::create(&packed).unwrap(), Default::default());
+        std::io::Write::write_all(&mut encoder, text(-1.0).as_bytes()).unwrap();
+        encoder.finish().unwrap();
+        let [plain, packed, other] = [plain, packed, other].map(|path| read_logprobs(&path, Phase::Decode).unwrap());
+        assert_eq!((&plain.lines, plain.content), (&packed.lines, packed.content));
+        assert_ne!(plain.content, other.content);
+        assert!(plain.other_phase.is_none());
+    }
+
+    #[test]
     fn nan_is_read_and_not_dropped() {
         for word in ["NaN", "null", "\"NaN\"", "-Infinity"] {
             let text = format!("{{\"sequence\": \"a\", \"index\": 0, \"token_id\": 1, \"logprob\": {word}}}\n");

@@ -9,7 +9,7 @@ pub mod gap;
 pub mod lane;
 mod lockstep;
 mod measure;
-pub mod random;
+mod random;
 mod record;
 pub(crate) mod student;
 mod study;
@@ -17,6 +17,7 @@ pub mod token;
 
 pub use drift::{EndToEnd, PlaceDrift};
 pub use gap::Gap;
+pub use random::uniform;
 pub use record::Shown;
 pub use study::{Skipped, Study};
 pub use token::TokenJudgement;

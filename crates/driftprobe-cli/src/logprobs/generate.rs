@@ -2,7 +2,7 @@
 
 use crate::progress::TerminalWatcher;
 use driftprobe::logprobs::logprob;
-use driftprobe::simulate::random::uniform;
+use driftprobe::simulate::uniform;
 use driftprobe_engine::record::{Progress, Watcher, greedy};
 use driftprobe_engine::{Engine, EngineError, Receiver, Session, Tap, TappedRow};
 use driftprobe_trace::{Phase, PromptInfo};
