@@ -5,7 +5,7 @@ mod files;
 mod generate;
 mod trace;
 
-pub use files::judge_files;
+pub use files::{Known, judge_files};
 
 use crate::args::{LogprobsArgs, LogprobsFormat};
 use crate::failure::Failure;
@@ -24,7 +24,7 @@ const PNG_SCALE: u8 = 2;
 pub fn run(args: LogprobsArgs) -> Result<u8, Failure> {
     match args.files.as_slice() {
         [prefill, decode] => {
-            let judged = judge_files(prefill, decode, &args.limits())?;
+            let judged = judge_files(prefill, decode, &args.limits(), Known::default())?;
             let written = args.out.as_deref().map(|out| write(&judged, out)).transpose()?.unwrap_or_default();
             print(&judged, &args, &written, &files::how_to_trace(&judged))?;
             Ok(judged.exit_code())
@@ -34,7 +34,10 @@ pub fn run(args: LogprobsArgs) -> Result<u8, Failure> {
 }
 
 /// Writes logprobs.json, logprobs.md, logprobs.tsv and the picture into `folder`; their paths.
-fn write(judged: &Judged, folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+///
+/// # Errors
+/// If they cannot be written.
+pub fn write(judged: &Judged, folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     fs::create_dir_all(folder).map_err(|e| Failure::io("make the folder", folder, &e))?;
     let mut files = vec![
         ("logprobs.json", to_json(judged).into_bytes()),

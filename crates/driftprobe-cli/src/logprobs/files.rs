@@ -1,22 +1,34 @@
 //! Two files of log-probabilities, of whoever wrote them.
 
+use super::trace;
 use crate::failure::Failure;
-use driftprobe::logprobs::{Judged, Limits, Mismatch, Origin, Score};
+use driftprobe::logprobs::{Judged, Limits, Mismatch, Origin, Pair, Score};
 use driftprobe::report::escape::visible;
 use driftprobe_import::{LogprobFile, read_logprobs};
 use driftprobe_trace::Phase;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Token ids that are spelled out on the terminal.
 const TOKENS_SHOWN: usize = 16;
 
+/// What is known of two files besides what stands in them.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The engine that wrote both.
+    pub engine: Option<String>,
+    /// How it chose its tokens.
+    pub sampling: Option<String>,
+    /// Tokens that were traced: sequence, index, and where the run lies.
+    pub traced: Vec<(String, u64, PathBuf)>,
+}
+
 /// Judges prefill's file against decode's.
 ///
 /// # Errors
-/// If a file cannot be read, or is said to be of the other phase: with line and hint.
-pub fn judge_files(prefill: &Path, decode: &Path, limits: &Limits) -> Result<Judged, Failure> {
+/// If a file or a run cannot be read, or a file is said to be of the other phase: with line and hint.
+pub fn judge_files(prefill: &Path, decode: &Path, limits: &Limits, known: Known) -> Result<Judged, Failure> {
     let [ours, theirs] = [read_logprobs(prefill, Phase::Prefill)?, read_logprobs(decode, Phase::Decode)?];
     let same_file = match (std::fs::canonicalize(prefill), std::fs::canonicalize(decode)) {
         (Ok(ours), Ok(theirs)) => ours == theirs,
@@ -35,8 +47,15 @@ pub fn judge_files(prefill: &Path, decode: &Path, limits: &Limits) -> Result<Jud
         mismatch.not_independent(format!("{same}: {}, {}", prefill.display(), decode.display()));
     }
     let [prefill, decode] = [prefill, decode].map(|path| path.display().to_string());
-    let origin = Origin { prefill, decode, ..Origin::default() };
-    Ok(Judged::of(origin, mismatch, limits, vec![]))
+    let mut links = Vec::new();
+    for (sequence, index, run) in &known.traced {
+        let of = |pair: &&Pair| *pair.sequence == **sequence && pair.index == *index;
+        if let Some(pair) = mismatch.pairs.iter().find(of) {
+            links.push(trace::lying(pair, run)?);
+        }
+    }
+    let origin = Origin { prefill, decode, engine: known.engine, sampling: known.sampling };
+    Ok(Judged::of(origin, mismatch, limits, links))
 }
 
 /// Lines as scores; names that are alike are held once.

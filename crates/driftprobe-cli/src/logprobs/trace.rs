@@ -70,6 +70,15 @@ impl Tracer<'_> {
     }
 }
 
+/// What a run that lies on disk, recorded of a token by whoever has the engine, says of it.
+///
+/// # Errors
+/// If the run cannot be read.
+pub fn lying(pair: &Pair, dir: &Path) -> Result<Link, Failure> {
+    let analysis = analyze::judge_lying(dir, None, None, None)?;
+    Ok(Link::of(pair, &analysis, dir.display().to_string(), delta(&Run::open(dir)?, pair)))
+}
+
 /// Δ of the token by the logits in the run; `None` where a phase has none.
 fn delta(run: &Run, pair: &Pair) -> Option<f64> {
     let of = |phase: Phase| {

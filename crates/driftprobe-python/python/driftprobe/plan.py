@@ -22,10 +22,11 @@ class Tokens:
     tokens: list[int]
     text: str | None = None
 
-    def described(self) -> dict[str, Any]:
+    def described(self, decoded: int = 0) -> dict[str, Any]:
         """As the manifest has it."""
         text = {} if self.text is None else {"text": self.text}
-        return {"id": self.id, **text, "tokens": self.tokens}
+        fed = {"decoded": decoded} if decoded else {}
+        return {"id": self.id, **text, "tokens": self.tokens, **fed}
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Plan:
     repeats: int
     payloads: bool
     overwrite: bool
+    decoded: int = 0
+    """How many of the tokens before the traced ones decode feeds one by one, untraced, as where it has generated them."""
 
 
 def layers_of(asked: str | Iterable[int], count: int) -> list[int]:
@@ -109,6 +112,16 @@ def _tokens(name: str, prompt: Prompt, tokenizer: Any) -> Tokens:
     if not made.tokens:
         raise Error(f"prompt {name} has no tokens", "give a prompt of at least one token")
     return made
+
+
+def check_eval(model: Any) -> None:
+    """Refuses a model that draws random numbers.
+
+    Raises:
+        Error: if it is in training mode.
+    """
+    if model.training:
+        raise Error("the model is in training mode, in which dropout draws random numbers", "call model.eval()")
 
 
 def check_prompts(prompts: list[Tokens], steps: int, config: Any) -> None:
