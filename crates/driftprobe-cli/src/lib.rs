@@ -22,7 +22,7 @@ mod run;
 pub use analyze::{contract, judge_lying};
 pub use environment::{host, variables};
 pub use failure::Failure;
-pub use logprobs::{Known, judge_files, write as write_logprobs};
+pub use logprobs::{Known, judge_files, run_delta, write as write_logprobs};
 
 use args::{Cli, Command, RunArgs};
 use clap::{ColorChoice, CommandFactory, Parser};

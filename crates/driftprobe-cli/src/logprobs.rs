@@ -6,6 +6,7 @@ mod generate;
 mod trace;
 
 pub use files::{Known, judge_files};
+pub use trace::run_delta;
 
 use crate::args::{LogprobsArgs, LogprobsFormat};
 use crate::failure::Failure;

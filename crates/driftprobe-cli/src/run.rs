@@ -43,6 +43,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
         layers: layers(&args.engine, engine.layers())?,
         points: points(&args.engine, engine)?,
         repeats: args.repeats,
+        forced: false,
         decoded: 0,
         unwatched: true,
         payloads: !args.no_payloads,
@@ -101,8 +102,9 @@ pub fn search(
     while let Some(found) = open.take().filter(|_| rounds.len() < ROUNDS_MAX) {
         let prompts = plan.prompts.iter().filter(|prompt| *prompt.id == *found.prompt_id).cloned().collect();
         // Whatever was asked for, to tell one stage from the next takes all points.
-        let (layers, steps) = (found.layers(), plan.steps);
-        let plan = Plan { layers, steps, mode: plan.mode, overwrite: true, ..Plan::everything(engine, prompts) };
+        let Plan { steps, forced, decoded, mode, .. } = *plan;
+        let everything = Plan::everything(engine, prompts);
+        let plan = Plan { layers: found.layers(), steps, forced, decoded, mode, overwrite: true, ..everything };
         let folder = dir.join(format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
         let mut watcher = TerminalWatcher::new();
         let recorded = record(engine, &plan, &folder, Manifest::default(), &mut watcher);
@@ -118,7 +120,7 @@ pub fn search(
 /// Refuses sequences that are longer than the model was made for: what it computes there means little.
 pub fn check_context(plan: &Plan, model: &Model) -> Result<(), Failure> {
     let Some(context) = model.config.max_position_embeddings else { return Ok(()) };
-    let tokens = |prompt: &PromptInfo| prompt.tokens.len() + plan.steps - 1;
+    let tokens = |prompt: &PromptInfo| prompt.tokens.len() + plan.chosen();
     match plan.prompts.iter().find(|prompt| tokens(prompt) > context) {
         None => Ok(()),
         Some(prompt) => {

@@ -24,6 +24,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(main, module)?)?;
     module.add_function(wrap_pyfunction!(judge::analyze, module)?)?;
     module.add_function(wrap_pyfunction!(logprobs::logprobs, module)?)?;
+    module.add_function(wrap_pyfunction!(logprobs::shows_delta, module)?)?;
     module.add_function(wrap_pyfunction!(model::describe_model, module)?)?;
     module.add_function(wrap_pyfunction!(model::describe_machine, module)?)?;
     module.add_function(wrap_pyfunction!(model::points, module)?)?;

@@ -1,7 +1,7 @@
 //! Judging two files of log-probabilities: the same as `driftprobe logprobs`.
 
 use crate::error::OrRaise;
-use driftprobe::logprobs::{Limits, Measure};
+use driftprobe::logprobs::{Limits, Measure, shows};
 use driftprobe::report::logprobs::{to_json, to_markdown, to_tsv};
 use driftprobe_cli::{Failure, Known};
 use pyo3::prelude::*;
@@ -40,4 +40,11 @@ pub fn logprobs(
         Ok::<_, Failure>((to_json(&judged), to_markdown(&judged), to_tsv(&judged)))
     });
     texts.or_raise(py)
+}
+
+/// Whether the run in this folder shows the Δ of a token that was measured.
+#[pyfunction]
+pub fn shows_delta(py: Python<'_>, run: PathBuf, token_id: u32, measured: f64) -> PyResult<bool> {
+    let found = py.detach(|| driftprobe_cli::run_delta(&run, token_id)).or_raise(py)?;
+    Ok(shows(found, measured))
 }

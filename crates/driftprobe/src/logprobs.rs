@@ -12,7 +12,7 @@ mod metrics;
 
 pub use findings::{Code, Finding};
 pub use judged::{Check, Judged, Limits, Measure, Origin, Outcome, PRESETS};
-pub use link::Link;
+pub use link::{Link, shows};
 pub use metrics::Metrics;
 
 use findings::Findings;

@@ -276,3 +276,17 @@ fn tokens_that_decode_is_to_feed_itself_are_in_its_cache_as_decode_writes_them()
     assert_ne!(logits_of(0, Phase::Decode), logits_of(8, Phase::Decode));
     assert_eq!(logits_of(0, Phase::Prefill), logits_of(8, Phase::Prefill), "prefill takes all at once");
 }
+
+#[test]
+fn steps_whose_tokens_are_given_are_those_that_the_engine_would_choose_itself() {
+    let engine = engine("hf/qwen3", &plain());
+    let chosen = recorded(&engine, &Plan { steps: 4, repeats: 0, ..plan(&engine, &tokens("hf/qwen3")[..8]) });
+    let prompts = chosen.manifest.as_ref().unwrap().prompts.clone().unwrap();
+    assert_eq!(prompts[0].tokens.len(), 11);
+    let forced = Plan { steps: 4, forced: true, repeats: 0, prompts, ..plan(&engine, &[1]) };
+    let given = recorded(&engine, &forced);
+    let hashes =
+        |run: &Run| run.events.iter().map(|e| (e.phase, e.point, e.layer, e.pos_id, e.hash)).collect::<Vec<_>>();
+    assert!(hashes(&chosen) == hashes(&given) && !given.events.is_empty());
+    assert_eq!(chosen.manifest.unwrap().prompts, given.manifest.unwrap().prompts);
+}

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import _native, kv
 from .errors import Error, needed
-from .mismatch import Mismatch
+from .mismatch import Mismatch, Token
 from .plan import DEFAULT_LAYERS, Prompts, Tokens, check_eval, check_prompts, prompts_of
 from .record import logits_of, rows_of
 from .tracing import trace
@@ -95,15 +95,24 @@ def logprobs(
         texts = _native.logprobs(files["prefill"], files["decode"], limits, known, report)
         return Mismatch.parse(json.loads(texts[0]), texts, folder)
 
+    by_id = {prompt.id: prompt.tokens[:-1] for prompt in named}
     traced: list[tuple[str, int, Path]] = []
-    by_id = {prompt.id: prompt.tokens for prompt in named}
-    for number, worst in enumerate(judged([], None).worst[:trace_worst], start=1):
-        name, index = worst.sequence, worst.index
-        run = trace(
-            model, None, {name: by_id[name][:index]}, out=folder / f"worst-{number}", layers=layers, repeats=0,
-            overwrite=overwrite, model_path=model_path, decoded=index - lengths[name],
+
+    def recorded(worst: Token, fed: int, run: Path) -> bool:
+        """Records the first `fed` tokens, with a step for each from the one before the worst on; whether that shows its Δ."""
+        trace(
+            model, None, {worst.sequence: by_id[worst.sequence][:fed]}, out=run, layers=layers, repeats=0, overwrite=overwrite,
+            model_path=model_path, steps=fed + 1 - worst.index, forced=True, decoded=worst.index - lengths[worst.sequence],
         )  # fmt: skip
-        traced.append((name, index, run))
+        return _native.shows_delta(run, worst.token_id, worst.delta)
+
+    for number, worst in enumerate(judged([], None).worst[:trace_worst], start=1):
+        run, whole, scored = folder / f"worst-{number}", folder / f"worst-{number}-whole", len(by_id[worst.sequence])
+        shown = recorded(worst, worst.index, run)
+        # Kernels may treat a row otherwise where more tokens follow it.
+        if not shown and worst.index < scored and recorded(worst, scored, whole):
+            run = whole
+        traced.append((worst.sequence, worst.index, run))
     return judged(traced, folder / "report")
 
 

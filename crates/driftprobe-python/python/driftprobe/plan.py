@@ -40,6 +40,8 @@ class Plan:
     repeats: int
     payloads: bool
     overwrite: bool
+    forced: bool = False
+    """Whether the prompts hold the tokens of further steps already."""
     decoded: int = 0
     """How many of the tokens before the traced ones decode feeds one by one, untraced, as where it has generated them."""
 
@@ -124,7 +126,7 @@ def check_eval(model: Any) -> None:
         raise Error("the model is in training mode, in which dropout draws random numbers", "call model.eval()")
 
 
-def check_prompts(prompts: list[Tokens], steps: int, config: Any) -> None:
+def check_prompts(prompts: list[Tokens], steps: int, config: Any, forced: bool = False) -> None:
     """Refuses what the model cannot take.
 
     Raises:
@@ -138,7 +140,10 @@ def check_prompts(prompts: list[Tokens], steps: int, config: Any) -> None:
             if not 0 <= token < config.vocab_size:
                 what = f"prompt {prompt.id}: token {token} is not in the vocabulary of {config.vocab_size}"
                 raise Error(what, "tokenise the prompt with the model's own tokenizer")
-        length = len(prompt.tokens) + steps - 1
+        if forced and len(prompt.tokens) < steps:
+            what = f"prompt {prompt.id} is to hold {steps} steps and has {len(prompt.tokens)} tokens"
+            raise Error(what, "give a token for each step, and trace no more steps than that")
+        length = len(prompt.tokens) + (0 if forced else steps - 1)
         if context is not None and length > context:
             what = f"prompt {prompt.id} and its steps take {length} tokens; the model's context is {context}"
             raise Error(what, "take a shorter prompt or fewer steps")

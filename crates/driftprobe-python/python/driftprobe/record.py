@@ -95,7 +95,9 @@ class Recorder:
         return rows_of(logits, rows)
 
     def extend(self) -> None:
-        """Appends to each prompt the tokens of the further steps, which the model itself chooses."""
+        """Appends to each prompt the tokens of the further steps, which the model itself chooses, unless they are given."""
+        if self.plan.forced:
+            return
         for prompt in self.plan.prompts:
             cache, fed = self.new_cache(), prompt.tokens
             for _ in range(1, self.plan.steps):

@@ -29,6 +29,7 @@ def trace(
     overwrite: bool = False,
     model_path: str | PathLike[str] | None = None,
     contract: Mapping[str, Any] | None = None,
+    forced: bool = False,
     decoded: int = 0,
 ) -> Path:
     """Records prefill and decode of a Hugging Face causal LM through hooks, which are gone when this returns or raises.
@@ -50,6 +51,7 @@ def trace(
         payloads: whether whole rows are kept; without them no model can judge the run.
         overwrite: replace the run that lies in `out`.
         model_path: where the model's files are, if the model does not know it. The weights' fingerprint is recorded.
+        forced: whether the prompts hold the tokens of further steps already, so that the model chooses none.
         decoded: how many of the tokens before the traced ones decode feeds one by one, as where it has generated them; those
             before these it takes by one forward pass.
         contract: the arithmetic that the engine claims, as `manifest.contract`; by default what transformers' source says.
@@ -78,9 +80,10 @@ def trace(
         repeats=repeats,
         payloads=payloads,
         overwrite=overwrite,
+        forced=forced,
         decoded=decoded,
     )
-    check_prompts(plan.prompts, steps, model.config)
+    check_prompts(plan.prompts, steps, model.config, forced)
     base = provenance.describe(tree, model_path)
     if contract is not None:
         base["contract"] = dict(contract)

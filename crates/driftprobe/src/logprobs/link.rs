@@ -83,11 +83,15 @@ impl Link {
         }
     }
 
-    /// Whether the run shows what was measured: a half of Δ at least.
+    /// Whether the run shows what was measured; `None`: it holds no logits.
     pub fn reproduces(&self, pair: &Pair) -> Option<bool> {
-        let delta = self.delta?;
-        Some(delta * pair.delta() > 0.0 && delta.abs() >= pair.delta().abs() / 2.0)
+        self.delta.map(|delta| shows(Some(delta), pair.delta()))
     }
+}
+
+/// Whether a run in which Δ is `found` shows the Δ that was measured: a half of it at least.
+pub fn shows(found: Option<f64>, measured: f64) -> bool {
+    found.is_some_and(|found| found * measured > 0.0 && found.abs() >= measured.abs() / 2.0)
 }
 
 /// What is said of the pair at which a run first parts.
