@@ -94,6 +94,8 @@ pub struct Mismatch {
     pub rows: Vec<Row>,
     /// Those of them that were compared.
     pub pairs: Vec<Pair>,
+    /// Those that both phases scored, and one of them with what is no log-probability.
+    pub unsound: Vec<Pair>,
     /// Over the tokens that were compared.
     pub metrics: Metrics,
     /// By sequence.
@@ -116,7 +118,7 @@ impl Mismatch {
         // Stable, so that of a key that stands twice the first stays the first.
         all.sort_by(|(a, _), (b, _)| (&a.sequence, a.index).cmp(&(&b.sequence, b.index)));
         let mut findings = Findings::default();
-        let (mut rows, mut pairs, mut gaps) = (Vec::new(), Vec::new(), 0u64);
+        let (mut rows, mut pairs, mut unsound, mut gaps) = (Vec::new(), Vec::new(), Vec::new(), 0u64);
         for sequence in all.chunk_by(|(a, _), (b, _)| a.sequence == b.sequence) {
             let mut parted = false;
             let mut next = None;
@@ -130,8 +132,8 @@ impl Mismatch {
                 next = first.index.checked_add(1);
                 let (row, pair) = row(token, parted, &mut findings);
                 parted |= token.iter().any(|(score, _)| score.token_id != first.token_id);
+                if row.why_not.is_none() { &mut pairs } else { &mut unsound }.extend(pair);
                 rows.push(row);
-                pairs.extend(pair);
             }
         }
         for (name, scores) in [("prefill", prefill), ("decode", decode)] {
@@ -144,7 +146,7 @@ impl Mismatch {
         }
         let all: Vec<&Pair> = pairs.iter().collect();
         let sequences = all.chunk_by(|a, b| a.sequence == b.sequence).filter_map(of_sequence).collect();
-        Mismatch { metrics: metrics(&all), sequences, findings: findings.into_vec(), rows, pairs, gaps }
+        Mismatch { metrics: metrics(&all), sequences, findings: findings.into_vec(), rows, pairs, unsound, gaps }
     }
 
     /// Notes that both sides are one recording.
@@ -159,12 +161,12 @@ impl Mismatch {
         self.findings.iter().filter(|finding| finding.code == code).map(|finding| finding.count).sum()
     }
 
-    /// The tokens with the largest |Δ|, the worst first; none whose scores are equal.
+    /// The worst tokens, the worst first: those of which a score is none, then those with the largest |Δ|; none whose scores
+    /// are equal.
     pub fn worst(&self, count: usize) -> Vec<&Pair> {
         let mut all: Vec<&Pair> = self.pairs.iter().filter(|pair| pair.delta() != 0.0).collect();
         all.sort_by(|a, b| b.delta().abs().total_cmp(&a.delta().abs()));
-        all.truncate(count);
-        all
+        self.unsound.iter().chain(all).take(count).collect()
     }
 
     /// The sequences with the largest mean |Δ|, the worst first.
@@ -223,7 +225,7 @@ fn row(token: &[Sided<'_>], parted: bool, findings: &mut Findings) -> (Row, Opti
         findings.add(code, || format!("{sequence}, token {index}{dash}{says}"));
     }
     let row = Row { sequence, index, scores: [ours.map(score), theirs.map(score)], why_not };
-    (row, pair.filter(|_| why_not.is_none()))
+    (row, pair.filter(|_| matches!(why_not, None | Some(Code::NoLogprob))))
 }
 
 /// Why a phase's scores say nothing, if so: all zero, or one and the same at every token.

@@ -86,6 +86,8 @@ fn what_was_not_compared_is_a_finding_and_no_measurement() {
     let (p, d) = (scores("a", &PREFILL), scores("a", &DECODE));
     assert_eq!(said(&p, &d), (Outcome::Measured, vec![]));
     assert_eq!(said(&[], &[]), (OPEN, vec![(Code::NothingCompared, 1)]));
+    let m = Mismatch::of(&[], &[]).metrics;
+    assert!(m.mean_abs_delta.is_nan() && m.k3.is_nan() && m.max_abs_delta.is_nan() && m.ratio_max.is_nan());
     assert_eq!(said(&p, &d[..5]), (OPEN, vec![(Code::PrefillOnly, 1)]));
     assert_eq!(said(&p[1..], &d), (OPEN, vec![(Code::DecodeOnly, 1)]));
     let twice = [p.clone(), p[..1].to_vec()].concat();
@@ -138,7 +140,9 @@ fn what_is_no_number_is_left_out_of_the_figures_and_passes_no_limit() {
         };
         for (ours, theirs) in [(with(&p), d.clone()), (p.clone(), with(&d)), (with(&p), with(&d))] {
             assert_eq!(said(&ours, &theirs), (OPEN, vec![(Code::NoLogprob, 1)]), "{wrong}");
-            assert_eq!(Mismatch::of(&ours, &theirs).metrics.tokens, 5);
+            let found = Mismatch::of(&ours, &theirs);
+            assert_eq!((found.metrics.tokens, found.unsound.len()), (5, 1));
+            assert_eq!(found.worst(2).iter().map(|pair| pair.index).collect::<Vec<_>>()[0], 2, "nothing is worse");
             for measure in [Measure::MeanAbs, Measure::Ratio, Measure::K3] {
                 let limits = Limits::default().with(measure, Some(1e300), "");
                 assert_eq!(judged(&ours, &theirs, &limits).outcome, Outcome::Verdict(Verdict::Fail), "{wrong}");

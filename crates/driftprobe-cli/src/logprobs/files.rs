@@ -50,7 +50,7 @@ pub fn judge_files(prefill: &Path, decode: &Path, limits: &Limits, known: Known)
     let mut links = Vec::new();
     for (sequence, index, run) in &known.traced {
         let of = |pair: &&Pair| *pair.sequence == **sequence && pair.index == *index;
-        if let Some(pair) = mismatch.pairs.iter().find(of) {
+        if let Some(pair) = mismatch.pairs.iter().chain(&mismatch.unsound).find(of) {
             links.push(trace::lying(pair, run)?);
         }
     }

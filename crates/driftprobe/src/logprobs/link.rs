@@ -89,9 +89,27 @@ impl Link {
     }
 }
 
-/// Whether a run in which Δ is `found` shows the Δ that was measured: a half of it at least.
+/// Whether a run in which Δ is `found` shows the Δ that was measured: a half of it at least; or that it is no number.
 pub fn shows(found: Option<f64>, measured: f64) -> bool {
-    found.is_some_and(|found| found * measured > 0.0 && found.abs() >= measured.abs() / 2.0)
+    found.is_some_and(|found| match measured.is_finite() {
+        true => found * measured > 0.0 && found.abs() >= measured.abs() / 2.0,
+        false => !found.is_finite(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shows;
+
+    #[test]
+    fn a_run_shows_what_was_measured_if_it_has_a_half_of_it_and_its_sign() {
+        let cases = [(1.0, 1.0, true), (0.5, 1.0, true), (0.49, 1.0, false), (-1.0, 1.0, false), (3.0, 1.0, true)];
+        for (found, measured, expected) in cases {
+            assert_eq!(shows(Some(found), measured), expected, "{found} {measured}");
+        }
+        assert!(!shows(None, 1.0) && !shows(Some(0.0), 1.0) && !shows(Some(f64::NAN), 1.0));
+        assert!(shows(Some(f64::NAN), f64::NAN) && !shows(Some(1.0), f64::NAN));
+    }
 }
 
 /// What is said of the pair at which a run first parts.

@@ -3,7 +3,7 @@
 use super::Pair;
 
 /// What is measured over tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Metrics {
     /// Tokens.
     pub tokens: u64,
@@ -41,12 +41,9 @@ pub struct Metrics {
     pub correlation: f64,
 }
 
-/// Over these tokens; all is 0 without any.
+/// Over these tokens; without any, no figure is a number.
 pub(super) fn metrics(pairs: &[&Pair]) -> Metrics {
     let count = pairs.len();
-    if count == 0 {
-        return Metrics::default();
-    }
     let mean = |of: &dyn Fn(&Pair) -> f64| pairs.iter().map(|pair| of(pair)).sum::<f64>() / count as f64;
     let mut ratios: Vec<f64> = pairs.iter().map(|pair| pair.delta().exp()).collect();
     ratios.sort_by(f64::total_cmp);
@@ -55,7 +52,7 @@ pub(super) fn metrics(pairs: &[&Pair]) -> Metrics {
         tokens: count as u64,
         equal: pairs.iter().filter(|pair| pair.delta() == 0.0).count() as u64,
         mean_abs_delta: mean(&|p| p.delta().abs()),
-        max_abs_delta: pairs.iter().map(|pair| pair.delta().abs()).fold(0.0, f64::max),
+        max_abs_delta: pairs.iter().map(|pair| pair.delta().abs()).fold(f64::NAN, f64::max),
         k1: mean(&|p| -p.delta()),
         k2: mean(&|p| p.delta() * p.delta() / 2.0),
         // e^Δ − 1 by expm1: small Δ would lose all digits otherwise.
@@ -78,7 +75,7 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
     let at = share * sorted.len().saturating_sub(1) as f64;
     let value = |index: f64| sorted.get(index as usize).copied().unwrap_or(f64::NAN);
     let (low, high) = (value(at.floor()), value(at.ceil()));
-    low + (high - low) * at.fract()
+    if low == high { low } else { low + (high - low) * at.fract() }
 }
 
 /// Pearson's, of the probabilities; NaN where one side has only one value.

@@ -23,12 +23,11 @@ pub fn to_markdown(judged: &Judged) -> String {
         }
     }
     findings(&mut out, judged);
-    if mismatch.metrics.tokens == 0 {
-        return out;
-    }
-    out.push_str("\nΔ = ln p(decode) − ln p(prefill).\n\n| over all tokens | |\n|---|---|\n");
-    for (name, value) in figures(&mismatch.metrics) {
-        let _ = writeln!(out, "| {} | {} |", markdown(name), markdown(&value));
+    if mismatch.metrics.tokens > 0 {
+        out.push_str("\nΔ = ln p(decode) − ln p(prefill).\n\n| over all tokens | |\n|---|---|\n");
+        for (name, value) in figures(&mismatch.metrics) {
+            let _ = writeln!(out, "| {} | {} |", markdown(name), markdown(&value));
+        }
     }
     if !judged.checks.is_empty() {
         out.push_str("\n| limit of | measured | limit | from | verdict |\n|---|---|---|---|---|\n");
@@ -37,8 +36,12 @@ pub fn to_markdown(judged: &Judged) -> String {
         let (name, value, limit) = (markdown(check.measure.name()), brief(check.value), brief(check.limit));
         let _ = writeln!(out, "| {name} | {value} | ≤ {limit} | {} | {} |", check.from, check.verdict.id());
     }
-    sequences(&mut out, judged);
-    tokens(&mut out, judged);
+    if mismatch.metrics.tokens > 0 {
+        sequences(&mut out, judged);
+    }
+    if !mismatch.pairs.is_empty() || !mismatch.unsound.is_empty() {
+        tokens(&mut out, judged);
+    }
     out
 }
 

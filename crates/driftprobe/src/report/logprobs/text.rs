@@ -42,22 +42,24 @@ pub fn to_terminal(judged: &Judged) -> Styled {
     if let Some(sampling) = &judged.origin.sampling {
         out.wrapped("Tokens: ", Style::Dim, sampling);
     }
-    if tokens == 0 {
-        return out;
-    }
-    out.blank();
-    out.line(Style::Strong, "Δ = ln p(decode) − ln p(prefill), over all tokens");
-    for (name, value) in figures(&mismatch.metrics) {
-        out.wrapped(&format!("  {name:<20} "), Style::Plain, &value);
+    if tokens > 0 {
+        out.blank();
+        out.line(Style::Strong, "Δ = ln p(decode) − ln p(prefill), over all tokens");
+        for (name, value) in figures(&mismatch.metrics) {
+            out.wrapped(&format!("  {name:<20} "), Style::Plain, &value);
+        }
     }
     for check in &judged.checks {
         let first = format!("  {:<12} ", check.verdict.id());
-        let text =
-            format!("{} {}, limit ≤ {} ({})", check.measure.name(), brief(check.value), brief(check.limit), check.from);
-        out.wrapped(&first, style(check.verdict), &text);
+        let (name, value, limit) = (check.measure.name(), brief(check.value), brief(check.limit));
+        out.wrapped(&first, style(check.verdict), &format!("{name} {value}, limit ≤ {limit} ({})", check.from));
     }
-    of_sequences(&mut out, judged);
-    of_tokens(&mut out, judged);
+    if tokens > 0 {
+        of_sequences(&mut out, judged);
+    }
+    if !mismatch.pairs.is_empty() || !mismatch.unsound.is_empty() {
+        of_tokens(&mut out, judged);
+    }
     out
 }
 
