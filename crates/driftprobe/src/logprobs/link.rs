@@ -97,6 +97,17 @@ pub fn shows(found: Option<f64>, measured: f64) -> bool {
     })
 }
 
+/// What is said of the pair at which a run first parts.
+fn kind(analysis: &Analysis, first: &FirstFailure) -> Option<&'static str> {
+    use crate::verdict::Parting;
+    match first.parting {
+        Parting::Fault => Some(PairVerdict::Fault.id()),
+        Parting::NonFinite => Some(PairVerdict::NonFinite.id()),
+        Parting::Unpaired => Some(PairVerdict::Missing.id()),
+        Parting::Differs => first.pair.and_then(|at| analysis.pairs.get(at)).map(|pair| pair.verdict.id()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::shows;
@@ -109,16 +120,5 @@ mod tests {
         }
         assert!(!shows(None, 1.0) && !shows(Some(0.0), 1.0) && !shows(Some(f64::NAN), 1.0));
         assert!(shows(Some(f64::NAN), f64::NAN) && !shows(Some(1.0), f64::NAN));
-    }
-}
-
-/// What is said of the pair at which a run first parts.
-fn kind(analysis: &Analysis, first: &FirstFailure) -> Option<&'static str> {
-    use crate::verdict::Parting;
-    match first.parting {
-        Parting::Fault => Some(PairVerdict::Fault.id()),
-        Parting::NonFinite => Some(PairVerdict::NonFinite.id()),
-        Parting::Unpaired => Some(PairVerdict::Missing.id()),
-        Parting::Differs => first.pair.and_then(|at| analysis.pairs.get(at)).map(|pair| pair.verdict.id()),
     }
 }
