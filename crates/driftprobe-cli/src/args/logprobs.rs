@@ -16,7 +16,7 @@ Examples:
 
 With a model: decode generates and scores each token as it comes, one prefill of the
 whole sequence scores them again, and the worst tokens are traced down to the first
-tensor that drifts. With two files: a token a line,
+tensor that drifts (in all layers, unless --layers says otherwise). With two files: a token a line,
 {\"sequence\": \"s0\", \"index\": 17, \"token_id\": 42, \"logprob\": -1.25}
 (.jsonl or .jsonl.gz; docs/logprobs.md).
 

@@ -32,6 +32,8 @@ pub fn run(mut args: LogprobsArgs) -> Result<u8, Failure> {
     let sampling = Sampling { tokens: args.tokens, temperature: args.temperature, seed: args.seed };
     // Room for all of them, where the engine must know beforehand.
     args.engine.steps = args.tokens;
+    // One token's rows are few.
+    args.engine.layers.get_or_insert_with(|| "all".to_owned());
     let engine = engine::open(&args.engine, args.fault.as_ref(), &model, &prompts)?;
     let engine = engine.as_ref();
     refuse_what_does_not_fit(engine, &args, &prompts, &model)?;

@@ -11,7 +11,7 @@ from typing import Any
 from . import _native, kv
 from .errors import Error, needed
 from .mismatch import Mismatch, Token
-from .plan import DEFAULT_LAYERS, Prompts, Tokens, check_eval, check_prompts, prompts_of
+from .plan import Prompts, Tokens, check_eval, check_prompts, prompts_of
 from .record import logits_of, rows_of
 from .tracing import trace
 
@@ -32,7 +32,7 @@ def logprobs(
     max_k3: float | None = None,
     preset: str | Iterable[str] = (),
     trace_worst: int = 0,
-    layers: str | Iterable[int] = DEFAULT_LAYERS,
+    layers: str | Iterable[int] = "all",
     overwrite: bool = False,
     model_path: str | PathLike[str] | None = None,
 ) -> Mismatch:
