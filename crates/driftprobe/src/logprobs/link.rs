@@ -78,6 +78,9 @@ impl Link {
         let of = self.phase.map_or_else(String::new, |phase| format!(" of {phase}"));
         match (self.verdict, self.kind) {
             (Verdict::Pass, _) => format!("the first tensor that drifts is {first}; all drift of the run is rounding"),
+            (Verdict::Fail, Some("FAULT")) => format!(
+                "the first tensor at fault is {first}{of}: not what its own inputs and the model give, by more than rounding"
+            ),
             (Verdict::Fail, _) => format!("the first tensor at fault is {first}{of}: {why}"),
             (Verdict::Inconclusive, _) => format!("the first tensor that drifts is {first}{of}; {why}"),
         }
