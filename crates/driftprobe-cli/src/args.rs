@@ -3,12 +3,14 @@
 mod compare;
 mod doctor;
 mod gate;
+mod logprobs;
 pub mod report;
 mod sweep;
 
 pub use compare::{CompareArgs, ComparedPhase};
 pub use doctor::DoctorArgs;
 pub use gate::GateArgs;
+pub use logprobs::{LogprobsArgs, LogprobsFormat};
 pub use sweep::Axis;
 
 use crate::import::{IMPORT_EXAMPLES, ImportArgs};
@@ -90,6 +92,9 @@ pub enum Command {
     /// Gate runs for CI: the noise model's verdict, other tools' gates beside it, a baseline, a matrix.
     #[command(after_help = gate::EXAMPLES)]
     Gate(Box<GateArgs>),
+    /// Log-probabilities of whole generations: decode's, as a rollout has them, against prefill's, as a trainer has.
+    #[command(after_help = logprobs::EXAMPLES)]
+    Logprobs(Box<LogprobsArgs>),
     /// Make every mistake of the catalogue in the model at hand, and say which of them this probe sees.
     #[command(after_help = POWER_EXAMPLES)]
     Power(Box<PowerArgs>),

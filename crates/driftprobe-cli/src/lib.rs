@@ -9,6 +9,7 @@ mod environment;
 mod failure;
 mod gate;
 mod import;
+mod logprobs;
 mod output;
 mod picture;
 mod power;
@@ -22,6 +23,7 @@ mod sweep;
 pub use analyze::{contract, judge_lying};
 pub use environment::{host, variables};
 pub use failure::Failure;
+pub use logprobs::{Known, judge_files, run_delta, write as write_logprobs};
 
 use args::{Cli, Command, RunArgs};
 use clap::{ColorChoice, CommandFactory, Parser};
@@ -63,6 +65,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Gate(args)) => gate::run(&args),
+        Some(Command::Logprobs(args)) => logprobs::run(*args),
         Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Completions { shell }) => {
             completions(shell);

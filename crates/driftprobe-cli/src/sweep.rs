@@ -14,9 +14,6 @@ use driftprobe_trace::Run;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Pixels of the PNG for each of the picture's own.
-const PNG_SCALE: u8 = 2;
-
 /// Runs the command and returns the exit status: that of the worst run.
 pub fn run(args: &RunArgs, axis: &Axis) -> Result<u8, Failure> {
     let setting = axis.setting.id();
@@ -32,7 +29,7 @@ pub fn run(args: &RunArgs, axis: &Axis) -> Result<u8, Failure> {
     let engines: Vec<EngineArgs> = axis.values.iter().map(of).collect::<Result<_, _>>()?;
     let folder = match &args.out {
         Some(folder) => folder.clone(),
-        None => new_folder(&Model::open(&args.engine.model)?)?,
+        None => new_folder(Path::new("sweeps"), &Model::open(&args.engine.model)?)?,
     };
     let mut sweep = Sweep { axis: setting.clone(), unit: axis.setting.unit(), steps: vec![] };
     let mut first: Option<Run> = None;
@@ -82,7 +79,7 @@ fn write(sweep: &Sweep, folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     // Where nothing parts under any value there is no picture; the summary says that nothing does.
     if let Ok(drawn) = sweep_picture(sweep) {
         let svg = drawn.to_svg(&format!("Sweep of {}", sweep.axis));
-        files.push(("sweep.png", picture::png(&svg, PNG_SCALE)?));
+        files.push(("sweep.png", picture::png(&svg, picture::PNG_SCALE)?));
         files.push(("sweep.svg", svg.into_bytes()));
     }
     output::into_folder(folder, files)

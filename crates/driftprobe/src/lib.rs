@@ -20,6 +20,7 @@ pub mod grounds;
 pub mod hypotheses;
 pub mod judge;
 pub mod kv;
+pub mod logprobs;
 pub mod metrics;
 pub mod modes;
 pub mod oracle;

@@ -12,6 +12,7 @@ pub(crate) mod format;
 pub mod gate;
 pub mod html;
 pub mod json;
+pub mod logprobs;
 pub mod markdown;
 pub mod plot;
 mod power;

@@ -9,6 +9,7 @@ mod attention;
 mod cause;
 mod compare;
 pub mod gate;
+pub mod logprobs;
 mod row;
 pub mod sweep;
 
