@@ -1,0 +1,75 @@
+//! What orders say, in a few words: what all of them have in common, and what they leave open.
+
+use super::order::{Attend, Order};
+use super::parts::Parts;
+use std::collections::BTreeSet;
+
+/// Sentences of orders that are not the same, shortest first, a few at most.
+pub fn each(orders: &[Order]) -> Vec<String> {
+    let mut all: Vec<String> = orders.iter().map(|order| order.parts().map_or_else(|| order.to_string(), |parts| parts.to_string())).collect();
+    all.sort_by_key(|text| (text.len(), text.clone()));
+    all.dedup();
+    all
+}
+
+/// What orders that are one on their rows say, and which roundings beside it they leave open. `longest`: keys of the longest
+/// row; `whole`: whether what they sum are the probabilities of all keys.
+pub fn claim(orders: &[Order], longest: Option<usize>, whole: bool) -> (String, Vec<String>) {
+    let attends: Vec<&Attend> =
+        orders.iter().filter_map(|order| if let Order::Attend(attend) = order { Some(attend) } else { None }).collect();
+    if attends.is_empty() {
+        let first = each(orders).into_iter().next().unwrap_or_default();
+        let says = if whole { format!("one pass over the keys; values in {first}") } else { first };
+        return (says, kinds(orders));
+    }
+    let mut says = ranges(&attends, longest);
+    let mut open = Vec::new();
+    let mut facet = |name: &str, values: BTreeSet<String>| match values.len() {
+        0 => {}
+        1 => values.iter().for_each(|value| says += &format!("; {name}{value}")),
+        count => open.push(format!("{}{count} orders", if name.is_empty() { "the merge: " } else { name })),
+    };
+    if attends.iter().all(|attend| attend.parts != Parts::Whole) {
+        facet("", attends.iter().map(|attend| merge(attend).to_owned()).collect());
+    }
+    facet("exponentials in ", attends.iter().map(|attend| attend.sum.to_string()).collect());
+    facet("values in ", attends.iter().map(|attend| attend.values.to_string()).collect());
+    let scores = |attend: &&Attend| attend.scores.map(|(first, _)| first.to_string());
+    facet("scores in ", attends.iter().filter_map(|a| scores(&a)).collect());
+    (says, open)
+}
+
+fn merge(attend: &Attend) -> &'static str {
+    use super::order::Merge;
+    match attend.merge {
+        Merge::InOrder => "merged in order",
+        Merge::Running => "one running result",
+        Merge::AtEnd => "merged at the end",
+    }
+}
+
+/// The ranges, by every name that they have on these rows.
+pub fn ranges(attends: &[&Attend], longest: Option<usize>) -> String {
+    let parts: BTreeSet<Parts> = attends.iter().map(|attend| attend.parts).collect();
+    if parts.contains(&Parts::Whole) {
+        let sizes = parts.iter().filter_map(|part| if let Parts::Blocks(size) = part { Some(*size) } else { None });
+        let least = sizes.min().or(longest).unwrap_or(1);
+        return format!("one pass over the keys, or blocks of {least} and more");
+    }
+    let names: Vec<String> = parts.iter().map(Parts::to_string).collect();
+    match names.as_slice() {
+        [one] => one.clone(),
+        many => format!("{}, which are the same on these rows", many.join(" or ")),
+    }
+}
+
+/// Roundings beside the main sum.
+fn kinds(orders: &[Order]) -> Vec<String> {
+    let kind = |order: &Order| match order {
+        Order::Norm(norm, _) => Some(norm.id()),
+        Order::Softmax(_, normalise) => Some(normalise.id()),
+        _ => None,
+    };
+    let all: BTreeSet<&str> = orders.iter().filter_map(kind).collect();
+    if all.len() > 1 { vec![all.into_iter().collect::<Vec<_>>().join(" or ")] } else { Vec::new() }
+}
