@@ -3,11 +3,13 @@
 mod compare;
 mod doctor;
 mod gate;
+mod reach;
 pub mod report;
 
 pub use compare::{CompareArgs, ComparedPhase};
 pub use doctor::DoctorArgs;
 pub use gate::GateArgs;
+pub use reach::{ReachArgs, ReachFormat};
 
 use crate::import::{IMPORT_EXAMPLES, ImportArgs};
 use crate::remote::RemoteArgs;
@@ -87,6 +89,9 @@ pub enum Command {
     /// Gate runs for CI: the noise model's verdict, other tools' gates beside it, a baseline, a matrix.
     #[command(after_help = gate::EXAMPLES)]
     Gate(Box<GateArgs>),
+    /// Which evaluation orders give the recorded bits of clean stages that differ? Blocks, splits, lanes, fused roundings.
+    #[command(after_help = reach::EXAMPLES)]
+    Reach(ReachArgs),
     /// Make every mistake of the catalogue in the model at hand, and say which of them this probe sees.
     #[command(after_help = POWER_EXAMPLES)]
     Power(Box<PowerArgs>),

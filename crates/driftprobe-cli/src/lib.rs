@@ -14,6 +14,7 @@ mod picture;
 mod power;
 mod progress;
 mod prompts;
+mod reach;
 mod remote;
 mod report;
 mod run;
@@ -62,6 +63,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Gate(args)) => gate::run(&args),
+        Some(Command::Reach(args)) => reach::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Completions { shell }) => {
             completions(shell);

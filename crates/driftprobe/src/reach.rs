@@ -93,7 +93,11 @@ type Ready = (Vec<(Row, Op)>, BTreeMap<String, u64>);
 fn ready(replay: &Replay<'_>, events: &[Event], rows: &dyn Rows, target: &Target) -> Result<Ready, TraceError> {
     let wanted = |prompt: &str, place: Input, pos: u64| {
         let point = place.point == target.point || (target.point == Point::AttnOut && place.point == Point::AttnScores);
-        point && target.rows.iter().any(|row| &*row.name.prompt_id == prompt && row.name.layer == place.layer && row.name.pos == pos)
+        point
+            && target
+                .rows
+                .iter()
+                .any(|row| &*row.name.prompt_id == prompt && row.name.layer == place.layer && row.name.pos == pos)
     };
     let cases = replay.cases(events, rows, target.phase, &wanted)?;
     let find = |point: Point, name: &RowName| {

@@ -4,19 +4,20 @@ use super::sum::{Blocking, Rest, Sum, Tree};
 use std::collections::BTreeSet;
 
 /// Vectors × lanes of the kernels: SSE and NEON have 4 lanes, AVX 8, AVX-512 and unrolled code 16 and more.
+/// Few lanes first: where a sum is so short that orders are one, the simplest gives the name.
 const SHAPES: [(usize, usize); 14] = [
     (1, 4),
     (1, 8),
-    (1, 16),
-    (1, 32),
-    (1, 64),
     (2, 4),
+    (1, 16),
     (2, 8),
-    (2, 16),
     (4, 4),
+    (1, 32),
+    (2, 16),
     (4, 8),
-    (4, 16),
     (8, 4),
+    (1, 64),
+    (4, 16),
     (8, 8),
     (8, 16),
 ];
@@ -28,18 +29,20 @@ const BLOCKS: [usize; 8] = [32, 64, 128, 256, 320, 384, 512, 1024];
 /// products stand once.
 pub fn dots(count: usize) -> Vec<Sum> {
     let mut all = vec![Sum::running(true), Sum::running(false)];
-    for fused in [true, false] {
+    for fused in [false, true] {
         for size in BLOCKS.into_iter().filter(|size| *size < count) {
             all.push(Sum::running(fused).in_blocks(Blocking::Every(size)));
             all.push(Sum::running(fused).in_blocks(Blocking::Even(size)));
         }
-        all.extend(SHAPES.into_iter().flat_map(|shape| vectors(fused, shape)));
         if count > 1024 {
             // Kernels of a few rows cut long sums.
             let few = Sum::vector(fused, (1, 8), (Tree::InOrder, Tree::Halves), Rest::Padded);
             all.push(few.in_blocks(Blocking::Every(1024)));
         }
     }
+    all.extend(
+        SHAPES.into_iter().flat_map(|shape| [false, true].into_iter().flat_map(move |fused| vectors(fused, shape))),
+    );
     let mut seen = BTreeSet::new();
     all.retain(|sum| seen.insert(sum.symbol(count, 0..count, true)));
     all
@@ -50,16 +53,13 @@ fn vectors(fused: bool, (vectors, width): (usize, usize)) -> Vec<Sum> {
     let across: &[Tree] = if vectors > 1 { &TREES } else { &[Tree::InOrder] };
     for lanes in TREES {
         for across in across {
-            for rest in [Rest::Padded, Rest::OnTop, Rest::Aside] {
-                let sum = Sum::vector(fused, (vectors, width), (*across, lanes), rest);
-                all.push(sum);
-                if vectors > 1 {
-                    all.push(Sum { single: true, ..sum });
-                }
+            for rest in [Rest::OnTop, Rest::Aside, Rest::Padded] {
+                all.push(Sum::vector(fused, (vectors, width), (*across, lanes), rest));
             }
         }
     }
-    all
+    let singles: Vec<Sum> = all.iter().filter(|_| vectors > 1).map(|sum| Sum { single: true, ..*sum }).collect();
+    all.into_iter().chain(singles).collect()
 }
 
 /// Orders in which the exponentials of a softmax may be added.

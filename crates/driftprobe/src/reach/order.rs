@@ -225,13 +225,7 @@ fn sum_id(sum: &Sum) -> String {
             Rest::Aside => "aside",
         };
         let single = if sum.single { "/single" } else { "" };
-        id += &format!(
-            ":{}x{}:{}/{}{single}:{rest}",
-            sum.vectors,
-            sum.width,
-            tree(sum.across),
-            tree(sum.lanes)
-        );
+        id += &format!(":{}x{}:{}/{}{single}:{rest}", sum.vectors, sum.width, tree(sum.across), tree(sum.lanes));
     }
     match sum.blocking {
         Blocking::None => id,

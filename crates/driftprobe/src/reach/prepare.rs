@@ -115,7 +115,8 @@ fn linear(model: &Model, case: &Case, parameters: Parameters) -> Result<Stage, S
     if case.recorded.len() != layer.weight.rows() {
         return Err(format!("the row has {} values, the weight {} rows", case.recorded.len(), layer.weight.rows()));
     }
-    let mut dots = Dots { right: vec![f32s(&x)], count: x.len(), seen: 0..x.len(), softcap: layer.softcap, ..Dots::default() };
+    let mut dots =
+        Dots { right: vec![f32s(&x)], count: x.len(), seen: 0..x.len(), softcap: layer.softcap, ..Dots::default() };
     for (at, output) in spread(layer.weight.rows(), VALUES_MAX).enumerate() {
         let mut row = vec![0f32; layer.weight.cols()];
         layer.weight.dequantise_rows(output..output + 1, &mut row);
@@ -210,7 +211,8 @@ impl Attention {
 
     fn weigh(&self, case: &Case, keys: usize) -> Result<Stage, String> {
         let width = self.shape.head_dim;
-        let mut dots = Dots { left: self.by_head(case.task.input(0))?, count: keys, seen: self.seen.clone(), ..Dots::default() };
+        let mut dots =
+            Dots { left: self.by_head(case.task.input(0))?, count: keys, seen: self.seen.clone(), ..Dots::default() };
         if case.recorded.len() != self.shape.heads * width {
             return Err(format!("the row has {} values, not {}", case.recorded.len(), self.shape.heads * width));
         }

@@ -115,7 +115,7 @@ pub struct Dots {
 pub struct Tally {
     /// Values compared.
     pub compared: usize,
-    /// Values that differ.
+    /// Values that differ; of values that share a factor (those of a norm, of a head's softmax) one at most.
     pub differing: usize,
 }
 
@@ -142,6 +142,17 @@ impl Counter<'_> {
         values.iter().enumerate().all(|(i, y)| self.add(from + i, f64::from(*y)))
     }
 
+    /// Values that share one factor: of them all no more than one error is seen.
+    fn together(&mut self, values: impl Iterator<Item = f64>, from: usize) -> bool {
+        let before = (self.tally.differing, std::mem::replace(&mut self.most, usize::MAX));
+        for (i, y) in values.enumerate() {
+            self.add(from + i, y);
+        }
+        self.most = before.1;
+        self.tally.differing = before.0 + usize::from(self.tally.differing > before.0);
+        self.tally.differing < self.most
+    }
+
     fn all_double(&mut self, values: &[f64], from: usize) -> bool {
         values.iter().enumerate().all(|(i, y)| self.add(from + i, *y))
     }
@@ -158,8 +169,14 @@ impl Row {
                 let mut at = 0;
                 for x in x {
                     let go_on = match order {
-                        Order::Norm(kind, sum) => counter.all(&norm(x, weight, *eps, (*kind, sum)), at),
-                        _ => counter.all_double(&reference::rms_norm(&double(x), &double(weight), *eps), at),
+                        Order::Norm(kind, sum) => {
+                            let y = norm(x, weight, *eps, (*kind, sum));
+                            counter.together(y.into_iter().map(f64::from), at)
+                        }
+                        _ => {
+                            let y = reference::rms_norm(&double(x), &double(weight), *eps);
+                            counter.together(y.into_iter(), at)
+                        }
                     };
                     if !go_on {
                         break;
@@ -260,9 +277,9 @@ fn softmax(heads: &[Vec<f32>], keys: usize, order: &Order, counter: &mut Counter
                 let exps: Vec<f32> = scores.iter().map(|s| (s - max).exp()).collect();
                 let total = sum.of(keys, &Numbers(&exps));
                 let one = |e: &f32| if *normalise == Normalise::Reciprocal { e * (1.0 / total) } else { e / total };
-                counter.all(&exps.iter().map(one).collect::<Vec<f32>>(), at)
+                counter.together(exps.iter().map(one).map(f64::from), at)
             }
-            _ => counter.all_double(&reference::softmax(&double(scores)), at),
+            _ => counter.together(reference::softmax(&double(scores)).into_iter(), at),
         };
         if !go_on {
             return;
@@ -282,8 +299,7 @@ fn attention(heads: &[Head], (keys, sets): (usize, &[Sum]), order: &Order, count
             }
             _ => {
                 let probs = reference::softmax(&double(head.scores.first().map_or(&[], Vec::as_slice)));
-                let channel =
-                    |values: &Vec<f32>| probs.iter().zip(values).map(|(p, v)| p * f64::from(*v)).sum::<f64>();
+                let channel = |values: &Vec<f32>| probs.iter().zip(values).map(|(p, v)| p * f64::from(*v)).sum::<f64>();
                 counter.all_double(&head.values.iter().map(channel).collect::<Vec<f64>>(), at)
             }
         };

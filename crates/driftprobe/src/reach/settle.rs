@@ -1,9 +1,8 @@
 //! From the rows of a point to what is found of it: orders are tried, refuted, and what is left is weighed.
 
-use super::finding::{
-    Claim, Finding, Outcome, REFUTED_WELL_MIN, TELLING_ROWS_MIN, TELLING_VALUES,
-};
+use super::finding::{Claim, Finding, Outcome, REFUTED_WELL_MIN, TELLING_ROWS_MIN, TELLING_VALUES};
 use super::order::Order;
+use super::parts::Parts;
 use super::row::{Row, RowName};
 use super::targets::Target;
 use super::{tried, words};
@@ -16,6 +15,8 @@ const STEP: usize = 256;
 const ROWS_FIRST: usize = 8;
 /// Refuted orders that are tried on further rows, to see whether these tell orders apart.
 const SAMPLE: usize = 48;
+/// Orders refuted by few values that are tried on further rows, to see whether more refute them.
+const DOUBTFUL_MAX: usize = 4096;
 /// Groups of passes that are looked at each by itself.
 const GROUPS_MAX: usize = 6;
 
@@ -41,7 +42,11 @@ pub fn settle(target: &Target, rows: &[(Row, Op)], go_on: &mut Asked<'_>) -> (Ve
     });
     let groups: Vec<Finding> = groups.collect();
     let ended = groups.iter().any(|finding| finding.outcome == Outcome::Unfinished);
-    if groups.iter().any(|finding| finding.outcome.claim().is_some()) { (groups, ended) } else { (vec![together], ended) }
+    if groups.iter().any(|finding| finding.outcome.claim().is_some()) {
+        (groups, ended)
+    } else {
+        (vec![together], ended)
+    }
 }
 
 struct Group<'a> {
@@ -84,6 +89,12 @@ impl State {
     }
 }
 
+/// Whether further rows may tell apart what is one on these.
+fn has_aliases(claim: &Claim) -> bool {
+    let parts: BTreeSet<Parts> = claim.orders.iter().filter_map(Order::parts).collect();
+    parts.len() > 1 && !parts.contains(&Parts::Whole)
+}
+
 impl Group<'_> {
     fn settle(&self, rows: &[&Row], go_on: &mut Asked<'_>) -> Finding {
         let owned: Vec<Row> = rows.iter().map(|row| (*row).clone()).collect();
@@ -103,13 +114,15 @@ impl Group<'_> {
                 let first = usize::from(number > 0);
                 outcome = Outcome::NotReproduced { rows_alone: first as u64 };
                 if number == 0 {
-                    outcome = Outcome::NotReproduced { rows_alone: self.alone(&state.orders, &rows[1.min(rows.len())..], go_on) };
+                    outcome = Outcome::NotReproduced {
+                        rows_alone: Self::alone(&state.orders, &rows[1.min(rows.len())..], go_on),
+                    };
                 }
                 break;
             }
             if state.rows >= ROWS_FIRST.min(rows.len()) {
                 outcome = self.weigh(&state, &rows[..state.rows]);
-                if matches!(outcome, Outcome::Claimed(_)) {
+                if outcome.claim().is_some_and(|claim| !has_aliases(claim)) {
                     break;
                 }
             }
@@ -130,8 +143,12 @@ impl Group<'_> {
             state.telling += u64::from(refuted * 2 > state.orders.len());
             return true;
         }
-        let left = state.left();
-        for (i, at) in left.iter().enumerate() {
+        // Those that are left, and those that too few values speak against.
+        let mut open: Vec<usize> = state.refuted();
+        open.retain(|at| state.differing.get(*at).is_some_and(|n| *n < TELLING_VALUES));
+        open.truncate(DOUBTFUL_MAX);
+        open.extend(state.left());
+        for (i, at) in open.iter().enumerate() {
             if i % STEP == 0 && !go_on() {
                 return false;
             }
@@ -154,18 +171,18 @@ impl Group<'_> {
     }
 
     /// How many rows an order reproduces each by itself, of a few.
-    fn alone(&self, orders: &[Order], rows: &[&Row], go_on: &mut Asked<'_>) -> u64 {
-        let reproduced = |row: &&&Row| {
+    fn alone(orders: &[Order], rows: &[&Row], go_on: &mut Asked<'_>) -> u64 {
+        let reproduced = |row: &&&Row| -> bool {
             let mut chunks = orders.chunks(STEP);
             chunks.any(|chunk| {
-                go_on() && chunk.iter().any(|order| {
-                    let tally = row.run(order, 1);
-                    tally.differing == 0 && tally.compared > 0
-                })
+                go_on()
+                    && chunk.iter().any(|order| {
+                        let tally = row.run(order, 1);
+                        tally.differing == 0 && tally.compared > 0
+                    })
             })
         };
-        let few: Vec<&&Row> = rows.iter().take(ROWS_FIRST).collect();
-        few.iter().copied().map(|row| row).filter({ let mut r = reproduced; move |row| r(row) }).count() as u64
+        rows.iter().take(ROWS_FIRST).filter(reproduced).count() as u64
     }
 
     fn weigh(&self, state: &State, rows: &[&Row]) -> Outcome {

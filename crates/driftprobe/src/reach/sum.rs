@@ -86,16 +86,7 @@ impl Sum {
 
     /// Lanes of vectors.
     pub const fn vector(fused: bool, (vectors, width): (usize, usize), trees: (Tree, Tree), rest: Rest) -> Sum {
-        Sum {
-            fused,
-            vectors,
-            width,
-            across: trees.0,
-            single: false,
-            lanes: trees.1,
-            rest,
-            blocking: Blocking::None,
-        }
+        Sum { fused, vectors, width, across: trees.0, single: false, lanes: trees.1, rest, blocking: Blocking::None }
     }
 
     /// Adds up `count` terms.

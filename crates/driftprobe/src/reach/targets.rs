@@ -42,6 +42,8 @@ pub struct Target {
 
 /// Rows of a point that are looked at.
 const ROWS_MAX: usize = 24;
+/// The same of points whose values share a factor, so that a row tells little.
+const ROWS_MAX_SHARED: usize = 120;
 
 /// Pairs of the run, by what they are for this search.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,9 +79,10 @@ fn kind(analysis: &Analysis, pair: &JudgedPair) -> Kind {
         return Kind::Equal;
     }
     let outcomes = pair.stages.each_ref().map(|stage| stage.as_ref().map(|stage| &stage.outcome));
-    let systematic = analysis.examination.as_ref().is_some_and(|examination| {
-        examination.is_systematic(&pair.prefill) || examination.is_systematic(&pair.decode)
-    });
+    let systematic = analysis
+        .examination
+        .as_ref()
+        .is_some_and(|examination| examination.is_systematic(&pair.prefill) || examination.is_systematic(&pair.decode));
     let faulty = matches!(pair.verdict, PairVerdict::Fault | PairVerdict::NonFinite) || systematic;
     if faulty || outcomes.iter().flatten().any(|outcome| outcome.is_fault()) {
         return Kind::Faulty;
@@ -88,7 +91,9 @@ fn kind(analysis: &Analysis, pair: &JudgedPair) -> Kind {
         return Kind::Fitted;
     }
     match outcomes {
-        [Some(Outcome::Clean(_)), Some(Outcome::Clean(_))] if matches!(pair.bits, Bits::Differ { .. }) => Kind::Searched,
+        [Some(Outcome::Clean(_)), Some(Outcome::Clean(_))] if matches!(pair.bits, Bits::Differ { .. }) => {
+            Kind::Searched
+        }
         [Some(Outcome::Exact { .. }), Some(Outcome::Exact { .. })] => Kind::Exact,
         _ => Kind::Other,
     }
@@ -141,17 +146,28 @@ pub fn targets(analysis: &Analysis, scope: &Scope) -> (Vec<Target>, Vec<Skipped>
         phase,
         point,
         all: rows.len() as u64,
-        rows: chosen(rows),
+        rows: chosen(rows, if shares_factors(point) { ROWS_MAX_SHARED } else { ROWS_MAX }),
     };
-    let skipped = left.into_iter().map(|((point, phase, why), rows)| Skipped { phase, point, rows, why: why.to_owned() });
+    let skipped =
+        left.into_iter().map(|((point, phase, why), rows)| Skipped { phase, point, rows, why: why.to_owned() });
     (rows.into_iter().map(target).collect(), skipped.collect())
 }
 
 /// The row with the longest context, and others evenly spread by context, prompt and layer.
-fn chosen(mut rows: Vec<Wanted>) -> Vec<Wanted> {
+fn chosen(mut rows: Vec<Wanted>, most: usize) -> Vec<Wanted> {
     rows.sort_by(|a, b| b.name.pos.cmp(&a.name.pos).then_with(|| a.name.cmp(&b.name)));
     let count = rows.len();
-    let wanted = count.min(ROWS_MAX);
-    let at: BTreeSet<usize> = (0..wanted).map(|i| if wanted < 2 { 0 } else { i * (count - 1) / (wanted - 1) }).collect();
-    rows.into_iter().enumerate().filter(|(i, _)| at.contains(i)).map(|(_, row)| row).collect()
+    let wanted = count.min(most);
+    let at = |i: usize| if wanted < 2 { 0 } else { i * (count - 1) / (wanted - 1) };
+    // The first few are spread over all of them too.
+    let strides = (0..3).flat_map(|start| (start..wanted).step_by(3));
+    strides.filter_map(|i| rows.get(at(i)).cloned()).collect()
+}
+
+fn shares_factors(point: Point) -> bool {
+    use Point::*;
+    matches!(
+        point,
+        AttnNormOut | FfnNormOut | FinalNormOut | AttnPostNormOut | MlpPostNormOut | QPreRope | KPreRope | AttnProbs
+    )
 }

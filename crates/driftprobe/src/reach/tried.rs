@@ -32,7 +32,9 @@ pub fn orders(rows: &[Row]) -> Vec<Order> {
             sums.retain(|sum| seen.insert(sum.symbol(*keys, 0..*keys, false)));
             all.extend(kinds.iter().flat_map(|kind| sums.iter().map(|sum| Order::Softmax(*sum, *kind))));
         }
-        Stage::Attend { sets, .. } => all.extend(attention(longest.keys().unwrap_or(1), sets).into_iter().map(Order::Attend)),
+        Stage::Attend { sets, .. } => {
+            all.extend(attention(longest.keys().unwrap_or(1), sets).into_iter().map(Order::Attend))
+        }
         Stage::Turn { .. } => all.extend([Turn::Separate, Turn::FusedCos, Turn::FusedSin].map(Order::Turn)),
         Stage::Gate { .. } => all.extend([Gate::Plain, Gate::Sigmoid, Gate::ProductFirst].map(Order::Gate)),
     }

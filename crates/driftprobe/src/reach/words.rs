@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 /// Sentences of orders that are not the same, shortest first, a few at most.
 pub fn each(orders: &[Order]) -> Vec<String> {
-    let mut all: Vec<String> = orders.iter().map(|order| order.parts().map_or_else(|| order.to_string(), |parts| parts.to_string())).collect();
+    let mut all: Vec<String> =
+        orders.iter().map(|order| order.parts().map_or_else(|| order.to_string(), |parts| parts.to_string())).collect();
     all.sort_by_key(|text| (text.len(), text.clone()));
     all.dedup();
     all
@@ -18,8 +19,13 @@ pub fn claim(orders: &[Order], longest: Option<usize>, whole: bool) -> (String, 
     let attends: Vec<&Attend> =
         orders.iter().filter_map(|order| if let Order::Attend(attend) = order { Some(attend) } else { None }).collect();
     if attends.is_empty() {
-        let first = each(orders).into_iter().next().unwrap_or_default();
-        let says = if whole { format!("one pass over the keys; values in {first}") } else { first };
+        let says = match orders.first().and_then(|order| Some((order, order.sum()?))) {
+            Some((_, sum)) if whole => format!("one pass over the keys; values in {sum}"),
+            Some((Order::Softmax(..), sum)) => format!("exponentials in {sum}"),
+            Some((Order::Norm(..), sum)) => format!("squares in {sum}"),
+            Some((_, sum)) => sum.to_string(),
+            None => each(orders).into_iter().next().unwrap_or_default(),
+        };
         return (says, kinds(orders));
     }
     let mut says = ranges(&attends, longest);

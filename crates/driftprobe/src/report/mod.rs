@@ -15,6 +15,7 @@ pub mod json;
 pub mod markdown;
 pub mod plot;
 mod power;
+pub mod reach;
 pub(crate) mod recordings;
 pub mod schema;
 mod strip;

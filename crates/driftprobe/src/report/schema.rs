@@ -9,6 +9,7 @@ mod attention;
 mod cause;
 mod compare;
 pub mod gate;
+pub mod reach;
 mod row;
 
 pub use attention::{
