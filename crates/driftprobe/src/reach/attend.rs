@@ -76,11 +76,12 @@ impl Softmaxed {
         for (number, part) in self.parts.iter().enumerate() {
             let values = values.get(part.first..).unwrap_or_default();
             let (count, products) = (part.exps.len(), Products(&part.exps, values));
+            let sum = order.values_of(count);
             out = match (order.merge, number) {
-                (Merge::InOrder | Merge::Running, 0) => order.values.of(count, &products),
-                (Merge::Running, _) => order.values.onto(out * part.before, count, &products),
-                (Merge::InOrder, _) => out * part.before + order.values.of(count, &products) * part.own,
-                (Merge::AtEnd, _) => out + order.values.of(count, &products) * part.own,
+                (Merge::InOrder | Merge::Running, 0) => sum.of(count, &products),
+                (Merge::Running, _) => sum.onto(out * part.before, count, &products),
+                (Merge::InOrder, _) => out * part.before + sum.of(count, &products) * part.own,
+                (Merge::AtEnd, _) => out + sum.of(count, &products) * part.own,
             };
         }
         match order.normalise {
@@ -104,7 +105,7 @@ pub fn symbols(order: &Attend, seen: &Range<usize>, (keys, width): (usize, usize
         let own = first.max(seen.start) - first..(first + count).min(seen.end) - first;
         ranges.extend([(own.start + first) as u64, (own.end + first) as u64]);
         let of = |sum: &Sum, products| sum.symbol(count, own.clone(), products);
-        all.extend([of(&order.sum, false), of(&order.values, true)]);
+        all.extend([of(&order.sum, false), of(&order.values_of(count), true)]);
         if let Some((inner, last)) = order.scores {
             let sum = if first + size >= keys { last } else { inner };
             all.push(sum.symbol(width, 0..width, true));

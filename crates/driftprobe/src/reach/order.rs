@@ -37,6 +37,8 @@ pub struct Attend {
     pub sum: Sum,
     /// Order of the weighted values' sum.
     pub values: Sum,
+    /// Whether ranges of two keys have a kernel of their own, which rounds both products.
+    pub pairs: bool,
     /// The division.
     pub normalise: Normalise,
     /// Order of the scores' products in all ranges but the last, and in the last; none: the scores are recorded.
@@ -106,6 +108,13 @@ pub enum Order {
     Gate(Gate),
 }
 
+impl Attend {
+    /// Order of the weighted values of a range of so many keys.
+    pub fn values_of(&self, keys: usize) -> Sum {
+        if self.pairs && keys == 2 { Sum::running(false) } else { self.values }
+    }
+}
+
 impl Order {
     /// Ranges of keys, where there are such.
     pub fn parts(&self) -> Option<Parts> {
@@ -141,11 +150,12 @@ impl Order {
                     },
                 );
                 format!(
-                    "attention({},{},sum={},values={},{},scores={scores})",
+                    "attention({},{},sum={},values={}{},{},scores={scores})",
                     a.parts.id(),
                     a.merge.id(),
                     sum_id(&a.sum),
                     sum_id(&a.values),
+                    if a.pairs { "/pairs-plain" } else { "" },
                     a.normalise.id()
                 )
             }

@@ -24,6 +24,11 @@ impl Parts {
         .clamp(1, keys.max(1))
     }
 
+    /// Keys of a block, where the keys are cut into blocks.
+    pub fn block(self) -> Option<usize> {
+        if let Parts::Blocks(size) = self { Some(size) } else { None }
+    }
+
     /// Stable id.
     pub fn id(self) -> String {
         match self {

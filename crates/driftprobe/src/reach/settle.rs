@@ -199,14 +199,15 @@ impl Group<'_> {
             };
             return Outcome::Weak { why, orders: left };
         }
-        if mains.len() > 1 {
+        let longest = rows.iter().filter_map(|row| row.keys()).max();
+        let parts: BTreeSet<Parts> = left.iter().filter_map(Order::parts).collect();
+        if mains.len() > 1 && words::least_block(&parts, longest.unwrap_or(1)).is_none() {
             return Outcome::Ambiguous { says: words::each(&left), orders: left };
         }
         if state.telling < TELLING_ROWS_MIN {
             let why = "no second row tells the orders apart".to_owned();
             return Outcome::Weak { why, orders: left };
         }
-        let longest = rows.iter().filter_map(|row| row.keys()).max();
         let (says, open) = words::claim(&left, longest, self.whole);
         Outcome::Claimed(Claim { says, open, orders: left, whole: self.whole })
     }

@@ -23,36 +23,60 @@ fn candle_sums() {
 }
 
 #[test]
-fn norms() {
+fn splits() {
     use super::order::*;
     use driftprobe_engine::record::{Plan, Unwatched, record};
-    use driftprobe_engine::{EmbeddedEngine, Settings};
+    use driftprobe_engine::{DecodeAttention, EmbeddedEngine, Settings};
     use driftprobe_trace::*;
-    let model = driftprobe_model::Model::demo().unwrap();
-    let engine = EmbeddedEngine::new(&model, Settings::default()).unwrap();
+    let model = driftprobe_model::Model::open(std::path::Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../fixtures/hf/llama"
+    )))
+    .unwrap();
+    println!("{:?}", model.config);
+    let engine = EmbeddedEngine::new(
+        &model,
+        Settings { decode_attention: DecodeAttention::SplitK { parts: 3 }, ..Settings::default() },
+    )
+    .unwrap();
     let plan = Plan {
         steps: 4,
-        ..Plan::everything(
-            &engine,
-            vec![PromptInfo { id: "p".into(), tokens: (0..40).collect(), ..Default::default() }],
-        )
+        ..Plan::everything(&engine, vec![PromptInfo { id: "p".into(), tokens: (0..9).collect(), ..Default::default() }])
     };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
     record(&engine, &plan, &path, Manifest::default(), &mut Unwatched).unwrap();
     let run = Run::open(&path).unwrap();
     let replay = crate::oracle::Replay::new(&model, run.manifest.as_ref());
-    let cases = replay.cases(&run.events, &run, Phase::Prefill, &|_, p, _| p.point == Point::FfnNormOut).unwrap();
-    let truth = Sum::vector(false, (4, 8), (Tree::Neighbours, Tree::HalvesThenNeighbours), Rest::OnTop);
-    for c in &cases {
-        let row = super::prepare::prepare(&model, c, Some(40), None).unwrap();
+    let cases = replay
+        .cases(&run.events, &run, Phase::Decode, &|_, p, _| p.point == Point::AttnOut || p.point == Point::AttnScores)
+        .unwrap();
+    for c in cases.iter().filter(|c| c.point == Point::AttnOut) {
+        let s = cases.iter().find(|s| s.point == Point::AttnScores && s.layer == c.layer && s.pos == c.pos);
+        let row = super::prepare::prepare(&model, c, Some(1), s).unwrap();
+        let o = |merge, values| {
+            Order::Attend(Attend {
+                parts: super::parts::Parts::Split(3),
+                merge,
+                sum: Sum::running(false),
+                values,
+                normalise: Normalise::Quotient,
+                scores: None,
+            })
+        };
         println!(
             "{} {} {:?}",
             c.layer,
             c.pos,
-            [Norm::ByReciprocal, Norm::ByQuotient, Norm::BySquareRoot, Norm::WeightFirst]
-                .map(|n| row.run(&Order::Norm(n, truth), 64))
+            [
+                o(Merge::InOrder, Sum::running(true)),
+                o(Merge::InOrder, Sum::running(false)),
+                o(Merge::Running, Sum::running(true)),
+                o(Merge::AtEnd, Sum::running(true))
+            ]
+            .map(|o| row.run(&o, 64))
         );
+        let all = super::tried::orders(&[row.clone()]);
+        println!("   {:?}", all.iter().filter(|o| row.run(o, 1).differing == 0).map(|o| o.id()).collect::<Vec<_>>());
     }
-    println!("{:?}", super::catalogue::dots(64).contains(&truth));
 }

@@ -33,7 +33,7 @@ pub fn orders(rows: &[Row]) -> Vec<Order> {
             all.extend(kinds.iter().flat_map(|kind| sums.iter().map(|sum| Order::Softmax(*sum, *kind))));
         }
         Stage::Attend { sets, .. } => {
-            all.extend(attention(longest.keys().unwrap_or(1), sets).into_iter().map(Order::Attend))
+            all.extend(attention(rows, longest.keys().unwrap_or(1), sets).into_iter().map(Order::Attend))
         }
         Stage::Turn { .. } => all.extend([Turn::Separate, Turn::FusedCos, Turn::FusedSin].map(Order::Turn)),
         Stage::Gate { .. } => all.extend([Gate::Plain, Gate::Sigmoid, Gate::ProductFirst].map(Order::Gate)),
@@ -50,7 +50,13 @@ fn size(row: &Row) -> usize {
     }
 }
 
-fn attention(keys: usize, sets: &[Sum]) -> Vec<Attend> {
+/// Whether these ranges leave one of two keys in a row.
+fn has_pairs(rows: &[Row], parts: Parts) -> bool {
+    let has = |keys: usize| parts.size(keys) == 2 || keys % parts.size(keys) == 2;
+    rows.iter().any(|row| matches!(row.stage, Stage::Attend { keys, .. } if keys > 2 && has(keys)))
+}
+
+fn attention(rows: &[Row], keys: usize, sets: &[Sum]) -> Vec<Attend> {
     let scores: Vec<Option<(Sum, Sum)>> = match sets {
         [] => vec![None],
         [first, ..] => {
@@ -71,14 +77,17 @@ fn attention(keys: usize, sets: &[Sum]) -> Vec<Attend> {
             Parts::Whole => &[Normalise::Quotient, Normalise::Reciprocal, Normalise::Weights],
             _ => &[Normalise::Quotient, Normalise::Reciprocal],
         };
-        for values in catalogue::values(parts.size(keys)) {
+        let pairs: &[bool] = if has_pairs(rows, parts) { &[false, true] } else { &[false] };
+        let values = catalogue::values(parts.size(keys));
+        let values = values.into_iter().flat_map(|sum| pairs.iter().map(move |pairs| (sum, *pairs)));
+        for (values, pairs) in values.filter(|(sum, pairs)| sum.fused || !pairs) {
             for (merge, normalise) in merges.iter().flat_map(|merge| normalise.iter().map(|n| (*merge, *n))) {
                 for scores in &scores {
                     // One range has no last beside the others.
                     if parts == Parts::Whole && scores.is_some_and(|(first, last)| first != last) {
                         continue;
                     }
-                    let of = |sum: &Sum| Attend { parts, merge, sum: *sum, values, normalise, scores: *scores };
+                    let of = |sum: &Sum| Attend { parts, merge, sum: *sum, values, pairs, normalise, scores: *scores };
                     all.extend(sums.iter().map(of));
                 }
             }

@@ -1,7 +1,7 @@
 //! What orders say, in a few words: what all of them have in common, and what they leave open.
 
 use super::order::{Attend, Order};
-use super::parts::Parts;
+use super::parts::{Parts, candidates};
 use std::collections::BTreeSet;
 
 /// Sentences of orders that are not the same, shortest first, a few at most.
@@ -28,7 +28,7 @@ pub fn claim(orders: &[Order], longest: Option<usize>, whole: bool) -> (String, 
         };
         return (says, kinds(orders));
     }
-    let mut says = ranges(&attends, longest);
+    let mut says = ranges(&attends, longest).unwrap_or_else(|| each(orders).join(" or "));
     let mut open = Vec::new();
     let mut facet = |name: &str, values: BTreeSet<String>| match values.len() {
         0 => {}
@@ -55,18 +55,27 @@ fn merge(attend: &Attend) -> &'static str {
 }
 
 /// The ranges, by every name that they have on these rows.
-pub fn ranges(attends: &[&Attend], longest: Option<usize>) -> String {
+fn ranges(attends: &[&Attend], longest: Option<usize>) -> Option<String> {
     let parts: BTreeSet<Parts> = attends.iter().map(|attend| attend.parts).collect();
     if parts.contains(&Parts::Whole) {
-        let sizes = parts.iter().filter_map(|part| if let Parts::Blocks(size) = part { Some(*size) } else { None });
-        let least = sizes.min().or(longest).unwrap_or(1);
-        return format!("one pass over the keys, or blocks of {least} and more");
+        let least = least_block(&parts, longest.unwrap_or(1))?;
+        return Some(format!("one pass over the keys, or blocks of {least} and more"));
     }
     let names: Vec<String> = parts.iter().map(Parts::to_string).collect();
-    match names.as_slice() {
+    Some(match names.as_slice() {
         [one] => one.clone(),
         many => format!("{}, which are the same on these rows", many.join(" or ")),
-    }
+    })
+}
+
+/// Where the ranges are the whole or blocks from some size on: that size. A block that all but holds a row, and whose
+/// maximum stands, gives what the whole gives.
+pub fn least_block(parts: &BTreeSet<Parts>, longest: usize) -> Option<usize> {
+    let sizes: BTreeSet<usize> = parts.iter().filter_map(|part| part.block()).collect();
+    let plain = parts.contains(&Parts::Whole) && parts.len() == sizes.len() + 1;
+    let least = sizes.first().copied().unwrap_or(longest);
+    let tried = candidates(longest).into_iter().filter_map(Parts::block).filter(|size| *size >= least);
+    (plain && tried.eq(sizes.iter().copied())).then_some(least)
 }
 
 /// Roundings beside the main sum.
