@@ -96,6 +96,8 @@ pub enum Order {
     Double,
     /// Dot products, or weighted values.
     Dot(Sum, Cap),
+    /// Scores: all ranges of keys but the last in one order, the last, which may be short, in another.
+    Cut(Sum, Sum, Parts),
     /// RMS norm.
     Norm(Norm, Sum),
     /// Softmax of recorded scores.
@@ -138,6 +140,7 @@ impl Order {
             Order::Double => "f64".to_owned(),
             Order::Dot(sum, Cap::Quotient) => format!("dot({})", sum_id(sum)),
             Order::Dot(sum, Cap::Reciprocal) => format!("dot({},cap-by-reciprocal)", sum_id(sum)),
+            Order::Cut(sum, last, parts) => format!("dot({},last={},{})", sum_id(sum), sum_id(last), parts.id()),
             Order::Norm(norm, sum) => format!("norm({},{})", norm.id(), sum_id(sum)),
             Order::Softmax(sum, normalise) => format!("softmax({},{})", sum_id(sum), normalise.id()),
             Order::Turn(turn) => format!("rope({})", turn.id()),
@@ -249,6 +252,7 @@ impl fmt::Display for Order {
         match self {
             Order::Double => write!(f, "in float64, rounded once"),
             Order::Dot(sum, _) => write!(f, "{sum}"),
+            Order::Cut(sum, last, parts) => write!(f, "{sum}; of the last of {parts} {last}"),
             Order::Norm(norm, sum) => write!(f, "{sum}; {}", norm.id().replace('-', " ")),
             Order::Softmax(sum, _) => write!(f, "exponentials in {sum}"),
             Order::Turn(Turn::Separate) => write!(f, "products rounded, then added"),

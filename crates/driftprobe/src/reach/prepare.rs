@@ -3,7 +3,7 @@
 use super::attend::Head;
 use super::catalogue;
 use super::order::Cap;
-use super::row::{Dots, Row, RowName, Stage};
+use super::row::{Dots, Keys, Row, RowName, Stage};
 use super::sum::Sum;
 use super::terms::Products;
 use crate::oracle::evaluate::{Layer, Task};
@@ -45,7 +45,7 @@ pub fn prepare(model: &Model, case: &Case, pass: Option<u64>, scores: Option<&Ca
             up: f32s(case.task.input(1)),
             activation: model.config.activation,
         }),
-        Op::Scores => Attention::new(model, case)?.scores(case),
+        Op::Scores => Attention::new(model, case)?.scores(case, keys),
         Op::Softmax => Attention::new(model, case)?.softmax(case, keys),
         Op::Weigh => Attention::new(model, case)?.weigh(case, keys),
         Op::Attention => Attention::new(model, case)?.whole(case, scores, keys),
@@ -178,7 +178,7 @@ impl Attention {
         Ok(values.chunks(self.columns).map(f32s).collect())
     }
 
-    fn scores(&self, case: &Case) -> Result<Stage, String> {
+    fn scores(&self, case: &Case, pass: usize) -> Result<Stage, String> {
         let q = case.task.input(0);
         let width = self.shape.head_dim;
         let mut dots = Dots {
@@ -187,6 +187,7 @@ impl Attention {
             seen: 0..width,
             scale: Some(self.shape.scale),
             softcap: self.shape.softcap,
+            keys: Some(Keys { columns: self.columns, pass, seen: self.seen.clone() }),
             ..Dots::default()
         };
         self.by_head(&case.recorded)?;

@@ -2,7 +2,8 @@
 
 use super::attend::{self, Head, Softmaxed};
 use super::elementwise::{gate, norm, turn};
-use super::order::{Attend, Normalise, Order};
+use super::order::{Attend, Cap, Normalise, Order};
+use super::parts::Parts;
 use super::sum::Sum;
 use super::terms::{Numbers, Products, symbol};
 use crate::oracle::Float;
@@ -108,6 +109,27 @@ pub struct Dots {
     pub scale: Option<f64>,
     /// cap·tanh(y/cap).
     pub softcap: Option<f64>,
+    /// Of scores: which keys they are of.
+    pub keys: Option<Keys>,
+}
+
+/// Keys of a row of scores.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// Scores of a head.
+    pub columns: usize,
+    /// Keys of the pass, those hidden from the row included.
+    pub pass: usize,
+    /// Keys seen.
+    pub seen: Range<usize>,
+}
+
+impl Keys {
+    /// Where the last range of the pass begins.
+    fn last(&self, parts: Parts) -> usize {
+        let size = parts.size(self.pass);
+        self.pass.saturating_sub(1) / size * size
+    }
 }
 
 /// What came of computing a row by an order.
@@ -164,7 +186,7 @@ impl Row {
     pub fn run(&self, order: &Order, most: usize) -> Tally {
         let mut counter = Counter { row: self, most: most.max(1), tally: Tally::default() };
         match (&self.stage, order) {
-            (Stage::Dots(dots), Order::Dot(..) | Order::Double) => dots.run(order, &mut counter),
+            (Stage::Dots(dots), Order::Dot(..) | Order::Cut(..) | Order::Double) => dots.run(order, &mut counter),
             (Stage::Norm { x, weight, eps }, order) => {
                 let mut at = 0;
                 for x in x {
@@ -212,6 +234,17 @@ impl Row {
                 let main = sum.symbol(dots.count, dots.seen.clone(), true);
                 (main, symbol(&[11, main, *cap as u64]))
             }
+            (Stage::Dots(dots), Order::Cut(sum, last, parts)) => {
+                let Some(keys) = &dots.keys else { return of(16, 0) };
+                let start = keys.last(*parts);
+                let [sum, last] = [sum, last].map(|sum| sum.symbol(dots.count, dots.seen.clone(), true));
+                let main = match () {
+                    () if start >= keys.seen.end => sum,
+                    () if start <= keys.seen.start => last,
+                    () => symbol(&[17, sum, last, start as u64]),
+                };
+                (main, symbol(&[11, main, 0]))
+            }
             (Stage::Norm { weight, .. }, Order::Norm(kind, sum)) => {
                 let main = sum.symbol(weight.len(), 0..weight.len(), true);
                 (main, symbol(&[12, main, *kind as u64]))
@@ -235,6 +268,7 @@ impl Row {
         match &self.stage {
             Stage::Attend { heads, .. } => heads.first().map(|head| head.seen.end),
             Stage::Softmax { seen, .. } => Some(seen.end),
+            Stage::Dots(dots) => dots.keys.as_ref().map(|keys| keys.seen.end),
             _ => None,
         }
     }
@@ -248,14 +282,22 @@ impl Dots {
     fn run(&self, order: &Order, counter: &mut Counter<'_>) {
         for (at, left, right, bias) in &self.cells {
             let (Some(left), Some(right)) = (self.left.get(*left), self.right.get(*right)) else { continue };
-            let value = match order {
-                Order::Dot(sum, cap) => {
+            let plain = match (order, &self.keys) {
+                (Order::Dot(sum, cap), _) => Some((sum, *cap)),
+                (Order::Cut(sum, last, parts), Some(keys)) => {
+                    let is_last = at % keys.columns.max(1) >= keys.last(*parts);
+                    Some((if is_last { last } else { sum }, Cap::Quotient))
+                }
+                _ => None,
+            };
+            let value = match plain {
+                Some((sum, cap)) => {
                     let mut y = sum.of(self.count, &Products(left, right));
                     y = self.scale.map_or(y, |scale| y * scale as f32);
                     y = bias.map_or(y, |bias| y + bias);
                     f64::from(self.softcap.map_or(y, |own| cap.apply(y, own as f32)))
                 }
-                _ => {
+                None => {
                     let y: f64 = left.iter().zip(right).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
                     let y = y * self.scale.unwrap_or(1.0) + f64::from(bias.unwrap_or(0.0));
                     self.softcap.map_or(y, |cap| softcap(y, cap))

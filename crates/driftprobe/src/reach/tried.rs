@@ -17,6 +17,13 @@ pub fn orders(rows: &[Row]) -> Vec<Order> {
         Stage::Dots(dots) => {
             let sums = catalogue::dots(dots.count);
             all.extend(caps(dots.softcap).iter().flat_map(|cap| sums.iter().map(|sum| Order::Dot(*sum, *cap))));
+            if let Some(keys) = &dots.keys {
+                let common = catalogue::common(dots.count);
+                let pairs = common.iter().flat_map(|a| common.iter().map(move |b| (*a, *b))).filter(|(a, b)| a != b);
+                let pairs: Vec<(Sum, Sum)> = pairs.collect();
+                let parts = parts::candidates(keys.seen.end).into_iter().filter(|parts| *parts != Parts::Whole);
+                all.extend(parts.flat_map(|parts| pairs.iter().map(move |(a, b)| Order::Cut(*a, *b, parts))));
+            }
         }
         Stage::Norm { weight, .. } => {
             let sums = catalogue::dots(weight.len());
