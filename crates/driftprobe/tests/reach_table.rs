@@ -8,6 +8,7 @@ use driftprobe_model::Model;
 use driftprobe_trace::Point;
 use oracle_support::fixture;
 use reach_support::{Tally, kernels};
+use std::collections::BTreeMap;
 
 const BLOCKS: [usize; 12] = [1, 2, 3, 5, 8, 13, 16, 24, 32, 48, 64, 128];
 const PARTS: [usize; 12] = [2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 1];
@@ -55,11 +56,13 @@ fn table() {
                     tally.add(model, &settings, lengths, points);
                 }
             }
-            let mut open: Vec<&str> = tally.open.iter().filter_map(|text| text.rsplit(": ").next()).collect();
-            open.sort_unstable();
-            let count = |id: &str| open.iter().filter(|one| **one == id).count();
-            open.dedup();
-            let by_id: Vec<String> = open.iter().map(|id| format!("{id} {}", count(id))).collect();
+            let mut open: BTreeMap<&str, usize> = BTreeMap::new();
+            tally
+                .open
+                .iter()
+                .filter_map(|text| text.rsplit(": ").next())
+                .for_each(|id| *open.entry(id).or_default() += 1);
+            let by_id: Vec<String> = open.iter().map(|(id, count)| format!("{id} {count}")).collect();
             println!(
                 "| {name} | {model_name} | {} | {} | {} | {} | {} |",
                 tally.searched,

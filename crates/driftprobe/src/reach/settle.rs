@@ -97,8 +97,7 @@ fn has_aliases(claim: &Claim) -> bool {
 
 impl Group<'_> {
     fn settle(&self, rows: &[&Row], go_on: &mut Asked<'_>) -> Finding {
-        let owned: Vec<Row> = rows.iter().map(|row| (*row).clone()).collect();
-        let orders = tried::orders(&owned);
+        let orders = tried::orders(rows);
         let count = orders.len();
         let mut state = State { differing: vec![0; count], orders, rows: 0, values: 0, telling: 0 };
         let mut compared = 0;
@@ -191,8 +190,9 @@ impl Group<'_> {
         let mains: BTreeSet<Vec<u64>> = left.iter().map(symbols).collect();
         let refuted: Vec<usize> = state.differing.iter().copied().filter(|n| *n > 0).collect();
         let well = refuted.iter().filter(|n| **n >= TELLING_VALUES).count();
-        let share = well as f64 / refuted.len() as f64;
-        if !(share >= REFUTED_WELL_MIN) {
+        // Of none refuted the share is NaN, and too small.
+        let enough = well as f64 / refuted.len() as f64 >= REFUTED_WELL_MIN;
+        if !enough {
             let why = match refuted.len() {
                 0 => "every order tried gives these values".to_owned(),
                 all => format!("only {well} of the {all} orders refuted differ in {TELLING_VALUES} values or more"),

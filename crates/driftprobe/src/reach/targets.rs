@@ -42,6 +42,8 @@ pub struct Target {
 
 /// Rows of a point that are looked at.
 const ROWS_MAX: usize = 24;
+/// Keys of rows of attention that are looked at, all together; three rows in any case.
+const KEYS_MAX: u64 = 1 << 16;
 /// The same of points whose values share a factor, so that a row tells little.
 const ROWS_MAX_SHARED: usize = 120;
 
@@ -138,15 +140,14 @@ pub fn targets(analysis: &Analysis, scope: &Scope) -> (Vec<Target>, Vec<Skipped>
                 continue;
             };
             let name = RowName { prompt_id: event.prompt_id.clone(), layer: event.layer, pos };
-            let attention = matches!(point, Point::AttnScores | Point::AttnProbs | Point::AttnOut);
-            rows.entry((!attention, point, phase)).or_default().push(Wanted { name, pass: event.seq_len });
+            rows.entry((!is_attention(point), point, phase)).or_default().push(Wanted { name, pass: event.seq_len });
         }
     }
     let target = |((_, point, phase), rows): ((bool, Point, Phase), Vec<Wanted>)| Target {
         phase,
         point,
         all: rows.len() as u64,
-        rows: chosen(rows, if shares_factors(point) { ROWS_MAX_SHARED } else { ROWS_MAX }),
+        rows: held(point, chosen(rows, if shares_factors(point) { ROWS_MAX_SHARED } else { ROWS_MAX })),
     };
     let skipped =
         left.into_iter().map(|((point, phase, why), rows)| Skipped { phase, point, rows, why: why.to_owned() });
@@ -162,6 +163,20 @@ fn chosen(mut rows: Vec<Wanted>, most: usize) -> Vec<Wanted> {
     // The first few are spread over all of them too.
     let strides = (0..3).flat_map(|start| (start..wanted).step_by(3));
     strides.filter_map(|i| rows.get(at(i)).cloned()).collect()
+}
+
+/// As many rows as memory bears: those of attention come with all that they attend to.
+fn held(point: Point, rows: Vec<Wanted>) -> Vec<Wanted> {
+    let mut keys = 0;
+    let bears = |(at, row): &(usize, Wanted)| {
+        keys += row.name.pos + 1;
+        !is_attention(point) || *at < 3 || keys <= KEYS_MAX
+    };
+    rows.into_iter().enumerate().filter(bears).map(|(_, row)| row).collect()
+}
+
+fn is_attention(point: Point) -> bool {
+    matches!(point, Point::AttnScores | Point::AttnProbs | Point::AttnOut)
 }
 
 fn shares_factors(point: Point) -> bool {

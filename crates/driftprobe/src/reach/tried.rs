@@ -9,7 +9,7 @@ use super::sum::Sum;
 use std::collections::BTreeSet;
 
 /// The orders that are tried on rows of one stage.
-pub fn orders(rows: &[Row]) -> Vec<Order> {
+pub fn orders(rows: &[&Row]) -> Vec<Order> {
     let longest = rows.iter().max_by_key(|row| size(row));
     let Some(longest) = longest else { return Vec::new() };
     let mut all = vec![Order::Double];
@@ -58,12 +58,12 @@ fn size(row: &Row) -> usize {
 }
 
 /// Whether these ranges leave one of two keys in a row.
-fn has_pairs(rows: &[Row], parts: Parts) -> bool {
+fn has_pairs(rows: &[&Row], parts: Parts) -> bool {
     let has = |keys: usize| parts.size(keys) == 2 || keys % parts.size(keys) == 2;
     rows.iter().any(|row| matches!(row.stage, Stage::Attend { keys, .. } if keys > 2 && has(keys)))
 }
 
-fn attention(rows: &[Row], keys: usize, sets: &[Sum]) -> Vec<Attend> {
+fn attention(rows: &[&Row], keys: usize, sets: &[Sum]) -> Vec<Attend> {
     let scores: Vec<Option<(Sum, Sum)>> = match sets {
         [] => vec![None],
         [first, ..] => {

@@ -40,8 +40,8 @@ pub fn claim(orders: &[Order], longest: Option<usize>, whole: bool) -> (String, 
     }
     facet("exponentials in ", attends.iter().map(|attend| attend.sum.to_string()).collect());
     facet("values in ", attends.iter().map(|attend| attend.values.to_string()).collect());
-    let scores = |attend: &&Attend| attend.scores.map(|(first, _)| first.to_string());
-    facet("scores in ", attends.iter().filter_map(|a| scores(&a)).collect());
+    let scores = |attend: &&Attend| -> Option<String> { attend.scores.map(|(first, _)| first.to_string()) };
+    facet("scores in ", attends.iter().filter_map(scores).collect());
     (says, open)
 }
 
