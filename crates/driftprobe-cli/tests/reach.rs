@@ -13,9 +13,10 @@ fn driftprobe(dir: &TempDir) -> Command {
     command
 }
 
-/// A run of the embedded model whose prefill attends in blocks.
+/// A run of the embedded model whose prefill attends in blocks: of two lengths, so that no count of parts is the same.
 fn run(dir: &TempDir) {
-    let what = ["run", "--prompts", "The quick brown fox jumps over the lazy dog and sleeps", "--layers", "0,1"];
+    let prompts = ["The quick brown fox jumps over the lazy dog and sleeps", "Truth is the first"];
+    let what = ["run", "--layers", "0,1", "--prompts", prompts[0], prompts[1]];
     let how = ["--repeats", "0", "--mode", "as_designed", "--record-only", "--steps", "2", "--out", "run"];
     let kernels = ["--prefill-attention", "blocked:4"];
     driftprobe(dir).args(what).args(how).args(kernels).assert().code(0);
@@ -69,5 +70,5 @@ fn where_there_is_nothing_to_search_it_says_so() {
     let dir = tempfile::tempdir().unwrap();
     run(&dir);
     let exact = ["reach", "run", "--points", "embed_out"];
-    driftprobe(&dir).args(exact).assert().code(3).stdout(predicate::str::contains("0 of 0 searches"));
+    driftprobe(&dir).args(exact).assert().code(3).stdout(predicate::str::contains("Nothing could be searched"));
 }

@@ -19,6 +19,9 @@ pub fn to_terminal(reach: &Reach) -> Styled {
     let mut out = Styled::default();
     out.line(Style::Strong, "Reachability");
     out.wrapped("  ", Style::Plain, &counts(reach));
+    if reach.findings.is_empty() {
+        out.wrapped("  ", Style::Warn, "Nothing could be searched.");
+    }
     if reach.ended_early {
         out.wrapped("  ", Style::Warn, "The time was up before all was tried; give --seconds more.");
     }
@@ -107,6 +110,9 @@ fn left(skipped: &Skipped) -> String {
 /// All of it as Markdown.
 pub fn to_markdown(reach: &Reach) -> String {
     let mut out = format!("# Reachability\n\n{}\n", counts(reach));
+    if reach.findings.is_empty() {
+        out.push_str("\nNothing could be searched.\n");
+    }
     if reach.ended_early {
         out.push_str("\nThe time was up before all was tried.\n");
     }
