@@ -13,6 +13,7 @@ use driftprobe_trace::{Event, Phase, Point, Row, Rows, Run, TraceError};
 use oracle_support::fixture;
 use reach_support::{Tally, kernels, of, recorded, search, search_while};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 #[test]
 fn blocks_and_splits_are_named_and_no_wrong_ones() {
@@ -161,25 +162,92 @@ fn rows_of_another_kernel_are_not_explained() {
     assert!(found.mechanisms.is_empty());
 }
 
-/// One row of attention, its sums being those of `sum`.
-fn attended(run: &Run, event: &Event, shape: &AttentionShape, sum: &dyn Fn(Vec<f32>) -> f32) -> Vec<f32> {
+/// Scores and values of a head, `[keys]` and `[keys][width]`; products added by `sum`.
+type HeadRows = (Vec<f32>, Vec<Vec<f32>>);
+
+/// The heads of a row of attention.
+fn heads(run: &Run, event: &Event, shape: &AttentionShape, sum: &dyn Fn(Vec<f32>) -> f32) -> Vec<HeadRows> {
     let [q, k, v] = [Point::QPostRope, Point::KCache, Point::VCache].map(|point| values(run, event, point));
     let width = shape.head_dim;
     let keys = k.len() / (shape.kv_heads * width);
-    let mut out = Vec::new();
-    for head in 0..shape.heads {
+    let one = |head: usize| {
         let rows = |all: &[f32]| -> Vec<Vec<f32>> {
             all.chunks(keys * width).nth(shape.kv_head(head)).unwrap().chunks(width).map(<[f32]>::to_vec).collect()
         };
-        let (k, v, q) = (rows(&k), rows(&v), &q[head * width..(head + 1) * width]);
+        let q = &q[head * width..(head + 1) * width];
         let score = |k: &Vec<f32>| sum(q.iter().zip(k).map(|(q, k)| q * k).collect()) * shape.scale as f32;
-        let scores: Vec<f32> = k.iter().map(score).collect();
+        (rows(&k).iter().map(score).collect(), rows(&v))
+    };
+    (0..shape.heads).map(one).collect()
+}
+
+/// One row of attention in one pass, its sums being those of `sum`.
+fn attended(run: &Run, event: &Event, shape: &AttentionShape, sum: &dyn Fn(Vec<f32>) -> f32) -> Vec<f32> {
+    let mut out = Vec::new();
+    for (scores, v) in heads(run, event, shape, sum) {
         let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let exps: Vec<f32> = scores.iter().map(|s| (s - max).exp()).collect();
         let total = sum(exps.clone());
-        out.extend((0..width).map(|c| sum(exps.iter().zip(&v).map(|(e, v)| e * v[c]).collect()) / total));
+        out.extend((0..shape.head_dim).map(|c| sum(exps.iter().zip(&v).map(|(e, v)| e * v[c]).collect()) / total));
     }
     out
+}
+
+/// One row of attention over these ranges of keys, each by itself and merged in the order given, as the engine merges.
+fn merged(run: &Run, event: &Event, shape: &AttentionShape, ranges: &dyn Fn(usize) -> Vec<Range<usize>>) -> Vec<f32> {
+    let running = |all: Vec<f32>| all.into_iter().fold(0f32, |sum, x| sum + x);
+    let mut out = Vec::new();
+    for (scores, v) in heads(run, event, shape, &running) {
+        let (mut top, mut total, mut row) = (f32::NEG_INFINITY, 0f32, vec![0f32; shape.head_dim]);
+        for range in ranges(scores.len()) {
+            let max = scores[range.clone()].iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let exps: Vec<f32> = scores[range.clone()].iter().map(|s| (s - max).exp()).collect();
+            let merged = top.max(max);
+            let (old, new) = ((top - merged).exp(), (max - merged).exp());
+            for (c, row) in row.iter_mut().enumerate() {
+                let own = exps.iter().zip(&v[range.clone()]).fold(0f32, |sum, (e, v)| e.mul_add(v[c], sum));
+                *row = *row * old + own * new;
+            }
+            (top, total) = (merged, total * old + running(exps) * new);
+        }
+        out.extend(row.iter().map(|row| row / total));
+    }
+    out
+}
+
+#[test]
+fn ranges_that_are_not_in_the_catalogue_get_no_name_of_it() {
+    let model = fixture("hf/llama");
+    // 24 tokens and 3 steps: 25, 26 and 27 keys.
+    let (_dir, run) = plain(&model, &[24], &[]);
+    let shape = AttentionShape::of(&model.config, 0);
+    let cut = |sizes: Vec<usize>| -> Vec<Range<usize>> {
+        let ends = sizes.iter().scan(0, |end, size| {
+            *end += size;
+            Some(*end)
+        });
+        ends.zip(&sizes).map(|(end, size)| end - size..end).collect()
+    };
+    type Ranges<'a> = &'a dyn Fn(usize) -> Vec<Range<usize>>;
+    let blocks = |keys: usize| cut((0..keys).step_by(8).map(|first| 8.min(keys - first)).collect());
+    let cases: [(&str, Ranges<'_>, bool); 4] = [
+        ("blocks of 8", &blocks, true),
+        ("… from the last to the first", &|keys| blocks(keys).into_iter().rev().collect(), false),
+        ("a short block first", &|keys| cut(vec![keys % 7 + 1, 7, 7, keys - keys % 7 - 15]), false),
+        (
+            "four parts as even as can be",
+            &|keys| cut((0..4).map(|i| keys / 4 + usize::from(i < keys % 4)).collect()),
+            false,
+        ),
+    ];
+    for (name, ranges, is_named) in cases {
+        let rows = replaced(&run, Point::AttnOut, |event| merged(&run, event, &shape, ranges));
+        let found = search(&model, &run, &rows, &[Point::AttnOut]);
+        let claim = of(&found, Phase::Decode, Point::AttnOut).outcome.claim();
+        let says = claim.map_or("", |claim| claim.says.as_str());
+        assert_eq!(says.starts_with("blocks of 8 keys"), is_named, "{name}: {says}");
+        assert_eq!(claim.is_some(), is_named, "{name}: {says}");
+    }
 }
 
 #[test]

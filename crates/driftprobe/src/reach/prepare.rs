@@ -214,6 +214,7 @@ impl Attention {
         let width = self.shape.head_dim;
         let mut dots =
             Dots { left: self.by_head(case.task.input(0))?, count: keys, seen: self.seen.clone(), ..Dots::default() };
+        dots.keys = Some(Keys { columns: self.columns, pass: keys, seen: self.seen.clone() });
         if case.recorded.len() != self.shape.heads * width {
             return Err(format!("the row has {} values, not {}", case.recorded.len(), self.shape.heads * width));
         }

@@ -109,11 +109,11 @@ pub struct Dots {
     pub scale: Option<f64>,
     /// cap·tanh(y/cap).
     pub softcap: Option<f64>,
-    /// Of scores: which keys they are of.
+    /// Of scores and weighted values: which keys they are of.
     pub keys: Option<Keys>,
 }
 
-/// Keys of a row of scores.
+/// Keys of a row of attention.
 #[derive(Clone, Debug)]
 pub struct Keys {
     /// Scores of a head.

@@ -17,7 +17,7 @@ pub fn orders(rows: &[&Row]) -> Vec<Order> {
         Stage::Dots(dots) => {
             let sums = catalogue::dots(dots.count);
             all.extend(caps(dots.softcap).iter().flat_map(|cap| sums.iter().map(|sum| Order::Dot(*sum, *cap))));
-            if let Some(keys) = &dots.keys {
+            if let (Some(keys), Some(_)) = (&dots.keys, dots.scale) {
                 let common = catalogue::common(dots.count);
                 let pairs = common.iter().flat_map(|a| common.iter().map(move |b| (*a, *b))).filter(|(a, b)| a != b);
                 let pairs: Vec<(Sum, Sum)> = pairs.collect();
