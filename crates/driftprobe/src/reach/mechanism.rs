@@ -35,13 +35,21 @@ pub fn of(findings: &[Finding]) -> Vec<Mechanism> {
         let cut = ranges(prefill).zip(ranges(decode));
         Some(Mechanism {
             point,
-            prefill: prefill.says.clone(),
-            decode: decode.says.clone(),
+            prefill: said(first, prefill),
+            decode: said(second, decode),
             same: decode.orders.iter().any(|order| orders.contains(order)),
             onset: cut.and_then(|(a, b)| onset(a, b, usize::try_from(most).unwrap_or(0))),
         })
     };
     points.into_iter().filter_map(one).collect()
+}
+
+/// What is claimed, and of which passes, where it is not of all.
+fn said(finding: &Finding, claim: &Claim) -> String {
+    match finding.pass {
+        None => claim.says.clone(),
+        Some(tokens) => format!("{} (in passes of {tokens} tokens)", claim.says),
+    }
 }
 
 /// The ranges that a claim names; none where they have several names that part in longer contexts.

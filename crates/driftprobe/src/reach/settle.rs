@@ -13,6 +13,8 @@ use std::collections::BTreeSet;
 const STEP: usize = 256;
 /// Rows that are looked at first; more if these leave a choice.
 const ROWS_FIRST: usize = 8;
+/// Rows between two looks at what is left.
+const ROWS_A_LOOK: usize = 4;
 /// Refuted orders that are tried on further rows, to see whether these tell orders apart.
 const SAMPLE: usize = 48;
 /// Orders refuted by few values that are tried on further rows, to see whether more refute them.
@@ -119,7 +121,8 @@ impl Group<'_> {
                 }
                 break;
             }
-            if state.rows >= ROWS_FIRST.min(rows.len()) {
+            let is_time = state.rows.is_multiple_of(ROWS_A_LOOK) || state.rows == rows.len();
+            if state.rows >= ROWS_FIRST.min(rows.len()) && is_time {
                 outcome = self.weigh(&state, &rows[..state.rows]);
                 if outcome.claim().is_some_and(|claim| !has_aliases(claim)) {
                     break;
@@ -186,8 +189,6 @@ impl Group<'_> {
 
     fn weigh(&self, state: &State, rows: &[&Row]) -> Outcome {
         let left: Vec<Order> = state.left().iter().filter_map(|at| state.orders.get(*at).copied()).collect();
-        let symbols = |order: &Order| -> Vec<u64> { rows.iter().map(|row| row.symbols(order).0).collect() };
-        let mains: BTreeSet<Vec<u64>> = left.iter().map(symbols).collect();
         let refuted: Vec<usize> = state.differing.iter().copied().filter(|n| *n > 0).collect();
         let well = refuted.iter().filter(|n| **n >= TELLING_VALUES).count();
         // Of none refuted the share is NaN, and too small.
@@ -199,6 +200,8 @@ impl Group<'_> {
             };
             return Outcome::Weak { why, orders: left };
         }
+        let symbols = |order: &Order| -> Vec<u64> { rows.iter().map(|row| row.symbols(order).0).collect() };
+        let mains: BTreeSet<Vec<u64>> = left.iter().map(symbols).collect();
         let longest = rows.iter().filter_map(|row| row.keys()).max();
         let parts: BTreeSet<Parts> = left.iter().filter_map(Order::parts).collect();
         if mains.len() > 1 && words::least_block(&parts, longest.unwrap_or(1)).is_none() {
