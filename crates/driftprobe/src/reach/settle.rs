@@ -18,7 +18,7 @@ const ROWS_A_LOOK: usize = 4;
 /// Refuted orders that are tried on further rows, to see whether these tell orders apart.
 const SAMPLE: usize = 48;
 /// Orders refuted by few values that are tried on further rows, to see whether more refute them.
-const DOUBTFUL_MAX: usize = 4096;
+const DOUBTFUL_MAX: usize = 1024;
 /// Groups of passes that are looked at each by itself.
 const GROUPS_MAX: usize = 6;
 
@@ -124,7 +124,9 @@ impl Group<'_> {
             let is_time = state.rows.is_multiple_of(ROWS_A_LOOK) || state.rows == rows.len();
             if state.rows >= ROWS_FIRST.min(rows.len()) && is_time {
                 outcome = self.weigh(&state, &rows[..state.rows]);
-                if outcome.claim().is_some_and(|claim| !has_aliases(claim)) {
+                // Where most orders give all values of so many rows, others will not part them.
+                let hopeless = state.left().len() * 2 > count;
+                if hopeless || outcome.claim().is_some_and(|claim| !has_aliases(claim)) {
                     break;
                 }
             }
@@ -200,11 +202,12 @@ impl Group<'_> {
             };
             return Outcome::Weak { why, orders: left };
         }
-        let symbols = |order: &Order| -> Vec<u64> { rows.iter().map(|row| row.symbols(order).0).collect() };
-        let mains: BTreeSet<Vec<u64>> = left.iter().map(symbols).collect();
+        let first = left.first();
+        let is_other = |row: &&Row, order: &Order| first.is_some_and(|f| row.symbols(f).0 != row.symbols(order).0);
+        let differ = || left.iter().rev().any(|order| rows.iter().any(|row| is_other(row, order)));
         let longest = rows.iter().filter_map(|row| row.keys()).max();
         let parts: BTreeSet<Parts> = left.iter().filter_map(Order::parts).collect();
-        if mains.len() > 1 && words::least_block(&parts, longest.unwrap_or(1)).is_none() {
+        if words::least_block(&parts, longest.unwrap_or(1)).is_none() && differ() {
             return Outcome::Ambiguous { says: words::each(&left), orders: left };
         }
         if state.telling < TELLING_ROWS_MIN {
