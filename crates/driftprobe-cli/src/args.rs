@@ -4,6 +4,7 @@ mod compare;
 mod doctor;
 mod gate;
 mod logprobs;
+mod reach;
 pub mod report;
 mod sweep;
 
@@ -11,6 +12,7 @@ pub use compare::{CompareArgs, ComparedPhase};
 pub use doctor::DoctorArgs;
 pub use gate::GateArgs;
 pub use logprobs::{LogprobsArgs, LogprobsFormat};
+pub use reach::{ReachArgs, ReachFormat};
 pub use sweep::Axis;
 
 use crate::import::{IMPORT_EXAMPLES, ImportArgs};
@@ -95,6 +97,9 @@ pub enum Command {
     /// Log-probabilities of whole generations: decode's, as a rollout has them, against prefill's, as a trainer has.
     #[command(after_help = logprobs::EXAMPLES)]
     Logprobs(Box<LogprobsArgs>),
+    /// Which evaluation orders give the recorded bits of clean stages that differ? Blocks, splits, lanes, fused roundings.
+    #[command(after_help = reach::EXAMPLES)]
+    Reach(ReachArgs),
     /// Make every mistake of the catalogue in the model at hand, and say which of them this probe sees.
     #[command(after_help = POWER_EXAMPLES)]
     Power(Box<PowerArgs>),

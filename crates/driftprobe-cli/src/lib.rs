@@ -15,6 +15,7 @@ mod picture;
 mod power;
 mod progress;
 mod prompts;
+mod reach;
 mod remote;
 mod report;
 mod run;
@@ -66,6 +67,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Gate(args)) => gate::run(&args),
         Some(Command::Logprobs(args)) => logprobs::run(*args),
+        Some(Command::Reach(args)) => reach::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Completions { shell }) => {
             completions(shell);

@@ -28,6 +28,7 @@ pub mod pair;
 pub mod place;
 pub mod presets;
 pub mod progress;
+pub mod reach;
 pub mod reason;
 pub mod repeat;
 pub mod report;

@@ -16,6 +16,7 @@ pub mod logprobs;
 pub mod markdown;
 pub mod plot;
 mod power;
+pub mod reach;
 pub(crate) mod recordings;
 pub mod schema;
 mod strip;

@@ -10,6 +10,7 @@ mod cause;
 mod compare;
 pub mod gate;
 pub mod logprobs;
+pub mod reach;
 mod row;
 pub mod sweep;
 
