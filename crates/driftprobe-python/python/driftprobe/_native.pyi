@@ -28,8 +28,8 @@ def main(args: list[str]) -> int:
 
 def analyze(
     run: Path, model: Path | None = None, contract: str | None = None, simulate: float | None = None
-) -> tuple[str, str, str]:
-    """Judges a run and returns drift.json, drift.md and drift.tsv as texts."""
+) -> tuple[str, str, str, str]:
+    """Judges a run and returns drift.json, drift.md, drift.tsv and drift.html as texts."""
 
 def logprobs(
     prefill: Path,
