@@ -19,7 +19,7 @@ fn run(arguments: &[&str]) -> Command {
 
 #[test]
 fn options_of_another_engine_are_refused_by_name() {
-    for option in [&["--flash-attention", "on"][..], &["--ubatch", "8"], &["--prune"], &["--threads", "1"]] {
+    for option in [&["--flash-attention", "on"][..], &["--ubatch", "8"], &["--prune"]] {
         let refused = contains(option[0]).and(contains("embedded")).and(contains("hint:"));
         run(option).assert().code(2).stderr(refused);
     }
@@ -28,6 +28,7 @@ fn options_of_another_engine_are_refused_by_name() {
         &["--prefill-attention", "naive"],
         &["--decode-attention", "naive"],
         &["--prefill-chunk", "4"],
+        &["--batch", "2"],
         &["--quantised-matmul", "integer"],
         &["--fault", "ROPE_THETA"],
     ];
