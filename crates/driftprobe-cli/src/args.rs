@@ -178,11 +178,11 @@ pub enum Modes {
 pub enum Format {
     /// A summary of at most 80 columns.
     Text,
-    /// report/drift.json.
+    /// As data: what the command's JSON file holds.
     Json,
-    /// report/drift.md.
+    /// As Markdown.
     Md,
-    /// report/drift.tsv.
+    /// As a table, tab-separated.
     Tsv,
     /// JUnit XML.
     Junit,

@@ -19,6 +19,7 @@ mod reach;
 mod remote;
 mod report;
 mod run;
+mod same_file;
 mod sweep;
 
 pub use analyze::{contract, judge_lying};

@@ -14,6 +14,9 @@ use driftprobe_trace::Run;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+/// The sweep's own file.
+const TABLE: &str = "sweep.json";
+
 /// Runs the command and returns the exit status: that of the worst run.
 pub fn run(args: &RunArgs, axis: &Axis) -> Result<u8, Failure> {
     let setting = axis.setting.id();
@@ -31,6 +34,10 @@ pub fn run(args: &RunArgs, axis: &Axis) -> Result<u8, Failure> {
         Some(folder) => folder.clone(),
         None => new_folder(Path::new("sweeps"), &Model::open(&args.engine.model)?)?,
     };
+    if folder.join(TABLE).exists() && !args.overwrite {
+        let what = format!("{}: a sweep lies there already", folder.display());
+        return Err(Failure::new(what, "name another folder with --out, or replace it with --overwrite"));
+    }
     let mut sweep = Sweep { axis: setting.clone(), unit: axis.setting.unit(), steps: vec![] };
     let mut first: Option<Run> = None;
     for (engine, value) in engines.into_iter().zip(&axis.values) {
@@ -74,7 +81,7 @@ fn write(sweep: &Sweep, folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut files: Vec<(&str, Vec<u8>)> = vec![
         ("sweep.md", to_markdown(sweep).into_bytes()),
         ("sweep.tsv", to_tsv(sweep).into_bytes()),
-        ("sweep.json", to_json(sweep).into_bytes()),
+        (TABLE, to_json(sweep).into_bytes()),
     ];
     // Where nothing parts under any value there is no picture; the summary says that nothing does.
     if let Ok(drawn) = sweep_picture(sweep) {

@@ -45,6 +45,8 @@ pub struct LogprobFile {
     pub lines: Vec<LogprobLine>,
     /// A hash of its content, decompressed: files of equal content have equal ones.
     pub content: u64,
+    /// Whether every line names its phase.
+    pub names_phase: bool,
     /// The first line that says it is of the other phase.
     pub other_phase: Option<ImportError>,
 }
@@ -55,11 +57,12 @@ pub struct LogprobFile {
 /// If it cannot be opened, or a line is not of the format: with the line's number.
 pub fn read_logprobs(path: &Path, phase: Phase) -> Result<LogprobFile> {
     let mut lines = JsonLines::open(path, LINE_BYTES_MAX, LINE_HINT)?;
-    let mut file = LogprobFile { lines: Vec::new(), content: 0, other_phase: None };
+    let mut file = LogprobFile { lines: Vec::new(), content: 0, names_phase: true, other_phase: None };
     while let Some(line) = lines.next::<Line>()? {
         if lines.number() > LINES_MAX {
             return Err(lines.refuse(format!("more than {LINES_MAX} lines")));
         }
+        file.names_phase &= line.phase.is_some();
         if let Some(stated) = line.phase.filter(|stated| stated != phase.id()) {
             let what = format!("phase {stated:?}, but the file is given as that of {phase}: prefill's comes first");
             file.other_phase.get_or_insert_with(|| lines.refuse(what));

@@ -2,6 +2,7 @@
 
 use super::trace;
 use crate::failure::Failure;
+use crate::same_file::same_file;
 use driftprobe::logprobs::{Judged, Limits, Mismatch, Origin, Pair, Score};
 use driftprobe::report::escape::visible;
 use driftprobe_import::{LogprobFile, read_logprobs};
@@ -30,11 +31,8 @@ pub struct Known {
 /// If a file or a run cannot be read, or a file is said to be of the other phase: with line and hint.
 pub fn judge_files(prefill: &Path, decode: &Path, limits: &Limits, known: Known) -> Result<Judged, Failure> {
     let [ours, theirs] = [read_logprobs(prefill, Phase::Prefill)?, read_logprobs(decode, Phase::Decode)?];
-    let same_file = match (std::fs::canonicalize(prefill), std::fs::canonicalize(decode)) {
-        (Ok(ours), Ok(theirs)) => ours == theirs,
-        _ => false,
-    };
-    let same = match (same_file, ours.content == theirs.content) {
+    let named = ours.names_phase && theirs.names_phase;
+    let same = match (same_file(prefill, decode), ours.content == theirs.content) {
         (true, _) => Some("both files are one and the same"),
         (false, true) => Some("the files are alike to the byte"),
         (false, false) => None,
@@ -45,6 +43,10 @@ pub fn judge_files(prefill: &Path, decode: &Path, limits: &Limits, known: Known)
     let mut mismatch = Mismatch::of(&scores(ours), &scores(theirs));
     if let Some(same) = same {
         mismatch.not_independent(format!("{same}: {}, {}", prefill.display(), decode.display()));
+    } else if !named && !mismatch.pairs.is_empty() && mismatch.pairs.iter().all(|pair| pair.delta() == 0.0) {
+        // One recording written twice has all scores equal, and so have two phases that agree: only the lines can tell.
+        let what = "all scores are equal, and not all lines of both files name their phase";
+        mismatch.not_independent(format!("{what}: {}, {}", prefill.display(), decode.display()));
     }
     let [prefill, decode] = [prefill, decode].map(|path| path.display().to_string());
     let mut links = Vec::new();
