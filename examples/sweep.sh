@@ -9,7 +9,7 @@ test -s swept/sweep.png -a -s swept/blocked-32/report/drift.html
 
 # The other settings of this engine; each PASSes, since each is judged under its own arithmetic.
 small=(--prompts 'The quick brown fox' --layers 0 --repeats 0 --mode as_designed)
-for axis in batch=1,4 kv-cache=f32,bf16 dtype=f32,f16 decode-attention=naive,split-k:2 prefill-chunk=2,64; do
+for axis in batch=1,4 kv-cache=f32,bf16 dtype=f32,f16 decode-attention=naive,split-k:2 prefill-chunk=5,64; do
   expect 0 driftprobe run --sweep "$axis" "${small[@]}" --out "by-${axis%%=*}"
 done
 # One sequence against a batch of four: another kernel in decode, and rounding.
