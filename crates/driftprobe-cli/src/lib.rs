@@ -2,6 +2,7 @@
 
 mod analyze;
 mod args;
+mod by_prompt;
 mod compare;
 mod doctor;
 mod engine;
@@ -9,6 +10,7 @@ mod environment;
 mod failure;
 mod gate;
 mod import;
+mod merge;
 mod output;
 mod picture;
 mod power;
@@ -59,6 +61,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
         }
         Some(Command::Power(args)) => power::run(&args),
         Some(Command::Analyze(args)) => analyze::run(&args),
+        Some(Command::Merge(args)) => merge::run(&args),
         Some(Command::Report(args)) => report::run(&args),
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),

@@ -13,6 +13,7 @@ pub mod gate;
 pub mod html;
 pub mod json;
 pub mod markdown;
+pub mod merged;
 pub mod plot;
 mod power;
 pub(crate) mod recordings;
