@@ -19,10 +19,10 @@ use crate::output;
 use crate::progress::SharedBar;
 use driftprobe::digest::{Digest, Plan, PlannedUnit, Promise};
 use judge::{Judging, Models};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use subject::Subject;
 
 /// One unit and where it comes from.
@@ -48,12 +48,13 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
     for subject in &subjects {
         promise.add(&subject.name, &subject.prompts).map_err(merge::refused)?;
     }
+    let by_name: BTreeMap<&str, &Subject> = subjects.iter().map(|subject| (subject.name.as_str(), subject)).collect();
     let mut tasks = Vec::new();
     for (place, (run, prompt)) in promise.units().enumerate() {
         if args.shard.is_some_and(|shard| !shard.holds(place)) {
             continue;
         }
-        let Some(subject) = subjects.iter().find(|subject| subject.name == run) else { continue };
+        let Some(&subject) = by_name.get(run) else { continue };
         // A part of the run that is not here: somebody else's, or nobody's.
         let Some(part) = subject.part_of(prompt) else { continue };
         let fingerprint = judging.fingerprint(subject, part, prompt);
@@ -93,10 +94,8 @@ fn folder(args: &AnalyzeArgs) -> Result<PathBuf, Failure> {
 
 /// Judges every unit whose result is not there; how many they were.
 fn judge_all(tasks: &[Task<'_>], judging: &Judging, store: &Store, args: &AnalyzeArgs) -> Result<usize, Failure> {
-    let known = |task: &&Task<'_>| {
-        let found = store.read(&task.subject.name, task.prompt, &task.fingerprint);
-        !args.fresh && found.is_some()
-    };
+    let known =
+        |task: &&Task<'_>| !args.fresh && store.read(&task.subject.name, task.prompt, &task.fingerprint).is_some();
     let open: Vec<&Task<'_>> = tasks.iter().filter(|task| !known(task)).collect();
     let bar = SharedBar::new(open.len() as u64, "judging prompts");
     let next = AtomicUsize::new(0);

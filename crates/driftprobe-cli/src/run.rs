@@ -78,7 +78,9 @@ fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
     record::check(engine, &plan)?;
     check_context(&plan, &model)?;
     let dir = match &args.out {
-        Some(dir) => args.shard.map_or_else(|| dir.clone(), |shard| dir.join(by_prompt::shard_folder(shard))),
+        Some(dir) => {
+            args.shard.map_or_else(|| dir.clone(), |shard| dir.join(by_prompt::shard_folder(shard.index, shard.of)))
+        }
         None => new_folder(&model)?,
     };
     let mut watcher = TerminalWatcher::new();

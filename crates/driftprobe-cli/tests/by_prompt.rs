@@ -169,7 +169,7 @@ fn a_shard_of_a_passing_run_by_itself_does_not_pass_by_prompt() {
     fs::write(&path, text.replacen('{', shard, 1)).unwrap();
     driftprobe(&dir).args(["analyze", "demo", "--by-prompt"]).assert().code(3).stdout(contains("demo: p5"));
     fs::write(&path, text.replacen('{', r#"{"shard":"first","#, 1)).unwrap();
-    let refused = contains("does not say which part").and(contains("hint:"));
+    let refused = contains("manifest.json:1: shard").and(contains("hint:"));
     driftprobe(&dir).args(["analyze", "demo", "--by-prompt"]).assert().code(2).stderr(refused);
 }
 

@@ -12,7 +12,7 @@ use crate::manifest::Manifest;
 use crate::notes::{Note, Notes};
 use crate::payload::Payloads;
 use crate::run::{Layout, Reading, TENSORS_DIR, TraceFile, check_repeat, io_error, layout, repeat_dirs};
-use crate::{PromptInfo, Run, TraceError};
+use crate::{PromptInfo, Run, ShardInfo, TraceError};
 use scan::{Entry, Scan};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,11 +23,12 @@ use std::sync::Arc;
 /// A run of which only the places of its events are in memory.
 pub struct RunIndex {
     dir: PathBuf,
-    /// Without prompts and slots, which may be as many as the run has events.
+    /// Without prompts, slots and shard, which grow with the run.
     manifest: Option<Manifest>,
     prompts: Option<BTreeMap<String, PromptInfo>>,
     order: Vec<Arc<str>>,
     slots: Option<Value>,
+    shard: Option<ShardInfo>,
     files: Vec<TraceFile>,
     entries: BTreeMap<Arc<str>, Entry>,
     /// Notes of lines that are no prompt's.
@@ -66,9 +67,14 @@ impl RunIndex {
         &self.dir
     }
 
-    /// The manifest without its prompts and slots.
+    /// The manifest without its prompts, slots and shard.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()
+    }
+
+    /// Of what the run is a part, if it is one.
+    pub fn shard(&self) -> Option<&ShardInfo> {
+        self.shard.as_ref()
     }
 
     /// Events of the run, those of its repeats left out.
@@ -172,6 +178,7 @@ fn open_one(path: &Path) -> Result<RunIndex, TraceError> {
     }
     let prompts = manifest.as_mut().and_then(|manifest| manifest.prompts.take());
     let slots = manifest.as_mut().and_then(|manifest| manifest.slots.take());
+    let shard = manifest.as_mut().and_then(|manifest| manifest.shard.take());
     let tensors = stamp(&dir.join(TENSORS_DIR));
     Ok(RunIndex {
         dir,
@@ -179,6 +186,7 @@ fn open_one(path: &Path) -> Result<RunIndex, TraceError> {
         order: prompts.iter().flatten().map(|prompt| Arc::from(prompt.id.as_str())).collect(),
         prompts: prompts.map(|all| all.into_iter().map(|prompt| (prompt.id.clone(), prompt)).collect()),
         slots,
+        shard,
         files,
         entries: scan.entries,
         notes: scan.unowned.notes,

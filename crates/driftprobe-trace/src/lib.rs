@@ -39,7 +39,7 @@ pub use json::quote_bare_words;
 pub use lines::MAX_LINE_BYTES;
 pub use manifest::{
     AttentionInfo, EngineInfo, HostInfo, LogitsCompared, MANIFEST_FILE, Manifest, Mode, ModelInfo, ObserverEffect,
-    PointSet, PromptInfo, SCHEMA,
+    PointSet, PromptInfo, SCHEMA, ShardInfo,
 };
 pub use notes::Note;
 pub use point::Point;

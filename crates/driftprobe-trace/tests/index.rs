@@ -189,6 +189,29 @@ fn compressed_files_and_files_that_change_are_refused() {
 }
 
 #[test]
+fn a_part_of_a_run_says_of_what_and_its_prompts_are_told_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = |shard: &str| {
+        let text = manifest(true, &["a"]).replacen('{', &format!("{{\"shard\":{shard},"), 1);
+        write(dir.path(), Some(text), &[("t.jsonl", line("a", "prefill", 0))]);
+        RunIndex::open(dir.path())
+    };
+    let index = told(r#"{"index":2,"of":3,"prompts":["z","a"]}"#).unwrap();
+    let shard = index.shard().unwrap();
+    assert_eq!((shard.index, shard.of, shard.prompts.len()), (2, 3, 2));
+    assert_eq!(index.prompt("a").unwrap().manifest.unwrap().shard, None);
+    for (wrong, key) in [
+        (r#"{"index":0,"of":3,"prompts":[]}"#, "shard.index"),
+        (r#"{"index":4,"of":3,"prompts":[]}"#, "shard.index"),
+        (r#"{"index":1,"of":1,"prompts":["a","a"]}"#, "shard.prompts"),
+        (r#"{"index":1,"of":1}"#, "shard"),
+    ] {
+        let error = told(wrong).err().unwrap();
+        assert!(matches!(&error, TraceError::Manifest { key: at, .. } if at == key), "{wrong}: {error}");
+    }
+}
+
+#[test]
 fn one_file_and_a_loose_folder_are_runs_too() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("t.jsonl"), line("a", "prefill", 0)).unwrap();

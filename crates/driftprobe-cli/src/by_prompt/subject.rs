@@ -1,6 +1,6 @@
 //! The runs that are to be judged: found in folders, named, and put together from their parts.
 
-use super::shards::{PartOf, shard_folder};
+use super::shards::shard_folder;
 use crate::analyze::search_folders;
 use crate::failure::Failure;
 use driftprobe_trace::{ALIGNED_DIR, MANIFEST_FILE, Manifest, RunIndex, TRACES_DIR};
@@ -31,7 +31,6 @@ pub struct Part {
     pub aligned: Option<RunIndex>,
     /// Where layers were recorded again.
     pub rounds: Vec<Round>,
-    part_of: Option<PartOf>,
 }
 
 /// One round of a search for a fault between recorded layers.
@@ -69,7 +68,7 @@ pub fn open(paths: &[PathBuf]) -> Result<Vec<Subject>, Failure> {
     let mut parts: BTreeMap<PathBuf, Vec<Part>> = BTreeMap::new();
     for path in found {
         let part = open_part(&path)?;
-        let of = part.part_of.as_ref().filter(|of| path.ends_with(shard_folder(of.shard)));
+        let of = part.index.shard().filter(|of| path.ends_with(shard_folder(of.index, of.of)));
         let whole = of.and_then(|_| path.parent()).unwrap_or(&path).to_owned();
         parts.entry(whole).or_default().push(part);
     }
@@ -122,8 +121,7 @@ fn open_part(path: &Path) -> Result<Part, Failure> {
         let fingerprint = prompts.iter().fold(0u128, |all, id| all.rotate_left(1) ^ round.fingerprint(id));
         rounds.push(Round { path, prompts, fingerprint });
     }
-    let part_of = PartOf::read(index.manifest())?;
-    Ok(Part { index, aligned, rounds, part_of })
+    Ok(Part { index, aligned, rounds })
 }
 
 /// As many of the last parts of each path as make all of them different.
@@ -153,24 +151,17 @@ fn put_together(name: String, path: &Path, parts: Vec<Part>) -> Result<Subject, 
     let mut promised: Vec<String> = Vec::new();
     if let Some(first) = parts.first() {
         for part in &parts {
-            let same = |a: &PartOf, b: &PartOf| (a.shard.of, &a.prompts) == (b.shard.of, &b.prompts);
-            let alike = match (&first.part_of, &part.part_of) {
-                (Some(ours), Some(theirs)) => same(ours, theirs),
-                (ours, theirs) => ours.is_none() && theirs.is_none(),
-            };
-            if !alike || settings(part.index.manifest()) != settings(first.index.manifest()) {
+            let whole = |part: &Part| part.index.shard().map(|shard| (shard.of, shard.prompts.clone()));
+            if whole(part) != whole(first) || settings(part.index.manifest()) != settings(first.index.manifest()) {
                 let what = "its shards are parts of different runs: prompts or settings are not the same".to_owned();
                 return refuse(what, "record all shards with the same command but for --shard");
             }
         }
-        promised.extend(first.part_of.iter().flat_map(|of| of.prompts.iter().cloned()));
+        promised.extend(first.index.shard().iter().flat_map(|of| of.prompts.iter().cloned()));
     }
     let mut by_prompt = BTreeMap::new();
     let mut others = Vec::new();
     let known: BTreeSet<String> = promised.iter().cloned().collect();
-    if known.len() < promised.len() {
-        return refuse("its manifest names a prompt of all shards twice".to_owned(), "correct the manifest");
-    }
     for (at, part) in parts.iter().enumerate() {
         for id in ids(part) {
             if !known.contains(&id) {
