@@ -48,6 +48,9 @@ for mode in prefill decode; do
   printf '{"mode": "%s", "kv_aligned": 1, "token_span": {"start": 0, "count": 2}}' "$mode" >"logits/$mode/metadata.json"
   printf '{"token_idx": %s, "token_id": 7, "logits": [%s, 1.5, 0]}\n' 0 2 1 3 >"logits/$mode/logits.jsonl"
 done
+for phase in prefill decode; do
+  printf '{"sequence": "s", "index": %s, "token_id": 7, "logprob": -%s, "phase": "'$phase'"}\n' 3 0.5 4 1.25 >"$phase.jsonl"
+done
 
 # Examples that do not exit with 0 here, and why.
 status() {

@@ -18,6 +18,10 @@ block() {
   ' "$root/examples/$1"
 }
 
+# The workflow's steps in their order: what records needs the program.
+grep -n -- '- name: Install\|- name: Record' "$root/examples/github-action/workflow.yml" | head -1 | grep -q Install
+block github-action/workflow.yml Install >first.sh
+expect 0 bash -e first.sh
 block github-action/workflow.yml Record >record.sh
 expect 0 bash -e record.sh
 cp "$root/examples/github-action/matrix.toml" .

@@ -4,7 +4,9 @@ mod analyze;
 mod compare;
 mod doctor;
 mod gate;
+mod logprobs;
 mod merge;
+mod reach;
 pub mod report;
 mod sweep;
 
@@ -12,7 +14,9 @@ pub use analyze::AnalyzeArgs;
 pub use compare::{CompareArgs, ComparedPhase};
 pub use doctor::DoctorArgs;
 pub use gate::GateArgs;
+pub use logprobs::{LogprobsArgs, LogprobsFormat};
 pub use merge::MergeArgs;
+pub use reach::{ReachArgs, ReachFormat};
 pub use sweep::Axis;
 
 use crate::import::{IMPORT_EXAMPLES, ImportArgs};
@@ -91,6 +95,12 @@ pub enum Command {
     /// Gate runs for CI: the noise model's verdict, other tools' gates beside it, a baseline, a matrix.
     #[command(after_help = gate::EXAMPLES)]
     Gate(Box<GateArgs>),
+    /// Log-probabilities of whole generations: decode's, as a rollout has them, against prefill's, as a trainer has.
+    #[command(after_help = logprobs::EXAMPLES)]
+    Logprobs(Box<LogprobsArgs>),
+    /// Which evaluation orders give the recorded bits of clean stages that differ? Blocks, splits, lanes, fused roundings.
+    #[command(after_help = reach::EXAMPLES)]
+    Reach(ReachArgs),
     /// Make every mistake of the catalogue in the model at hand, and say which of them this probe sees.
     #[command(after_help = POWER_EXAMPLES)]
     Power(Box<PowerArgs>),
@@ -169,11 +179,11 @@ pub enum Modes {
 pub enum Format {
     /// A summary of at most 80 columns.
     Text,
-    /// report/drift.json.
+    /// As data: what the command's JSON file holds.
     Json,
-    /// report/drift.md.
+    /// As Markdown.
     Md,
-    /// report/drift.tsv.
+    /// As a table, tab-separated.
     Tsv,
     /// JUnit XML.
     Junit,

@@ -52,6 +52,11 @@ impl Failure {
         Failure { what, hint: Some(hint), code: EXIT_INTERRUPTED }
     }
 
+    /// Somebody pressed Ctrl-C before there was anything to write.
+    pub fn stopped() -> Failure {
+        Failure { what: "interrupted; nothing was written".to_owned(), hint: None, code: EXIT_INTERRUPTED }
+    }
+
     /// What was the matter.
     pub fn what(&self) -> &str {
         &self.what

@@ -8,6 +8,7 @@ use crate::analyze::contract;
 use crate::args::{Format, GateArgs};
 use crate::failure::Failure;
 use crate::output;
+use crate::same_file::same_file;
 use driftprobe::gate::decide::{Deciding, Gate};
 use driftprobe::gate::matrix::{Matrix, Unit};
 use driftprobe::gate::{Preset, Subject};
@@ -34,6 +35,12 @@ pub fn run(args: &GateArgs) -> Result<u8, Failure> {
         budget_flops: args.judging.simulate,
         by_prompt: matrix.is_some(),
     };
+    if let Some(path) = &args.baseline
+        && let Some(own) = found.runs.iter().find(|run| same_file(run, path))
+    {
+        let what = format!("{}: the run is its own baseline, {}", own.display(), path.display());
+        return Err(Failure::new(what, "give an earlier run as --baseline"));
+    }
     let baseline = args.baseline.as_deref().map(|path| runs::judge(path, &settings)).transpose()?;
     let mut gated: Vec<Gated> = Vec::new();
     for path in &found.runs {

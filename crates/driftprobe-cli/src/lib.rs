@@ -10,20 +10,24 @@ mod environment;
 mod failure;
 mod gate;
 mod import;
+mod logprobs;
 mod merge;
 mod output;
 mod picture;
 mod power;
 mod progress;
 mod prompts;
+mod reach;
 mod remote;
 mod report;
 mod run;
+mod same_file;
 mod sweep;
 
 pub use analyze::{contract, judge_lying};
 pub use environment::{host, variables};
 pub use failure::Failure;
+pub use logprobs::{Known, judge_files, run_delta, write as write_logprobs};
 
 use args::{Cli, Command, RunArgs};
 use clap::{ColorChoice, CommandFactory, Parser};
@@ -66,6 +70,8 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Gate(args)) => gate::run(&args),
+        Some(Command::Logprobs(args)) => logprobs::run(*args),
+        Some(Command::Reach(args)) => reach::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Completions { shell }) => {
             completions(shell);

@@ -8,6 +8,9 @@ use resvg::usvg::{Options, Tree};
 const FONTS: [&[u8]; 2] =
     [include_bytes!("../fonts/DejaVuSans-subset.ttf"), include_bytes!("../fonts/DejaVuSans-Bold-subset.ttf")];
 
+/// Pixels of a PNG that lies beside its SVG, for each of that one's.
+pub const PNG_SCALE: u8 = 2;
+
 /// A PNG of an SVG document, `scale` pixels for each of its own.
 ///
 /// # Errors

@@ -101,6 +101,7 @@ impl JudgingBar {
                 Work::Stages => "computing recorded stages again".to_owned(),
                 Work::Simulation => format!("simulating from the tokens · {:.1} GFlop/s", rate / 1e3),
                 Work::Bugs => "trying bugs".to_owned(),
+                Work::Orders => "trying orders".to_owned(),
             }
         });
     }

@@ -57,7 +57,7 @@ pub fn make(args: &RunArgs) -> Result<Option<Made>, Failure> {
 fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
     let model = Model::open(&args.engine.model)?;
     let mut prompts = prompts::asked(&args.engine, &model)?;
-    let mut base = manifest(args, &model);
+    let mut base = manifest(&args.engine.model, args.seed, &model);
     if let Some(shard) = args.shard {
         prompts = by_prompt::shard_of(shard, prompts, &mut base)?;
     }
@@ -70,6 +70,8 @@ fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
         layers: layers(&args.engine, engine.layers())?,
         points: points(&args.engine, engine)?,
         repeats: args.repeats,
+        forced: false,
+        decoded: 0,
         unwatched: true,
         payloads: !args.no_payloads,
         overwrite: args.overwrite,
@@ -81,7 +83,7 @@ fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
         Some(dir) => {
             args.shard.map_or_else(|| dir.clone(), |shard| dir.join(by_prompt::shard_folder(shard.index, shard.of)))
         }
-        None => new_folder(&model)?,
+        None => new_folder(Path::new("runs"), &model)?,
     };
     let mut watcher = TerminalWatcher::new();
     let mut recorded = record(engine, &plan, &dir, base.clone(), &mut watcher);
@@ -110,7 +112,7 @@ fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
 const ROUNDS_MAX: usize = 8;
 
 /// Records the layers between which a fault lies, until it is found in one of them.
-fn search(
+pub fn search(
     engine: &dyn Engine,
     plan: &Plan,
     analysis: &Analysis,
@@ -121,8 +123,9 @@ fn search(
     while let Some(found) = open.take().filter(|_| rounds.len() < ROUNDS_MAX) {
         let prompts = plan.prompts.iter().filter(|prompt| *prompt.id == *found.prompt_id).cloned().collect();
         // Whatever was asked for, to tell one stage from the next takes all points.
-        let (layers, steps) = (found.layers(), plan.steps);
-        let plan = Plan { layers, steps, mode: plan.mode, overwrite: true, ..Plan::everything(engine, prompts) };
+        let Plan { steps, forced, decoded, mode, .. } = *plan;
+        let everything = Plan::everything(engine, prompts);
+        let plan = Plan { layers: found.layers(), steps, forced, decoded, mode, overwrite: true, ..everything };
         let folder = dir.join(format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
         let mut watcher = TerminalWatcher::new();
         let recorded = record(engine, &plan, &folder, Manifest::default(), &mut watcher);
@@ -138,7 +141,7 @@ fn search(
 /// Refuses sequences that are longer than the model was made for: what it computes there means little.
 pub fn check_context(plan: &Plan, model: &Model) -> Result<(), Failure> {
     let Some(context) = model.config.max_position_embeddings else { return Ok(()) };
-    let tokens = |prompt: &PromptInfo| prompt.tokens.len() + plan.steps - 1;
+    let tokens = |prompt: &PromptInfo| prompt.tokens.len() + plan.chosen();
     match plan.prompts.iter().find(|prompt| tokens(prompt) > context) {
         None => Ok(()),
         Some(prompt) => {
@@ -191,8 +194,9 @@ pub fn points(args: &EngineArgs, engine: &dyn Engine) -> Result<BTreeSet<Point>,
     list.split(',').map(point).collect()
 }
 
-fn manifest(args: &RunArgs, model: &Model) -> Manifest {
-    let path = if args.engine.model == Path::new("DEMO") {
+/// What only this program knows of a run: the model, given as `given`, the seed, and the machine.
+pub fn manifest(given: &Path, seed: u64, model: &Model) -> Manifest {
+    let path = if given == Path::new("DEMO") {
         "DEMO".to_owned()
     } else {
         std::path::absolute(&model.path).unwrap_or_else(|_| model.path.clone()).to_string_lossy().into_owned()
@@ -206,19 +210,18 @@ fn manifest(args: &RunArgs, model: &Model) -> Manifest {
             ..Default::default()
         }),
         config: Some(model.config.to_hugging_face()),
-        seed: Some(args.seed),
+        seed: Some(seed),
         env: environment::variables(),
         host: Some(environment::host()),
         ..Default::default()
     }
 }
 
-/// The first of runs/NAME-001, runs/NAME-002 … that does not exist.
-pub fn new_folder(model: &Model) -> Result<PathBuf, Failure> {
+/// The first of NAME-001, NAME-002 … in a folder that does not exist there, made.
+pub fn new_folder(runs: &Path, model: &Model) -> Result<PathBuf, Failure> {
     // A folder's name may hold a dot that begins no ending.
     let named = if model.path.is_dir() { model.path.file_name() } else { model.path.file_stem() };
     let name = named.map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned());
-    let runs = Path::new("runs");
     fs::create_dir_all(runs).map_err(|e| Failure::io("make the folder", runs, &e))?;
     for n in 1..RUNS_MAX {
         let dir = runs.join(format!("{name}-{n:03}"));
@@ -228,5 +231,5 @@ pub fn new_folder(model: &Model) -> Result<PathBuf, Failure> {
             Err(e) => return Err(Failure::io("make the folder", &dir, &e)),
         }
     }
-    Err(Failure::new("runs/ holds too many runs", "name a folder with --out"))
+    Err(Failure::new(format!("{} holds too many runs", runs.display()), "name a folder with --out"))
 }

@@ -14,8 +14,8 @@ use driftprobe_trace::Run;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Pixels of the PNG for each of the picture's own.
-const PNG_SCALE: u8 = 2;
+/// The sweep's own file.
+const TABLE: &str = "sweep.json";
 
 /// Runs the command and returns the exit status: that of the worst run.
 pub fn run(args: &RunArgs, axis: &Axis) -> Result<u8, Failure> {
@@ -32,8 +32,12 @@ pub fn run(args: &RunArgs, axis: &Axis) -> Result<u8, Failure> {
     let engines: Vec<EngineArgs> = axis.values.iter().map(of).collect::<Result<_, _>>()?;
     let folder = match &args.out {
         Some(folder) => folder.clone(),
-        None => new_folder(&Model::open(&args.engine.model)?)?,
+        None => new_folder(Path::new("sweeps"), &Model::open(&args.engine.model)?)?,
     };
+    if folder.join(TABLE).exists() && !args.overwrite {
+        let what = format!("{}: a sweep lies there already", folder.display());
+        return Err(Failure::new(what, "name another folder with --out, or replace it with --overwrite"));
+    }
     let mut sweep = Sweep { axis: setting.clone(), unit: axis.setting.unit(), steps: vec![] };
     let mut first: Option<Run> = None;
     for (engine, value) in engines.into_iter().zip(&axis.values) {
@@ -77,12 +81,12 @@ fn write(sweep: &Sweep, folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut files: Vec<(&str, Vec<u8>)> = vec![
         ("sweep.md", to_markdown(sweep).into_bytes()),
         ("sweep.tsv", to_tsv(sweep).into_bytes()),
-        ("sweep.json", to_json(sweep).into_bytes()),
+        (TABLE, to_json(sweep).into_bytes()),
     ];
     // Where nothing parts under any value there is no picture; the summary says that nothing does.
     if let Ok(drawn) = sweep_picture(sweep) {
         let svg = drawn.to_svg(&format!("Sweep of {}", sweep.axis));
-        files.push(("sweep.png", picture::png(&svg, PNG_SCALE)?));
+        files.push(("sweep.png", picture::png(&svg, picture::PNG_SCALE)?));
         files.push(("sweep.svg", svg.into_bytes()));
     }
     output::into_folder(folder, files)

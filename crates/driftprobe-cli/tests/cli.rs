@@ -204,7 +204,8 @@ fn completions_and_the_manual_page_are_printed() {
 #[test]
 fn every_help_text_has_examples() {
     let dir = folder();
-    for command in ["run", "analyze", "completions", "man"] {
+    let commands = ["run", "analyze", "report", "compare", "gate", "logprobs", "reach", "power", "import", "doctor"];
+    for command in commands.into_iter().chain(["completions", "man"]) {
         let expected = predicate::str::contains("Examples:");
         driftprobe(&dir).args([command, "--help"]).assert().code(0).stdout(expected);
     }

@@ -19,7 +19,7 @@ fn run(arguments: &[&str]) -> Command {
 
 #[test]
 fn options_of_another_engine_are_refused_by_name() {
-    for option in [&["--flash-attention", "on"][..], &["--ubatch", "8"], &["--prune"], &["--threads", "1"]] {
+    for option in [&["--flash-attention", "on"][..], &["--ubatch", "8"], &["--prune"]] {
         let refused = contains(option[0]).and(contains("embedded")).and(contains("hint:"));
         run(option).assert().code(2).stderr(refused);
     }
@@ -28,6 +28,7 @@ fn options_of_another_engine_are_refused_by_name() {
         &["--prefill-attention", "naive"],
         &["--decode-attention", "naive"],
         &["--prefill-chunk", "4"],
+        &["--batch", "2"],
         &["--quantised-matmul", "integer"],
         &["--fault", "ROPE_THETA"],
     ];
@@ -49,6 +50,25 @@ fn an_engine_that_is_not_built_in_is_said_so_with_a_remedy() {
 mod llama_cpp {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn its_micro_batches_and_its_attention_are_swept_and_its_generations_measured() {
+        let dir = tempfile::tempdir().unwrap();
+        let driftprobe = |args: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_driftprobe"));
+            command.current_dir(dir.path()).args(args).args(["--engine", "llama-cpp", "--model", GGUF]);
+            command
+        };
+        let small = ["--prompts", "Truth is the first", "--layers", "0", "--repeats", "0", "--mode", "as_designed"];
+        for (axis, out) in [("ubatch=512,4", "ubatch"), ("flash-attention=off,on", "flash"), ("kv-cache=f32,f16", "kv")]
+        {
+            let sweep = ["run", "--sweep", axis, "--out", out];
+            driftprobe(&sweep).args(small).assert().code(0).stdout(contains("PASS over 2 values"));
+        }
+        let measure = ["logprobs", "--tokens", "6", "--prompts", "Truth is", "--out", "logprobs", "--max-k3", "0.01"];
+        driftprobe(&measure).assert().code(0).stdout(contains("PASS: 6 tokens of 1 sequence"));
+        assert!(dir.path().join("logprobs/worst-1/report/drift.html").is_file());
+    }
 
     #[test]
     fn the_trained_model_passes_in_llama_cpp_with_its_kernel_found() {

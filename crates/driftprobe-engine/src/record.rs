@@ -132,7 +132,7 @@ impl Recorder<'_> {
 
     /// Token-layers of the whole recording: prefill feeds n+k−1 tokens; decode n−1, then k.
     fn work(&self) -> u64 {
-        let extra = self.plan.steps - 1;
+        let extra = self.plan.chosen();
         let once: usize = self.plan.prompts.iter().map(|p| 2 * (p.tokens.len() + extra)).sum();
         let choosing: usize =
             if extra > 0 { self.plan.prompts.iter().map(|p| p.tokens.len() + extra - 1).sum() } else { 0 };
@@ -143,7 +143,7 @@ impl Recorder<'_> {
     /// Each prompt with the k − 1 tokens that the engine itself chooses behind it.
     fn extended_prompts(&mut self) -> Result<Vec<PromptInfo>, EngineError> {
         let mut prompts = self.plan.prompts.clone();
-        if self.plan.steps == 1 {
+        if self.plan.chosen() == 0 {
             return Ok(prompts);
         }
         for prompt in &mut prompts {
@@ -153,10 +153,10 @@ impl Recorder<'_> {
                 let mut rows = self.rows(None, &prompt.id, (Phase::Prefill, 0));
                 session.prefill(&prompt.tokens, n - 1..n, &mut Tap::watched(&mut rows))?
             };
-            for step in 1..self.plan.steps {
+            for step in 1..=self.plan.chosen() {
                 let token = greedy(&logits);
                 prompt.tokens.push(token);
-                if step + 1 < self.plan.steps {
+                if step < self.plan.chosen() {
                     let mut rows = self.rows(None, &prompt.id, (Phase::Decode, 0));
                     logits = session.decode(token, &mut Tap::watched(&mut rows))?;
                 }
@@ -242,9 +242,14 @@ impl Recorder<'_> {
         let unwatched = writer.is_none() && aligned.is_none();
         let session = &mut *if unwatched { engine.unwatched_session()? } else { engine.session()? };
         let mut logits = Vec::new();
-        if first > 0 {
+        let (whole, decoded) = prompt.tokens[..first].split_at(first.saturating_sub(self.plan.decoded));
+        if !whole.is_empty() {
             let mut rows = self.rows(None, &prompt.id, (Phase::Decode, repeat));
-            session.prefill(&prompt.tokens[..first], 0..0, &mut Tap::watched(&mut rows))?;
+            session.prefill(whole, 0..0, &mut Tap::watched(&mut rows))?;
+        }
+        for token in decoded {
+            let mut rows = self.rows(None, &prompt.id, (Phase::Decode, repeat));
+            session.decode(*token, &mut Tap::watched(&mut rows))?;
         }
         let mut own = 0;
         for (pos, token) in prompt.tokens.iter().enumerate().skip(first) {
@@ -281,7 +286,7 @@ fn align(
 }
 
 /// The token with the largest logit; the first of equals.
-fn greedy(logits: &[f32]) -> u32 {
+pub fn greedy(logits: &[f32]) -> u32 {
     let best =
         logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, l)| if *l > best.1 { (i, *l) } else { best });
     u32::try_from(best.0).unwrap_or(u32::MAX)

@@ -1,12 +1,12 @@
 //! Dumps of logits: `logits.jsonl(.gz)`, a line a token, and `metadata.json` beside it, which says what they are to be.
 
 use crate::error::{ImportError, Result};
-use driftprobe_trace::{Num, Phase, quote_bare_words};
-use flate2::read::MultiGzDecoder;
+use crate::json_lines::JsonLines;
+use driftprobe_trace::{Num, Phase};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Longest line of logits.
@@ -96,11 +96,13 @@ pub fn metadata(folder: &Path) -> Result<Option<Map<String, Value>>> {
     serde_json::from_slice(&text).map(Some).map_err(|e| ImportError::file(&path, e, hint))
 }
 
+/// What a line looks like.
+const LINE_HINT: &str =
+    "a line is {\"token_idx\": 5, \"token_id\": 42, \"logits\": [0.5, …]}; copy the dump again if it is cut off";
+
 /// The lines of a file of logits, one at a time. After an error there are no more.
 pub struct LogitsLines {
-    path: PathBuf,
-    lines: BufReader<Box<dyn Read>>,
-    number: u64,
+    lines: JsonLines,
     ended: bool,
 }
 
@@ -118,36 +120,15 @@ impl LogitsLines {
     /// # Errors
     /// If it cannot be opened.
     pub fn open(path: &Path) -> Result<LogitsLines> {
-        let file = File::open(path).map_err(|e| ImportError::io("open", path, &e))?;
-        let plain: Box<dyn Read> = match path.extension().is_some_and(|extension| extension == "gz") {
-            true => Box::new(MultiGzDecoder::new(file)),
-            false => Box::new(file),
-        };
-        Ok(LogitsLines { path: path.to_owned(), lines: BufReader::new(plain), number: 0, ended: false })
-    }
-
-    fn refuse(&self, what: impl std::fmt::Display) -> ImportError {
-        let hint = "a line is {\"token_idx\": 5, \"token_id\": 42, \"logits\": [0.5, …]}; copy the dump again if it is cut off";
-        ImportError::new(format!("{}:{}: {what}", self.path.display(), self.number), hint)
+        Ok(LogitsLines { lines: JsonLines::open(path, LINE_BYTES_MAX, LINE_HINT)?, ended: false })
     }
 
     fn read(&mut self) -> Result<Option<LogitsLine>> {
-        let mut line = Vec::new();
-        self.number += 1;
-        let read = self.lines.by_ref().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line);
-        read.map_err(|e| self.refuse(e))?;
-        if line.is_empty() {
-            return Ok(None);
-        }
-        if line.len() as u64 > LINE_BYTES_MAX {
-            return Err(self.refuse(format!("longer than {LINE_BYTES_MAX} bytes")));
-        }
-        let text = std::str::from_utf8(&line).map_err(|e| self.refuse(e))?;
-        // NaN and infinities stand as bare words, as Python writes them.
-        let quoted = quote_bare_words(text).map(|(quoted, _)| quoted);
-        let line: Line = serde_json::from_str(quoted.as_deref().unwrap_or(text)).map_err(|e| self.refuse(e))?;
-        let logits = line.logits.iter().map(|Num(value)| *value as f32).collect();
-        Ok(Some(LogitsLine { index: line.token_idx, token: line.token_id, logits }))
+        let line: Option<Line> = self.lines.next()?;
+        Ok(line.map(|line| {
+            let logits = line.logits.iter().map(|Num(value)| *value as f32).collect();
+            LogitsLine { index: line.token_idx, token: line.token_id, logits }
+        }))
     }
 }
 

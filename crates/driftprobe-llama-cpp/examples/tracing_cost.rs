@@ -112,6 +112,8 @@ fn traced(engine: &LlamaCppEngine, tokens: &[u32], layers: BTreeSet<usize>, dir:
         points: Phase::ALL.into_iter().flat_map(|p| engine.points(p)).collect::<BTreeSet<Point>>(),
         repeats: 0,
         unwatched: false,
+        forced: false,
+        decoded: 0,
         payloads: true,
         overwrite: true,
     };

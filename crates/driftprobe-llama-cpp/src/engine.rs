@@ -155,7 +155,6 @@ impl Engine for LlamaCppEngine {
         let attention = Some(if self.options.flash_attention { "flash" } else { "naive" }.to_owned());
         let mut extra = Map::new();
         let mut say = |key: &str, value: Value| extra.insert(key.to_owned(), value);
-        say("ubatch_tokens", json!(self.options.ubatch_tokens));
         say("context_tokens", json!(self.context_tokens));
         say("prune", json!(self.options.prune));
         if let Some(base) = self.options.rope_base {
@@ -171,6 +170,8 @@ impl Engine for LlamaCppEngine {
             backend: Some("ggml".to_owned()),
             device: Some(devices(self.options.device).join(", ")),
             threads: u32::try_from(self.options.threads()).ok(),
+            batch: Some(1),
+            chunk_tokens: Some(self.options.ubatch_tokens as u64),
             attention: Some(AttentionInfo { prefill: attention.clone(), decode: attention, ..Default::default() }),
             extra,
         }

@@ -7,7 +7,7 @@ use driftprobe_trace::Contract;
 use pyo3::prelude::*;
 use std::path::PathBuf;
 
-/// Judges the run at `run` and returns drift.json, drift.md and drift.tsv as texts. `contract` is a preset's name, a file, or
+/// Judges the run at `run` and returns drift.json, drift.md, drift.tsv and drift.html as texts. `contract` is a preset's name, a file, or
 /// (beginning with a brace) JSON.
 #[pyfunction]
 #[pyo3(signature = (run, model=None, contract=None, simulate=None))]
@@ -17,11 +17,13 @@ pub fn analyze(
     model: Option<PathBuf>,
     contract: Option<&str>,
     simulate: Option<f64>,
-) -> PyResult<(String, String, String)> {
+) -> PyResult<(String, String, String, String)> {
     let contract = contract.map(|contract| parse(py, contract)).transpose()?;
     let analysis = py.detach(|| {
         let analysis = driftprobe_cli::judge_lying(&run, model.as_deref(), contract.as_ref(), simulate)?;
-        Ok::<_, Failure>((report::to_json(&analysis), report::to_markdown(&analysis), report::to_tsv(&analysis)))
+        let [json, markdown, tsv, html] =
+            [report::to_json, report::to_markdown, report::to_tsv, report::to_html].map(|render| render(&analysis));
+        Ok::<_, Failure>((json, markdown, tsv, html))
     });
     analysis.or_raise(py)
 }

@@ -2,6 +2,7 @@
 
 mod error;
 mod judge;
+mod logprobs;
 mod model;
 mod writer;
 
@@ -22,6 +23,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<writer::Writer>()?;
     module.add_function(wrap_pyfunction!(main, module)?)?;
     module.add_function(wrap_pyfunction!(judge::analyze, module)?)?;
+    module.add_function(wrap_pyfunction!(logprobs::logprobs, module)?)?;
+    module.add_function(wrap_pyfunction!(logprobs::shows_delta, module)?)?;
     module.add_function(wrap_pyfunction!(model::describe_model, module)?)?;
     module.add_function(wrap_pyfunction!(model::describe_machine, module)?)?;
     module.add_function(wrap_pyfunction!(model::points, module)?)?;

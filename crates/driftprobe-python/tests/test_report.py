@@ -34,7 +34,7 @@ def test_the_command_line_says_the_same(faulty: Path, tmp_path: Path) -> None:
     assert done.returncode == report.exit_code == 1
     assert done.stdout == report.json
     report.write(tmp_path / "python")
-    for name in ("drift.json", "drift.md", "drift.tsv"):
+    for name in ("drift.json", "drift.md", "drift.tsv", "drift.html"):
         assert (tmp_path / "python" / name).read_bytes() == (tmp_path / "cli" / name).read_bytes()
 
 

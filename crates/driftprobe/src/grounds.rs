@@ -7,7 +7,7 @@ use crate::examine::Examination;
 use crate::judge::JudgedPair;
 use crate::oracle::StageJudgement;
 use crate::pair::Pairing;
-use crate::place::{describe, describe_row};
+use crate::place::{Part, describe, describe_row};
 use crate::reason::{ReasonCode, Reasons};
 use crate::repeat::RepeatOutcome;
 use crate::simulate::EndToEnd;
@@ -101,6 +101,12 @@ pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reas
             let example = format!("{phase}, {point}: the residuals fill {filled:.1e} of the noise allowed");
             reasons.add(ReasonCode::LooserThanSeen, example);
         }
+    }
+    // Rows within the layers are held against the tokens' own forward pass besides, which the table of bugs does not count.
+    let power = &examination.power;
+    let ends = pairs.iter().all(|pair| Part::of(pair.prefill.point) != Part::Layer);
+    if ends && !power.is_empty() && power.iter().all(|row| row.seen == 0) {
+        reasons.add(ReasonCode::NoPower, format!("{} tries of bugs at points, none seen", power.len()));
     }
     for difference in &examination.config_differs {
         reasons.add(ReasonCode::ConfigDiffers, difference.as_str());

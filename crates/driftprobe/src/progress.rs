@@ -11,6 +11,8 @@ pub enum Work {
     Simulation,
     /// Bugs are tried on what is at fault, and what a bug would have shown is computed; not counted.
     Bugs,
+    /// Evaluation orders are tried on rows; counted in points of both phases.
+    Orders,
 }
 
 /// How much of a work is done.

@@ -94,6 +94,8 @@ reasons! {
         "give the weights of the run with --model";
     Fault, "FAULT", true, "a stage's row is not what its own inputs and the model give, by more than rounding can",
         "see the root cause";
+    NoPower, "NO_POWER", true, "nothing within the layers was recorded, and no bug of the catalogue would have shown at the ends",
+        "record more points and layers (--points all --layers all), as payloads";
     TooMuchDrift, "TOO_MUCH_DRIFT", true, "every stage that was judged is clean, and yet the phases are further apart than rounding makes them",
         "record all points of all layers (--layers all)";
     GapFault, "GAP_FAULT", true, "between two recorded layers a phase leaves what the model gives, by more than rounding can",

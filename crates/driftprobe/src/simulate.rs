@@ -17,6 +17,7 @@ pub mod token;
 
 pub use drift::{EndToEnd, PlaceDrift};
 pub use gap::Gap;
+pub use random::uniform;
 pub use record::Shown;
 pub use study::{Skipped, Study};
 pub use token::TokenJudgement;

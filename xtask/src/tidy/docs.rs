@@ -4,6 +4,7 @@
 use super::{File, Findings, Tree};
 use anyhow::{Context, Result};
 use driftprobe::gate::PRESETS;
+use driftprobe::logprobs::Code;
 use driftprobe::reason::ReasonCode;
 use driftprobe::report::to_terminal;
 use driftprobe::{Options, analyze};
@@ -207,11 +208,15 @@ fn reports(tree: &Tree, findings: &mut Findings) -> Result<()> {
         ("docs/compare.md", "schema/compare.rs"),
         ("docs/gate.md", "schema/gate.rs"),
         ("docs/sweep.md", "schema/sweep.rs"),
+        ("docs/logprobs.md", "schema/logprobs.rs"),
     ] {
         let text = &need(tree, page)?.text;
         let lacks = |field: &&str| !text.contains(&format!("| `{field}` |"));
         findings.extend(fields(tree, part)?.into_iter().filter(lacks).map(|field| format!("{page}: lacks `{field}`")));
     }
+    let text = &need(tree, "docs/logprobs.md")?.text;
+    let rows = Code::ALL.iter().map(|code| format!("| `{}` | {} |", code.id(), code.sentence()));
+    findings.extend(rows.filter(|row| !text.contains(row)).map(|row| format!("docs/logprobs.md: lacks {row}")));
     Ok(())
 }
 

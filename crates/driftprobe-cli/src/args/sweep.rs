@@ -52,7 +52,11 @@ impl FromStr for Axis {
         if values.len() < 2 || values.len() > VALUES_MAX {
             return Err(format!("expected 2 to {VALUES_MAX} values separated by commas, found {}", values.len()));
         }
-        if let Some(twice) = values.iter().enumerate().find(|(at, value)| values[..*at].contains(value)) {
+        let meant =
+            |value: &String| value.split(':').map(|part| part.trim_start_matches('0').to_owned()).collect::<Vec<_>>();
+        if let Some(twice) =
+            values.iter().enumerate().find(|(at, value)| values[..*at].iter().any(|other| meant(other) == meant(value)))
+        {
             return Err(format!("the value {:?} stands there twice", twice.1));
         }
         Ok(Axis { setting, values })
@@ -118,7 +122,16 @@ mod tests {
     fn a_sweep_names_a_setting_and_two_values_at_least() {
         let axis: Axis = "prefill-attention=naive, blocked:16".parse().unwrap();
         assert_eq!((axis.setting, axis.values), (Setting::PrefillAttention, vec!["naive".into(), "blocked:16".into()]));
-        for wrong in ["batch", "batch=1", "batch=1,1", "speed=1,2", "batch=", ""] {
+        for wrong in [
+            "batch",
+            "batch=1",
+            "batch=1,1",
+            "threads=1,01",
+            "prefill-attention=blocked:64,blocked:064",
+            "speed=1,2",
+            "batch=",
+            "",
+        ] {
             assert!(wrong.parse::<Axis>().is_err(), "{wrong}");
         }
     }

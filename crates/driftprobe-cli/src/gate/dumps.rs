@@ -2,6 +2,7 @@
 
 use super::Gated;
 use crate::failure::Failure;
+use crate::same_file::same_file;
 use driftprobe::gate::decide::SubjectMode;
 use driftprobe::gate::guardrail::{DumpRow, SpanPromise, compare_dumps};
 use driftprobe::gate::matrix::{Axes, Unit};
@@ -146,10 +147,7 @@ fn lone(dump: &LogitsDump, presets: &[&'static Preset]) -> Result<Gated, Failure
 }
 
 fn one(prefill: &LogitsDump, decode: &LogitsDump, presets: &[&'static Preset]) -> Result<Gated, Failure> {
-    let [ours, theirs] = [prefill, decode].map(|dump| std::fs::canonicalize(&dump.file));
-    if let (Ok(ours), Ok(theirs)) = (ours, theirs)
-        && ours == theirs
-    {
+    if same_file(&prefill.file, &decode.file) {
         let hint = "give the dump of prefill and that of decode";
         return Err(Failure::new(format!("{}: both dumps are this one file", prefill.file.display()), hint));
     }

@@ -54,8 +54,8 @@ pub fn judge(path: &Path, settings: &Settings<'_>) -> Result<Judged, Failure> {
 
 fn oracle<'a>(model: Option<&'a Model>, settings: &Settings<'a>) -> Option<Oracle<'a>> {
     let Settings { contract, budget_flops, .. } = *settings;
-    // What a run would have shown of bugs that it does not have is no part of its verdict.
-    model.map(|model| Oracle { contract, budget_flops, power: false, ..Oracle::new(model) })
+    // With what the run would have shown: one in which nothing would have is no PASS.
+    model.map(|model| Oracle { contract, budget_flops, ..Oracle::new(model) })
 }
 
 impl Judged {

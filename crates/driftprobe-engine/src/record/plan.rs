@@ -13,6 +13,11 @@ pub struct Plan {
     pub mode: Mode,
     /// Decode steps to trace, from 1. Tokens of further steps are the engine's own greedy choice, fed to both phases.
     pub steps: usize,
+    /// Whether the prompts hold the tokens of further steps already, so that the engine chooses none.
+    pub forced: bool,
+    /// How many of the tokens before the traced ones decode feeds one by one, untraced, as it does where it has generated
+    /// them; those before these it takes by one prefill. 0: all of them.
+    pub decoded: usize,
     /// Layers to trace.
     pub layers: BTreeSet<usize>,
     /// Points to trace; those that a phase cannot show are left out of it, and the manifest says so.
@@ -34,6 +39,8 @@ impl Plan {
             prompts,
             mode: Mode::AsDesigned,
             steps: 1,
+            forced: false,
+            decoded: 0,
             layers: (0..engine.layers()).collect(),
             points: Phase::ALL.into_iter().flat_map(|phase| engine.points(phase)).collect(),
             repeats: 0,
@@ -41,6 +48,13 @@ impl Plan {
             payloads: true,
             overwrite: false,
         }
+    }
+}
+
+impl Plan {
+    /// Tokens that the engine itself appends to each prompt.
+    pub fn chosen(&self) -> usize {
+        if self.forced { 0 } else { self.steps.saturating_sub(1) }
     }
 }
 
@@ -71,6 +85,11 @@ pub fn check(engine: &dyn Engine, plan: &Plan) -> Result<(), EngineError> {
             "0 decode steps are to be traced".to_owned(),
             "trace at least one decode step, for instance --steps 1",
         );
+    }
+    if let Some(prompt) = plan.prompts.iter().find(|p| plan.forced && p.tokens.len() < plan.steps) {
+        let what =
+            format!("prompt {} is to hold {} steps and has {} tokens", prompt.id, plan.steps, prompt.tokens.len());
+        return refuse(what, "give a token for each step, and trace no more steps than that");
     }
     if plan.layers.is_empty() || plan.points.is_empty() {
         return refuse("no layer or no point is selected".to_owned(), "for instance --layers 0,1,2 --points all");

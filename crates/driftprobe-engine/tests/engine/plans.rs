@@ -33,6 +33,8 @@ fn plans_that_do_not_fit_are_refused() {
     refused("an empty prompt", |p| p.prompts.push(prompt("void", &[])), &["prompt void", "no tokens"]);
     refused("a token too large", |p| p.prompts.push(prompt("far", &[1, 48])), &["prompt far", "token 48", "48"]);
     refused("no steps", |p| p.steps = 0, &["0 decode steps"]);
+    let more = |p: &mut Plan| (p.steps, p.forced) = (3, true);
+    refused("more steps than tokens", more, &["prompt half", "3 steps", "2 tokens"]);
     refused("no layers", |p| p.layers.clear(), &["no layer"]);
     refused("no points", |p| p.points.clear(), &["no point"]);
     refused("a layer too many", |p| p.layers.extend([2]), &["layer 2", "2 layers, 0 to 1"]);

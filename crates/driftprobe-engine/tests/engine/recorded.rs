@@ -3,7 +3,7 @@
 use crate::support::recording::{files, found, plan, prompt, record_to};
 use crate::support::{blocked, engine, everything, logits, plain, split_k, stored, tapped, tokens};
 use driftprobe_engine::record::Plan;
-use driftprobe_engine::{Engine, Settings, Storage};
+use driftprobe_engine::{Engine, Settings, Storage, Tap};
 use driftprobe_trace::{Dtype, ExpectedKey, HashCheck, Manifest, Mode, Phase, Point, Rows, Run};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -249,4 +249,44 @@ fn tapped_values_and_logits_of_a_run_agree_with_each_other() {
     let top = event.logits.unwrap();
     assert_eq!((top.top1_id, top.vocab), (Some(best as u32), Some(engine.vocab() as u64)));
     assert_eq!(top.top1_logit, Some(f64::from(row[best])));
+}
+
+/// Decode that has generated has a cache of its own making; recorded behind a prefill it would be another one.
+#[test]
+fn tokens_that_decode_is_to_feed_itself_are_in_its_cache_as_decode_writes_them() {
+    let engine = engine("hf/llama", &plain());
+    let tokens = &tokens("hf/llama")[..9];
+    let logits_of = |decoded: usize, phase: Phase| {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan { decoded, ..Plan::everything(&engine, vec![prompt("p", tokens)]) };
+        record_to(&engine, &plan, dir.path()).unwrap();
+        let run = Run::open(dir.path()).unwrap();
+        let event = run.events.iter().find(|e| e.phase == phase && e.point == Point::Logits).unwrap();
+        run.row(event).unwrap().unwrap().values().map(|value| value as f32).collect::<Vec<f32>>()
+    };
+    for decoded in [0, 3, 8, 20] {
+        let mut session = engine.session().unwrap();
+        let whole = 8 - decoded.min(8);
+        if whole > 0 {
+            session.prefill(&tokens[..whole], 0..0, &mut Tap::closed()).unwrap();
+        }
+        let fed = tokens[whole..].iter().map(|token| session.decode(*token, &mut Tap::closed()).unwrap());
+        assert_eq!(logits_of(decoded, Phase::Decode), fed.last().unwrap(), "{decoded}");
+    }
+    assert_ne!(logits_of(0, Phase::Decode), logits_of(8, Phase::Decode));
+    assert_eq!(logits_of(0, Phase::Prefill), logits_of(8, Phase::Prefill), "prefill takes all at once");
+}
+
+#[test]
+fn steps_whose_tokens_are_given_are_those_that_the_engine_would_choose_itself() {
+    let engine = engine("hf/qwen3", &plain());
+    let chosen = recorded(&engine, &Plan { steps: 4, repeats: 0, ..plan(&engine, &tokens("hf/qwen3")[..8]) });
+    let prompts = chosen.manifest.as_ref().unwrap().prompts.clone().unwrap();
+    assert_eq!(prompts[0].tokens.len(), 11);
+    let forced = Plan { steps: 4, forced: true, repeats: 0, prompts, ..plan(&engine, &[1]) };
+    let given = recorded(&engine, &forced);
+    let hashes =
+        |run: &Run| run.events.iter().map(|e| (e.phase, e.point, e.layer, e.pos_id, e.hash)).collect::<Vec<_>>();
+    assert!(hashes(&chosen) == hashes(&given) && !given.events.is_empty());
+    assert_eq!(chosen.manifest.unwrap().prompts, given.manifest.unwrap().prompts);
 }

@@ -21,6 +21,8 @@ pub fn plan(engine: &dyn Engine, tokens: &[u32], steps: usize) -> Plan {
         points: Phase::ALL.into_iter().flat_map(|p| engine.points(p)).collect::<BTreeSet<Point>>(),
         repeats: 1,
         unwatched: true,
+        forced: false,
+        decoded: 0,
         payloads: true,
         overwrite: true,
     }

@@ -28,8 +28,21 @@ def main(args: list[str]) -> int:
 
 def analyze(
     run: Path, model: Path | None = None, contract: str | None = None, simulate: float | None = None
+) -> tuple[str, str, str, str]:
+    """Judges a run and returns drift.json, drift.md, drift.tsv and drift.html as texts."""
+
+def logprobs(
+    prefill: Path,
+    decode: Path,
+    limits: tuple[float | None, float | None, float | None, list[str]],
+    known: tuple[str | None, str | None, list[tuple[str, int, Path]]],
+    report: Path | None = None,
 ) -> tuple[str, str, str]:
-    """Judges a run and returns drift.json, drift.md and drift.tsv as texts."""
+    """Judges two files and returns logprobs.json, logprobs.md and logprobs.tsv as texts. Limits: mean of abs(Δ), ratio, mean of
+    k3, presets; known: the engine, how tokens were chosen, and (sequence, index, run) of those that were traced."""
+
+def shows_delta(run: Path, token_id: int, measured: float) -> bool:
+    """Whether the run in this folder shows the Δ of a token that was measured: a half of it at least."""
 
 def describe_model(path: Path) -> str:
     """`manifest.model` of the model at `path`, as JSON."""

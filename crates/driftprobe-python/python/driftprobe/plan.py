@@ -22,10 +22,11 @@ class Tokens:
     tokens: list[int]
     text: str | None = None
 
-    def described(self) -> dict[str, Any]:
+    def described(self, decoded: int = 0) -> dict[str, Any]:
         """As the manifest has it."""
         text = {} if self.text is None else {"text": self.text}
-        return {"id": self.id, **text, "tokens": self.tokens}
+        fed = {"decoded": decoded} if decoded else {}
+        return {"id": self.id, **text, "tokens": self.tokens, **fed}
 
 
 @dataclass
@@ -39,6 +40,10 @@ class Plan:
     repeats: int
     payloads: bool
     overwrite: bool
+    forced: bool = False
+    """Whether the prompts hold the tokens of further steps already."""
+    decoded: int = 0
+    """How many of the tokens before the traced ones decode feeds one by one, untraced, as where it has generated them."""
 
 
 def layers_of(asked: str | Iterable[int], count: int) -> list[int]:
@@ -111,7 +116,17 @@ def _tokens(name: str, prompt: Prompt, tokenizer: Any) -> Tokens:
     return made
 
 
-def check_prompts(prompts: list[Tokens], steps: int, config: Any) -> None:
+def check_eval(model: Any) -> None:
+    """Refuses a model that draws random numbers.
+
+    Raises:
+        Error: if it is in training mode.
+    """
+    if model.training:
+        raise Error("the model is in training mode, in which dropout draws random numbers", "call model.eval()")
+
+
+def check_prompts(prompts: list[Tokens], steps: int, config: Any, forced: bool = False) -> None:
     """Refuses what the model cannot take.
 
     Raises:
@@ -125,7 +140,10 @@ def check_prompts(prompts: list[Tokens], steps: int, config: Any) -> None:
             if not 0 <= token < config.vocab_size:
                 what = f"prompt {prompt.id}: token {token} is not in the vocabulary of {config.vocab_size}"
                 raise Error(what, "tokenise the prompt with the model's own tokenizer")
-        length = len(prompt.tokens) + steps - 1
+        if forced and len(prompt.tokens) < steps:
+            what = f"prompt {prompt.id} is to hold {steps} steps and has {len(prompt.tokens)} tokens"
+            raise Error(what, "give a token for each step, and trace no more steps than that")
+        length = len(prompt.tokens) + (0 if forced else steps - 1)
         if context is not None and length > context:
             what = f"prompt {prompt.id} and its steps take {length} tokens; the model's context is {context}"
             raise Error(what, "take a shorter prompt or fewer steps")

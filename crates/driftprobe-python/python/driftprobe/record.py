@@ -30,6 +30,20 @@ def dtype_of(dtype: Any) -> str:
     return DTYPES[name]
 
 
+def logits_of(model: Any, tokens: list[int], cache: Any) -> Any:
+    """One forward pass over tokens behind what the cache holds: logits [1, tokens, vocab]."""
+    import torch
+
+    ids = torch.tensor([tokens], device=model.device)
+    with torch.no_grad():
+        return model(input_ids=ids, past_key_values=cache, use_cache=True).logits
+
+
+def rows_of(logits: Any, rows: range) -> Any:
+    """Some rows of logits, copied to the CPU."""
+    return logits[0, rows.start : rows.stop].detach().to(device="cpu", copy=True)
+
+
 @dataclass
 class Compared:
     """Logits of a phase that was traced against those of the same phase untraced."""
@@ -72,25 +86,18 @@ class Recorder:
 
     def forward(self, tokens: list[int], cache: Any, rows: range, tap: Tap | None = None) -> Any:
         """One forward pass: the logits of these rows. With a tap, what it sees of them too."""
-        import torch
-
-        ids = torch.tensor([tokens], device=self.tree.model.device)
-
-        def run() -> Any:
-            with torch.no_grad():
-                return self.tree.model(input_ids=ids, past_key_values=cache, use_cache=True).logits
-
         if tap is None:
-            logits = run()
-        else:
-            tap.open(rows)
-            with self.tree.tapped(tap):
-                logits = run()
-            tap.take("logits", logits)
-        return logits[0, rows.start : rows.stop].detach().to(device="cpu", copy=True)
+            return rows_of(logits_of(self.tree.model, tokens, cache), rows)
+        tap.open(rows)
+        with self.tree.tapped(tap):
+            logits = logits_of(self.tree.model, tokens, cache)
+        tap.take("logits", logits)
+        return rows_of(logits, rows)
 
     def extend(self) -> None:
-        """Appends to each prompt the tokens of the further steps, which the model itself chooses."""
+        """Appends to each prompt the tokens of the further steps, which the model itself chooses, unless they are given."""
+        if self.plan.forced:
+            return
         for prompt in self.plan.prompts:
             cache, fed = self.new_cache(), prompt.tokens
             for _ in range(1, self.plan.steps):
@@ -144,13 +151,16 @@ class Recorder:
                 self.observer["decode"].add(of_decode, self.decode(prompt, prefilled, None, None))
 
     def decode(self, prompt: Tokens, prefilled: Any, tap: Tap | None, writer: Writer | None) -> Any:
-        """Decode's steps, and their logits [steps, vocab]. Its cache is filled by an untraced prefill."""
+        """Decode's steps, and their logits [steps, vocab]. Its cache is filled untraced: by a prefill, and by decode itself as far
+        as the plan says so."""
         import torch
 
         first = len(prompt.tokens) - self.plan.steps
-        cache = self.new_cache()
-        if first > 0:
-            self.forward(prompt.tokens[:first], cache, range(0))
+        whole, cache = max(0, first - self.plan.decoded), self.new_cache()
+        if whole > 0:
+            self.forward(prompt.tokens[:whole], cache, range(0))
+        for token in prompt.tokens[whole:first]:
+            self.forward([token], cache, range(0))
         own, logits = 0, []
         for pos in range(first, len(prompt.tokens)):
             if self.mode == "kv_aligned":

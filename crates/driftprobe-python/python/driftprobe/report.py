@@ -28,7 +28,7 @@ from .errors import needed
 
 @dataclass(frozen=True)
 class Report:
-    """A report. `data` is all of drift.json; `markdown` and `tsv` are the other two files."""
+    """A report. `data` is all of drift.json; `markdown`, `tsv` and `page` (drift.html) are the other files."""
 
     verdict: str
     """`PASS`, `FAIL` or `INCONCLUSIVE`."""
@@ -61,12 +61,13 @@ class Report:
     markdown: str = field(default="", repr=False)
     tsv: str = field(default="", repr=False)
     json: str = field(default="", repr=False)
+    page: str = field(default="", repr=False)
 
     @classmethod
-    def parse(cls, data: dict[str, Any], texts: tuple[str, str, str]) -> Report:
-        """A report from drift.json as data, and drift.json, drift.md and drift.tsv as texts."""
-        json, markdown, tsv = texts
-        return made(cls, {**data, "data": data, "json": json, "markdown": markdown, "tsv": tsv})
+    def parse(cls, data: dict[str, Any], texts: tuple[str, str, str, str]) -> Report:
+        """A report from drift.json as data, and drift.json, drift.md, drift.tsv and drift.html as texts."""
+        json, markdown, tsv, page = texts
+        return made(cls, {**data, "data": data, "json": json, "markdown": markdown, "tsv": tsv, "page": page})
 
     @property
     def passed(self) -> bool:
@@ -85,11 +86,12 @@ class Report:
         return pandas.DataFrame(lines, columns=columns)
 
     def write(self, folder: str | PathLike[str]) -> Path:
-        """Writes drift.md, drift.tsv and drift.json into a folder, which is made if it is not there."""
+        """Writes drift.html, drift.md, drift.tsv and drift.json into a folder, which is made if it is not there."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        for name, text in (("drift.md", self.markdown), ("drift.tsv", self.tsv), ("drift.json", self.json)):
-            (path / name).write_bytes(text.encode())
+        texts = {"html": self.page, "md": self.markdown, "tsv": self.tsv, "json": self.json}
+        for ending, text in texts.items():
+            (path / f"drift.{ending}").write_bytes(text.encode())
         return path
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Error, needed
-from .plan import DEFAULT_LAYERS, MODES, Plan, Prompts, check_prompts, layers_of, points_of, prompts_of
+from .plan import DEFAULT_LAYERS, MODES, Plan, Prompts, check_eval, check_prompts, layers_of, points_of, prompts_of
 
 ALIGNED = "kv_aligned"
 """The folder inside a run in which the same run lies with prefill's cache under decode."""
@@ -29,6 +29,8 @@ def trace(
     overwrite: bool = False,
     model_path: str | PathLike[str] | None = None,
     contract: Mapping[str, Any] | None = None,
+    forced: bool = False,
+    decoded: int = 0,
 ) -> Path:
     """Records prefill and decode of a Hugging Face causal LM through hooks, which are gone when this returns or raises.
 
@@ -49,6 +51,9 @@ def trace(
         payloads: whether whole rows are kept; without them no model can judge the run.
         overwrite: replace the run that lies in `out`.
         model_path: where the model's files are, if the model does not know it. The weights' fingerprint is recorded.
+        forced: whether the prompts hold the tokens of further steps already, so that the model chooses none.
+        decoded: how many of the tokens before the traced ones decode feeds one by one, as where it has generated them; those
+            before these it takes by one forward pass.
         contract: the arithmetic that the engine claims, as `manifest.contract`; by default what transformers' source says.
 
     Returns:
@@ -66,8 +71,7 @@ def trace(
     if mode not in MODES:
         raise Error(f"there is no mode {mode!r}", f"one of {', '.join(MODES)}")
     tree = Tree.of(model)
-    if model.training:
-        raise Error("the model is in training mode, in which dropout draws random numbers", "call model.eval()")
+    check_eval(model)
     plan = Plan(
         prompts=prompts_of(prompts, tokenizer),
         layers=layers_of(layers, len(tree.layers)),
@@ -76,14 +80,16 @@ def trace(
         repeats=repeats,
         payloads=payloads,
         overwrite=overwrite,
+        forced=forced,
+        decoded=decoded,
     )
-    check_prompts(plan.prompts, steps, model.config)
+    check_prompts(plan.prompts, steps, model.config, forced)
     base = provenance.describe(tree, model_path)
     if contract is not None:
         base["contract"] = dict(contract)
     windows = provenance.windows_of(model.config)
     Recorder(tree, plan, "as_designed", windows).extend()
-    base.update(prompts=[prompt.described() for prompt in plan.prompts], layers=plan.layers, points=plan.points, steps=steps)
+    base.update(prompts=[prompt.described(decoded) for prompt in plan.prompts], layers=plan.layers, points=plan.points, steps=steps)
     for each in MODES[mode]:
         folder = Path(out) / ALIGNED if mode == "both" and each == ALIGNED else Path(out)
         Recorder(tree, plan, each, windows).run(folder, {**base, "mode": each})

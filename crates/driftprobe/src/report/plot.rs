@@ -10,6 +10,7 @@ pub(super) mod heat;
 mod heatmap;
 mod modes;
 pub(super) mod palette;
+pub(super) mod ratio;
 mod sweep;
 
 use crate::analysis::Analysis;

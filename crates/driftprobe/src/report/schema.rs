@@ -9,6 +9,8 @@ mod attention;
 mod cause;
 mod compare;
 pub mod gate;
+pub mod logprobs;
+pub mod reach;
 mod row;
 pub mod sweep;
 

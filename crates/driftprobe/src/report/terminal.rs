@@ -223,7 +223,7 @@ fn causes(out: &mut Styled, analysis: &Analysis) {
 }
 
 /// The causes that were found, by the last round of the search if there was one.
-pub(super) fn found_causes(analysis: &Analysis) -> impl Iterator<Item = &Cause> {
+pub(crate) fn found_causes(analysis: &Analysis) -> impl Iterator<Item = &Cause> {
     let searched = analysis.search.last().and_then(|round| round.examination.as_ref());
     searched.or(analysis.examination.as_ref()).into_iter().flat_map(|examination| &examination.causes)
 }

@@ -1,4 +1,4 @@
-//! Normal random numbers that depend on nothing but a seed and a place.
+//! Random numbers that depend on nothing but a seed and a place.
 
 use std::f64::consts::TAU;
 
@@ -16,6 +16,11 @@ pub fn derived(seed: u64, parts: &[u64]) -> u64 {
     parts.iter().fold(mix(seed.wrapping_add(GAMMA)), |state, part| {
         mix(state.wrapping_mul(GAMMA).wrapping_add(*part).wrapping_add(GAMMA))
     })
+}
+
+/// Uniform in (0, 1], for a part of what `seed` is for.
+pub fn uniform(seed: u64, parts: &[u64]) -> f64 {
+    ((derived(seed, parts) >> 11) as f64 + 1.0) / (1u64 << 53) as f64
 }
 
 /// A sequence of normal numbers with mean 0 and variance 1.

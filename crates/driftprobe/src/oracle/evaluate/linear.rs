@@ -74,6 +74,12 @@ impl Layer {
         Ok(Layer { weight, bias, softcap })
     }
 
+    /// The input as the kernel multiplies it, as floats; none where it is multiplied as integers.
+    pub fn as_floats(&self, task: &Task) -> Result<Option<Vec<f64>>, Unjudged> {
+        let prepared = self.prepare(task)?;
+        Ok(Some(prepared.x).filter(|_| !prepared.quantised))
+    }
+
     fn pass(&self, tasks: &[Task]) -> Vec<Result<Expectation, Unjudged>> {
         self.pass_with_spread(tasks).into_iter().map(|one| one.map(|(expectation, _)| expectation)).collect()
     }

@@ -30,8 +30,7 @@ pub fn draw(analysis: &Analysis) -> Result<Picture, String> {
     let column = ((WIDTH - NAMES - 20) / columns.max(1)).clamp(COLUMN.0, COLUMN.1);
     let kinds: Vec<Kind> = map.kinds().into_iter().rev().collect();
     let legend_at = TOP + map.points.len() as i32 * ROW + 22;
-    let rows_of_legend = (kinds.len() as i32 + 1) / 2;
-    let height = legend_at + 64 + rows_of_legend * 22 + if map.columns.iter().any(|c| c.again) { 20 } else { 0 };
+    let height = legend_at + 64 + kinds.len() as i32 * 22 + if map.columns.iter().any(|c| c.again) { 20 } else { 0 };
     let width = (NAMES + columns * column + 20).max(WIDTH);
     let says = map.says();
     sketch((width as u32, height as u32), says, |canvas| {
@@ -115,14 +114,14 @@ fn legend(canvas: &Canvas<'_>, map: &HeatMap, (kinds, top): (&[Kind], i32)) -> D
         x += wide;
     }
     for (number, kind) in (0..).zip(kinds) {
-        let (x, y) = (12 + number % 2 * 380, top + 58 + number / 2 * 22);
+        let (x, y) = (12, top + 58 + number * 22);
         let mark = if *kind >= Kind::Gap { bold(BAD, TEXT + 1.0, left) } else { bold(INK, TEXT + 1.0, left) };
         write(canvas, kind.glyph(), (x, y), mark)?;
         let hatched = if *kind == Kind::Inherited { ", beyond rounding: hatched" } else { "" };
         write(canvas, &format!("{}{hatched}", kind.in_words()), (x + 18, y), text(DIM, TEXT, left))?;
     }
     if map.columns.iter().any(|column| column.again) {
-        let y = top + 58 + (kinds.len() as i32 + 1) / 2 * 22;
+        let y = top + 58 + kinds.len() as i32 * 22;
         let note = "* recorded again, to look between layers: one prompt";
         debug_assert!(width(note, TEXT) < WIDTH);
         write(canvas, note, (12, y), text(DIM, TEXT, left))?;
