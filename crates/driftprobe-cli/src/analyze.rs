@@ -1,6 +1,7 @@
 //! `driftprobe analyze`: reports on a run that lies on disk.
 
 use crate::args::{AnalyzeArgs, JudgingArgs};
+use crate::by_prompt;
 use crate::failure::Failure;
 use crate::output;
 use crate::progress::JudgingBar;
@@ -10,15 +11,24 @@ use driftprobe::presets;
 use driftprobe::search::with_search;
 use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_model::Model;
-use driftprobe_trace::{ALIGNED_DIR, Contract, Run, SEARCH_PREFIX};
+use driftprobe_trace::{ALIGNED_DIR, Contract, Manifest, Run, SEARCH_PREFIX};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Events of a run beyond which it is said that there is a way to judge it in less memory.
+const EVENTS_AT_ONCE_MAX: usize = 500_000;
+
 /// Runs the command and returns the exit status.
 pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
-    let analysis = judge_asked(&args.run, &args.judging)?;
-    output::write(&analysis, &args.out.clone().unwrap_or_else(|| beside(&args.run)), args.format)?;
+    if args.by_prompt || args.shard.is_some() {
+        return by_prompt::run(args);
+    }
+    let [run] = args.runs.as_slice() else {
+        return Err(Failure::new("several runs are judged prompt by prompt only", "add --by-prompt"));
+    };
+    let analysis = judge_asked(run, &args.judging)?;
+    output::write(&analysis, &args.out.clone().unwrap_or_else(|| beside(run)), args.format)?;
     Ok(analysis.exit_code())
 }
 
@@ -40,6 +50,10 @@ pub fn judge_lying(
     budget_flops: Option<f64>,
 ) -> Result<Analysis, Failure> {
     let run = Run::open(path)?;
+    if run.events.len() > EVENTS_AT_ONCE_MAX {
+        let count = run.events.len();
+        anstream::eprintln!("hint: all {count} events are in memory; with --by-prompt only those of a prompt would be");
+    }
     let model = model_of(&run, model)?;
     let budget_flops = budget_flops.unwrap_or(Oracle::BUDGET_FLOPS);
     let oracle = model.as_ref().map(|model| Oracle { contract, budget_flops, ..Oracle::new(model) });
@@ -50,15 +64,14 @@ pub fn judge_lying(
 pub fn model_of(run: &Run, named: Option<&Path>) -> Result<Option<Model>, Failure> {
     match named {
         Some(path) => Ok(Some(Model::open(path)?)),
-        None => Ok(named_model(run)),
+        None => Ok(model_path(run.manifest.as_ref(), &run.dir).and_then(|path| Model::open(&path).ok())),
     }
 }
 
-/// The model that the run's manifest names, where it lies there. A path is relative to the run.
-fn named_model(run: &Run) -> Option<Model> {
-    let path = run.manifest.as_ref()?.model.as_ref()?.path.as_ref()?;
-    let path = if path == "DEMO" { PathBuf::from(path) } else { run.dir.join(path) };
-    Model::open(&path).ok()
+/// Where the manifest of the run in `dir` says that its model lies. A path is relative to the run.
+pub fn model_path(manifest: Option<&Manifest>, dir: &Path) -> Option<PathBuf> {
+    let path = manifest?.model.as_ref()?.path.as_ref()?;
+    Some(if path == "DEMO" { PathBuf::from(path) } else { dir.join(path) })
 }
 
 /// A contract from a file, or a preset by name.
@@ -113,9 +126,14 @@ pub fn judge_modes(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<(Analysis, 
 
 /// The rounds of the search that followed a run, judged.
 pub fn search_rounds(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Vec<Arc<Analysis>>, Failure> {
-    let folders = (1..).map(|number| run.dir.join(format!("{SEARCH_PREFIX}{number}")));
-    let folders = folders.take_while(|folder| run.manifest.is_some() && folder.is_dir());
-    folders.map(|folder| Ok(Arc::new(judge(&Run::open(&folder)?, oracle)?))).collect()
+    let folders = if run.manifest.is_some() { search_folders(&run.dir) } else { vec![] };
+    folders.iter().map(|folder| Ok(Arc::new(judge(&Run::open(folder)?, oracle)?))).collect()
+}
+
+/// Where the rounds of the search that followed the run in `dir` lie.
+pub fn search_folders(dir: &Path) -> Vec<PathBuf> {
+    let folders = (1..).map(|number| dir.join(format!("{SEARCH_PREFIX}{number}")));
+    folders.take_while(|folder| folder.is_dir()).collect()
 }
 
 /// `report/` inside the run's folder, or beside a single file.

@@ -1,23 +1,28 @@
 //! The command line.
 
+mod analyze;
 mod compare;
 mod doctor;
 mod gate;
 mod logprobs;
+mod merge;
 mod reach;
 pub mod report;
 mod sweep;
 
+pub use analyze::AnalyzeArgs;
 pub use compare::{CompareArgs, ComparedPhase};
 pub use doctor::DoctorArgs;
 pub use gate::GateArgs;
 pub use logprobs::{LogprobsArgs, LogprobsFormat};
+pub use merge::MergeArgs;
 pub use reach::{ReachArgs, ReachFormat};
 pub use sweep::Axis;
 
 use crate::import::{IMPORT_EXAMPLES, ImportArgs};
 use crate::remote::RemoteArgs;
 use clap::{Args, Parser, Subcommand};
+use driftprobe::digest::Shard;
 use driftprobe::examine::Oracle;
 use driftprobe_engine::faulty::{Fault, FaultKind};
 use driftprobe_engine::{DecodeAttention, PrefillAttention, QuantisedMatmul, Storage};
@@ -41,6 +46,7 @@ Examples:
   driftprobe run --remote me@mi300x --model /models/llama.gguf --out runs/mi300x
   driftprobe run --model llama.gguf --engine llama-cpp --flash-attention on
   driftprobe run --sweep prefill-attention=blocked:64,blocked:16 --steps 24
+  driftprobe run --shard 1/3 --out runs/parts --record-only
 
 Honoured environment variables (an option given here comes first):
   GRETA_TRACE_LAYERS, GRETA_TRACE_STAGE_LAYERS   as --layers
@@ -56,14 +62,6 @@ Examples:
 Every fault is real: the engine computes with it, and it propagates. A fault counts
 as seen if the run FAILs, as placed if the first failure is where the fault is, and
 as named if the cause is it. The exit status is 0 whatever is seen.";
-
-const ANALYZE_EXAMPLES: &str = "\
-Examples:
-  driftprobe analyze runs/DEMO-001
-  driftprobe analyze traces/ --out report/ --format json
-
-A run is a folder with manifest.json and traces/; a folder of *.jsonl files, or
-one such file, is read too. See docs/trace-format.md.";
 
 /// Do an LLM engine's prefill and decode compute the same tokens? Traces both, pairs their tensors strictly, finds the
 /// first stage that parts, and says what the evidence carries. Without a command: run, on the embedded model.
@@ -83,8 +81,11 @@ pub enum Command {
     #[command(after_help = RUN_EXAMPLES)]
     Run(Box<RunArgs>),
     /// Report on a run that lies on disk, whichever engine wrote it.
-    #[command(after_help = ANALYZE_EXAMPLES)]
+    #[command(after_help = analyze::EXAMPLES)]
     Analyze(AnalyzeArgs),
+    /// Merge what analyze --shard found on several machines into one verdict.
+    #[command(after_help = merge::EXAMPLES)]
+    Merge(MergeArgs),
     /// Write the reports of a run once more, or draw one picture of it.
     #[command(after_help = report::REPORT_EXAMPLES)]
     Report(report::ReportArgs),
@@ -209,6 +210,10 @@ pub struct RunArgs {
     /// prefill-attention, decode-attention, flash-attention, kv-cache, dtype, ubatch, or context (tokens of the prompts)
     #[arg(long, value_name = "SETTING=V1,V2,…", conflicts_with_all = ["record_only", "remote"])]
     pub sweep: Option<Axis>,
+    /// Record this part of the prompts only, such as 1/3: into shard-1-of-3 in --out. `analyze --by-prompt` takes all parts
+    /// as one run
+    #[arg(long, value_name = "I/N", requires = "out", conflicts_with_all = ["sweep", "remote"])]
+    pub shard: Option<Shard>,
     /// Seed to record; the embedded engine draws no random numbers
     #[arg(long, env = "GRETA_SEED", default_value_t = 1)]
     pub seed: u64,
@@ -361,18 +366,4 @@ pub struct JudgingArgs {
     /// what that leaves open
     #[arg(long, default_value_t = Oracle::BUDGET_FLOPS, value_name = "FLOPS")]
     pub simulate: f64,
-}
-
-#[derive(Args)]
-pub struct AnalyzeArgs {
-    /// A run's folder, a folder of *.jsonl files, or one such file
-    pub run: PathBuf,
-    #[command(flatten)]
-    pub judging: JudgingArgs,
-    /// Folder of the report [default: report/ inside the run's folder]
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// What to print
-    #[arg(long, value_enum, default_value = "text")]
-    pub format: Format,
 }

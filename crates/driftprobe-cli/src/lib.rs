@@ -2,6 +2,7 @@
 
 mod analyze;
 mod args;
+mod by_prompt;
 mod compare;
 mod doctor;
 mod engine;
@@ -10,6 +11,7 @@ mod failure;
 mod gate;
 mod import;
 mod logprobs;
+mod merge;
 mod output;
 mod picture;
 mod power;
@@ -63,6 +65,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
         }
         Some(Command::Power(args)) => power::run(&args),
         Some(Command::Analyze(args)) => analyze::run(&args),
+        Some(Command::Merge(args)) => merge::run(&args),
         Some(Command::Report(args)) => report::run(&args),
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),

@@ -5,8 +5,8 @@ use driftprobe_engine::record::{Progress, Watcher};
 use driftprobe_remote::Step;
 use driftprobe_trace::Phase;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Work that is done sooner shows nothing.
@@ -135,6 +135,36 @@ impl CountBar {
     /// Takes the bar off the terminal.
     pub fn finish(&self) {
         self.bar.borrow().finish();
+    }
+}
+
+/// Counts pieces of work that several threads do.
+pub struct SharedBar {
+    bar: Mutex<(LateBar, u64)>,
+    total: u64,
+    what: &'static str,
+}
+
+impl SharedBar {
+    /// A bar that is not there yet.
+    pub fn new(total: u64, what: &'static str) -> SharedBar {
+        SharedBar { bar: Mutex::new((LateBar::new(), 0)), total, what }
+    }
+
+    /// Takes note that a piece is done.
+    pub fn done(&self) {
+        let mut held = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        let (bar, done) = &mut *held;
+        *done += 1;
+        bar.show(*done, self.total, |elapsed| {
+            let rate = *done as f64 / elapsed.as_secs_f64().max(1e-9);
+            format!("{} {done} of {} · {rate:.1}/s", self.what, self.total)
+        });
+    }
+
+    /// Takes the bar off the terminal.
+    pub fn finish(&self) {
+        self.bar.lock().unwrap_or_else(PoisonError::into_inner).0.finish();
     }
 }
 

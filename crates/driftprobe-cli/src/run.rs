@@ -2,6 +2,7 @@
 
 use crate::analyze;
 use crate::args::{EngineArgs, Modes, RunArgs};
+use crate::by_prompt;
 use crate::engine;
 use crate::environment;
 use crate::failure::Failure;
@@ -55,7 +56,11 @@ pub fn make(args: &RunArgs) -> Result<Option<Made>, Failure> {
 
 fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
     let model = Model::open(&args.engine.model)?;
-    let prompts = prompts::asked(&args.engine, &model)?;
+    let mut prompts = prompts::asked(&args.engine, &model)?;
+    let mut base = manifest(&args.engine.model, args.seed, &model);
+    if let Some(shard) = args.shard {
+        prompts = by_prompt::shard_of(shard, prompts, &mut base)?;
+    }
     let engine = engine::open(&args.engine, args.fault.as_ref(), &model, &prompts)?;
     let engine = engine.as_ref();
     let mode = if args.mode == Modes::KvAligned { Mode::KvAligned } else { Mode::AsDesigned };
@@ -75,15 +80,16 @@ fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
     record::check(engine, &plan)?;
     check_context(&plan, &model)?;
     let dir = match &args.out {
-        Some(dir) => dir.clone(),
+        Some(dir) => {
+            args.shard.map_or_else(|| dir.clone(), |shard| dir.join(by_prompt::shard_folder(shard.index, shard.of)))
+        }
         None => new_folder(Path::new("runs"), &model)?,
     };
     let mut watcher = TerminalWatcher::new();
-    let manifest = || manifest(&args.engine.model, args.seed, &model);
-    let mut recorded = record(engine, &plan, &dir, manifest(), &mut watcher);
+    let mut recorded = record(engine, &plan, &dir, base.clone(), &mut watcher);
     if recorded.is_ok() && args.mode == Modes::Both {
         let aligned = Plan { mode: Mode::KvAligned, ..plan.clone() };
-        recorded = record(engine, &aligned, &dir.join(ALIGNED_DIR), manifest(), &mut watcher);
+        recorded = record(engine, &aligned, &dir.join(ALIGNED_DIR), base, &mut watcher);
     }
     watcher.finish();
     match recorded {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use xxhash_rust::xxh3::Xxh3;
 
 /// How a weight is stored.
@@ -123,11 +123,13 @@ pub struct Weights {
     path: PathBuf,
     files: Vec<FileBytes>,
     entries: BTreeMap<String, WeightEntry>,
+    /// Taken once: the files are mapped and do not change.
+    fingerprint: OnceLock<String>,
 }
 
 impl Weights {
     pub(crate) fn new(path: PathBuf, files: Vec<FileBytes>, entries: BTreeMap<String, WeightEntry>) -> Weights {
-        Weights { path, files, entries }
+        Weights { path, files, entries, fingerprint: OnceLock::new() }
     }
 
     /// Maps the tensors of a GGUF file under the names that they have there. No config is read: the file need not be a
@@ -170,11 +172,14 @@ impl Weights {
 
     /// `xxh3-128:` and lower-case hex of the weight files' bytes, shards in file-name order.
     pub fn fingerprint(&self) -> String {
-        let mut hasher = Xxh3::new();
-        for file in &self.files {
-            hasher.update(file.as_slice());
-        }
-        format!("xxh3-128:{:032x}", hasher.digest128())
+        let take = || {
+            let mut hasher = Xxh3::new();
+            for file in &self.files {
+                hasher.update(file.as_slice());
+            }
+            format!("xxh3-128:{:032x}", hasher.digest128())
+        };
+        self.fingerprint.get_or_init(take).clone()
     }
 
     /// Size of all weight files in bytes.

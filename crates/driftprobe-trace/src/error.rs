@@ -75,6 +75,20 @@ pub enum TraceError {
         /// Line in it, from 1.
         line: u64,
     },
+    /// A file that would have to be read from the middle, and cannot.
+    #[error("{}: a compressed file cannot be read prompt by prompt", path.display())]
+    Compressed {
+        /// The trace file.
+        path: PathBuf,
+    },
+    /// A file that was read twice did not hold the same.
+    #[error("{}:{line}: the file changed while it was read", path.display())]
+    Changed {
+        /// The trace file.
+        path: PathBuf,
+        /// Line in it, from 1.
+        line: u64,
+    },
     /// A payload that an event points to cannot be used.
     #[error("{}: tensor `{key}` (asked for by {event}): {message}", path.display())]
     Payload {
@@ -136,6 +150,8 @@ impl TraceError {
             TraceError::Torn { .. } => {
                 "the file was damaged after the run had ended: copy it again, or set `complete` to false"
             }
+            TraceError::Compressed { .. } => "decompress it (gunzip), or judge the run as a whole",
+            TraceError::Changed { .. } => "let the engine end before the run is judged",
             TraceError::Payload { .. } => "copy the run's tensors/ again, or correct the engine's `payload`",
             TraceError::PayloadHash { .. } => {
                 "the tensor is not the one that was hashed: copy tensors/ again, or correct the engine's `payload` or `hash`"

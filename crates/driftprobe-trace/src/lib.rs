@@ -10,6 +10,7 @@ mod event;
 mod expected;
 mod filename;
 mod hash;
+mod index;
 mod json;
 mod line;
 mod lines;
@@ -32,12 +33,13 @@ pub use dtype::Dtype;
 pub use error::{RowError, TraceError};
 pub use event::{Event, HashAlgo, HashCheck, LogitsTop, PayloadRef, Phase, RowHash, RowStats, Sample, Source};
 pub use expected::ExpectedKey;
-pub use hash::xxh3_64;
+pub use hash::{xxh3_64, xxh3_128};
+pub use index::RunIndex;
 pub use json::quote_bare_words;
 pub use lines::MAX_LINE_BYTES;
 pub use manifest::{
     AttentionInfo, EngineInfo, HostInfo, LogitsCompared, MANIFEST_FILE, Manifest, Mode, ModelInfo, ObserverEffect,
-    PointSet, PromptInfo, SCHEMA,
+    PointSet, PromptInfo, SCHEMA, ShardInfo,
 };
 pub use notes::Note;
 pub use point::Point;

@@ -2,7 +2,7 @@
 
 use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// Longest line that is read. A full row of logits as JSON is a few MB; anything near this is not a trace.
@@ -42,6 +42,16 @@ impl Lines {
             Box::new(file)
         };
         Ok(Lines { reader, line: Vec::new(), number: 0 })
+    }
+
+    /// The lines of `len` bytes of an uncompressed file from byte `start` on, of which the first has this number. The
+    /// file's own place moves: one part after the other.
+    pub fn part(file: &File, (start, len): (u64, u64), number: u64) -> io::Result<Lines> {
+        let mut file = file.try_clone()?;
+        file.seek(SeekFrom::Start(start))?;
+        let capacity = usize::try_from(len).unwrap_or(BUFFER_BYTES).min(BUFFER_BYTES);
+        let reader = Box::new(BufReader::with_capacity(capacity, file.take(len)));
+        Ok(Lines { reader, line: Vec::new(), number: number.saturating_sub(1) })
     }
 
     /// Reads the next line into `self.line`.

@@ -164,6 +164,17 @@ pub struct ObserverEffect {
     pub decode: LogitsCompared,
 }
 
+/// Of what a run is a part, where its prompts were shared out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardInfo {
+    /// Which part, from 1.
+    pub index: u32,
+    /// Of how many.
+    pub of: u32,
+    /// Ids of the prompts of all parts, in their order.
+    pub prompts: Vec<String>,
+}
+
 /// The points that were asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -231,6 +242,9 @@ pub struct Manifest {
     /// For each prompt the cache slot of each position, by phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<Value>,
+    /// Of what the run is a part, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<ShardInfo>,
     /// Logits with and without tracing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observer: Option<ObserverEffect>,
@@ -268,6 +282,7 @@ impl Default for Manifest {
             points: None,
             steps: None,
             slots: None,
+            shard: None,
             observer: None,
             seed: None,
             env: BTreeMap::new(),
@@ -315,6 +330,14 @@ impl Manifest {
             if let Some(steps) = self.steps.filter(|&k| prompt.tokens.len() < k as usize) {
                 let count = prompt.tokens.len();
                 return Some((format!("prompts[{i}].tokens"), format!("{count} tokens are too few for {steps} steps")));
+            }
+        }
+        if let Some(ShardInfo { index, of, prompts }) = &self.shard {
+            if !(1..=*of).contains(index) {
+                return Some(("shard.index".to_owned(), format!("{index} is not from 1 to {of}")));
+            }
+            if prompts.iter().collect::<BTreeSet<_>>().len() < prompts.len() {
+                return Some(("shard.prompts".to_owned(), "an id is there twice".to_owned()));
             }
         }
         let mut layers = BTreeSet::new();

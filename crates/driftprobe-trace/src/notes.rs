@@ -96,7 +96,7 @@ impl fmt::Display for Note {
 }
 
 /// Notes as they gather.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Notes {
     pub torn: Vec<Source>,
     pub hash_algo_assumed: u64,

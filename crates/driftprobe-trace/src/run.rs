@@ -41,7 +41,7 @@ pub struct Run {
     pub notes: Vec<Note>,
     /// Its self-repeats (`repeat-1/`, `repeat-2/`, …), in order.
     pub repeats: Vec<Run>,
-    payloads: Payloads,
+    pub(crate) payloads: Payloads,
 }
 
 /// Where rows come from.
@@ -81,7 +81,7 @@ impl Run {
             for (number, dir) in repeat_dirs(path)? {
                 match read_one(&dir) {
                     Ok(repeat) => {
-                        check_repeat(&repeat, number)?;
+                        check_repeat(&repeat.dir, repeat.manifest.as_ref(), number)?;
                         run.repeats.push(repeat);
                     }
                     Err(TraceError::NotARun { .. }) => run.notes.push(Note::EmptyRepeat { number }),
@@ -98,7 +98,7 @@ impl Run {
     }
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TraceError {
+pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TraceError {
     let path = path.to_owned();
     move |source| TraceError::Io { action, path, source }
 }
@@ -108,12 +108,34 @@ fn is_trace_name(name: &str) -> bool {
 }
 
 /// A trace file and what it is called in sources.
-struct TraceFile {
-    path: PathBuf,
-    name: Arc<str>,
+pub(crate) struct TraceFile {
+    pub(crate) path: PathBuf,
+    pub(crate) name: Arc<str>,
+}
+
+/// What lies where a run is said to lie.
+pub(crate) struct Layout {
+    pub(crate) dir: PathBuf,
+    pub(crate) manifest: Option<Manifest>,
+    pub(crate) files: Vec<TraceFile>,
+    /// Names of files that are not read.
+    pub(crate) ignored: Vec<String>,
 }
 
 fn read_one(path: &Path) -> Result<Run, TraceError> {
+    let Layout { dir, manifest, files, ignored } = layout(path)?;
+    let mut reading = Reading::new(manifest.as_ref().is_some_and(|m| m.complete));
+    for file in &files {
+        reading.file(file)?;
+    }
+    let mut notes = reading.notes.into_list(manifest.as_ref().map(|m| m.complete));
+    notes.extend(ignored.into_iter().map(|name| Note::IgnoredFile { name }));
+    let (events, unmapped) = (reading.events, reading.unmapped);
+    Ok(Run { dir, manifest, events, unmapped, notes, repeats: Vec::new(), payloads: Payloads::default() })
+}
+
+/// The manifest and the trace files of one run, its repeats left out.
+pub(crate) fn layout(path: &Path) -> Result<Layout, TraceError> {
     let kind = fs::metadata(path).map_err(io_error("open", path))?;
     let mut ignored = Vec::new();
     let (dir, manifest, files) = if kind.is_dir() {
@@ -142,14 +164,7 @@ fn read_one(path: &Path) -> Result<Run, TraceError> {
         let name: Arc<str> = Arc::from(name.ok_or_else(|| TraceError::NotARun { path: path.to_owned() })?);
         (folder_of(path), None, vec![TraceFile { path: path.to_owned(), name }])
     };
-    let mut reading = Reading::new(manifest.as_ref().is_some_and(|m| m.complete));
-    for file in &files {
-        reading.file(file)?;
-    }
-    let mut notes = reading.notes.into_list(manifest.as_ref().map(|m| m.complete));
-    notes.extend(ignored.into_iter().map(|name| Note::IgnoredFile { name }));
-    let (events, unmapped) = (reading.events, reading.unmapped);
-    Ok(Run { dir, manifest, events, unmapped, notes, repeats: Vec::new(), payloads: Payloads::default() })
+    Ok(Layout { dir, manifest, files, ignored })
 }
 
 /// The run's folder of one trace file: where it lies, or above `traces/`.
@@ -175,7 +190,7 @@ fn list(dir: &Path, prefix: &str) -> Result<(Vec<TraceFile>, Vec<String>), Trace
     Ok((files, others))
 }
 
-fn repeat_dirs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, TraceError> {
+pub(crate) fn repeat_dirs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, TraceError> {
     let mut dirs = Vec::new();
     for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
         let path = entry.map_err(io_error("list", dir))?.path();
@@ -194,10 +209,10 @@ pub(crate) fn repeat_number(name: &str) -> Option<u32> {
     number.parse().ok().filter(|&n: &u32| n > 0 && n.to_string() == number)
 }
 
-fn check_repeat(repeat: &Run, number: u32) -> Result<(), TraceError> {
-    match &repeat.manifest {
+pub(crate) fn check_repeat(dir: &Path, manifest: Option<&Manifest>, number: u32) -> Result<(), TraceError> {
+    match manifest {
         Some(manifest) if manifest.repeat != number => Err(TraceError::Manifest {
-            path: repeat.dir.join(MANIFEST_FILE),
+            path: dir.join(MANIFEST_FILE),
             line: 1,
             key: "repeat".to_owned(),
             message: format!("expected {number} as the folder's name says, found {}", manifest.repeat),
@@ -207,16 +222,16 @@ fn check_repeat(repeat: &Run, number: u32) -> Result<(), TraceError> {
 }
 
 /// What has been read so far.
-struct Reading {
+pub(crate) struct Reading {
     complete: bool,
-    events: Vec<Event>,
-    unmapped: Vec<Unmapped>,
-    notes: Notes,
+    pub(crate) events: Vec<Event>,
+    pub(crate) unmapped: Vec<Unmapped>,
+    pub(crate) notes: Notes,
     names: Interner,
 }
 
 impl Reading {
-    fn new(complete: bool) -> Reading {
+    pub(crate) fn new(complete: bool) -> Reading {
         Reading {
             complete,
             events: Vec::new(),
@@ -228,38 +243,18 @@ impl Reading {
 
     fn file(&mut self, file: &TraceFile) -> Result<(), TraceError> {
         let mut lines = Lines::open(&file.path).map_err(io_error("open", &file.path))?;
-        loop {
-            let next = lines.next_line();
-            let refuse = |key: String, message: String| TraceError::Event {
-                path: file.path.clone(),
-                line: lines.number,
-                key,
-                message,
-            };
-            let is_damage = |e: &io::Error| matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::InvalidInput);
-            let next = next.map_err(|e| match is_damage(&e) {
-                true => refuse(String::new(), format!("the compressed stream is damaged here: {e}")),
-                false => io_error("read", &file.path)(e),
-            })?;
-            match next {
-                Next::End => return Ok(()),
-                Next::BrokenOff => return self.torn(file, lines.number),
-                Next::TooLong => {
-                    return Err(refuse(String::new(), format!("the line is longer than {MAX_LINE_BYTES} bytes")));
-                }
-                Next::Line { ended } => {
-                    let source = Source { file: file.name.clone(), line: lines.number };
-                    match self.line(&lines.line, source) {
-                        Ok(()) => {}
-                        Err(_) if !ended && !is_whole(&lines.line) => return self.torn(file, lines.number),
-                        Err((key, message)) => return Err(refuse(key, message)),
-                    }
-                }
-            }
+        self.lines(file, &mut lines)
+    }
+
+    /// Reads all lines of a file, or of a part of it.
+    pub(crate) fn lines(&mut self, file: &TraceFile, lines: &mut Lines) -> Result<(), TraceError> {
+        match each_line(file, lines, &mut |line, source, _| self.line(line, source))? {
+            None => Ok(()),
+            Some(line) => self.torn(file, line),
         }
     }
 
-    fn torn(&mut self, file: &TraceFile, line: u64) -> Result<(), TraceError> {
+    pub(crate) fn torn(&mut self, file: &TraceFile, line: u64) -> Result<(), TraceError> {
         if self.complete {
             return Err(TraceError::Torn { path: file.path.clone(), line });
         }
@@ -267,7 +262,7 @@ impl Reading {
         Ok(())
     }
 
-    fn line(&mut self, line: &[u8], source: Source) -> Result<(), (String, String)> {
+    pub(crate) fn line(&mut self, line: &[u8], source: Source) -> Result<(), (String, String)> {
         let text = std::str::from_utf8(line).map_err(|e| (String::new(), format!("not UTF-8: {e}")))?;
         let text = if source.line == 1 { text.trim_start_matches('\u{feff}') } else { text }.trim();
         if text.is_empty() {
@@ -286,6 +281,46 @@ impl Reading {
                 Ok(())
             }
             Ok(Accepted::Other) => Ok(()),
+        }
+    }
+}
+
+/// What takes a line, where it stands and whether it has a line feed: nothing, or the key and what is wrong with it.
+pub(crate) type TakeLine<'a> = dyn FnMut(&[u8], Source, bool) -> Result<(), (String, String)> + 'a;
+
+/// Gives all lines to `take`; the number of the last line if it is cut off.
+pub(crate) fn each_line(
+    file: &TraceFile,
+    lines: &mut Lines,
+    take: &mut TakeLine<'_>,
+) -> Result<Option<u64>, TraceError> {
+    loop {
+        let next = lines.next_line();
+        let refuse = |key: String, message: String| TraceError::Event {
+            path: file.path.clone(),
+            line: lines.number,
+            key,
+            message,
+        };
+        let is_damage = |e: &io::Error| matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::InvalidInput);
+        let next = next.map_err(|e| match is_damage(&e) {
+            true => refuse(String::new(), format!("the compressed stream is damaged here: {e}")),
+            false => io_error("read", &file.path)(e),
+        })?;
+        match next {
+            Next::End => return Ok(None),
+            Next::BrokenOff => return Ok(Some(lines.number)),
+            Next::TooLong => {
+                return Err(refuse(String::new(), format!("the line is longer than {MAX_LINE_BYTES} bytes")));
+            }
+            Next::Line { ended } => {
+                let source = Source { file: file.name.clone(), line: lines.number };
+                match take(&lines.line, source, ended) {
+                    Ok(()) => {}
+                    Err(_) if !ended && !is_whole(&lines.line) => return Ok(Some(lines.number)),
+                    Err((key, message)) => return Err(refuse(key, message)),
+                }
+            }
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::spelling;
 use crate::verdict::{RunVerdict, Verdict, reach};
 use crate::view::View;
 use driftprobe_trace::{Event, Manifest, Note, Phase, Point, Rows, Run};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -153,7 +154,7 @@ impl PairCounts {
 }
 
 /// Pairs by verdict, and by what their hashes alone say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairCounts {
     /// All pairs.
     pub total: u64,
@@ -182,7 +183,7 @@ pub struct PairCounts {
 }
 
 /// What was promised, found and paired. Rows are counted in each phase, pairs once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
     /// Rows promised by the manifest, both phases together; `None`: not known.
     pub expected: Option<u64>,

@@ -11,6 +11,7 @@ pub mod attribute;
 pub mod cause;
 pub mod compare;
 pub mod coverage;
+pub mod digest;
 pub mod evidence;
 pub mod examine;
 pub mod exercise;

@@ -2,6 +2,7 @@
 //!
 //! A *blocking* reason forbids PASS; a note only informs. Both are counted over the run by [`Reasons`].
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -33,6 +34,8 @@ macro_rules! reasons {
 reasons! {
     NothingCompared, "NOTHING_COMPARED", true, "no pair of rows was compared: nothing is known of the two phases",
         "record the same rows in both phases, with prompt_id, layer, point, logical_tok_idx, pos_id, token_id and hash";
+    MissingShard, "MISSING_SHARD", true, "prompts that the runs promise were judged by nobody: a part of the runs, or of the results, is not there",
+        "judge the missing shards (analyze --shard), and give merge the folders of all of them";
     NoManifest, "NO_MANIFEST", true, "there is no manifest: whether the run ended and what it was to record is not known",
         "write manifest.json with complete, prompts, layers, points and steps";
     Incomplete, "INCOMPLETE", true, "the manifest does not say `complete: true`: the run was cut short or is still being written",
@@ -147,8 +150,22 @@ reasons! {
         "see the notes";
 }
 
+impl Serialize for ReasonCode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.id())
+    }
+}
+
+impl<'de> Deserialize<'de> for ReasonCode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ReasonCode, D::Error> {
+        let id = String::deserialize(deserializer)?;
+        let known = ReasonCode::ALL.iter().copied().find(|code| code.id() == id);
+        known.ok_or_else(|| de::Error::custom(format!("{id} is no reason that this version knows")))
+    }
+}
+
 /// One reason as it stands in a report.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// Which.
     pub code: ReasonCode,
@@ -183,7 +200,7 @@ impl Reasons {
     /// Counts `count` cases, named together.
     pub fn add_many(&mut self, code: ReasonCode, count: u64, example: impl Into<String>) {
         let (total, examples) = self.found.entry(code).or_default();
-        *total += count;
+        *total = total.saturating_add(count);
         let example = example.into();
         if !example.is_empty() && examples.len() < Reasons::EXAMPLES && !examples.contains(&example) {
             examples.push(example);

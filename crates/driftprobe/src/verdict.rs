@@ -6,6 +6,7 @@ use crate::judge::{JudgedPair, PairVerdict, code_of};
 use crate::place::Part;
 use crate::reason::{Reason, Reasons};
 use driftprobe_trace::{Event, Phase, Point};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -22,7 +23,8 @@ pub const EXIT_INCONCLUSIVE: u8 = 3;
 pub const TRACE_OFFSET: &str = "TRACE_OFFSET";
 
 /// What is said of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Verdict {
     /// Everything promised was found, paired and judged, and nothing is wrong.
     Pass,
@@ -63,7 +65,8 @@ impl Verdict {
 }
 
 /// What kind of PASS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum SubVerdict {
     /// Every pair is bit-equal.
     BitIdentical,
@@ -88,7 +91,8 @@ pub fn codes() -> impl Iterator<Item = &'static str> {
 }
 
 /// In which way the phases first part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Parting {
     /// The rows differ.
     Differs,

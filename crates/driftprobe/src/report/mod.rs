@@ -14,6 +14,7 @@ pub mod html;
 pub mod json;
 pub mod logprobs;
 pub mod markdown;
+pub mod merged;
 pub mod plot;
 mod power;
 pub mod reach;

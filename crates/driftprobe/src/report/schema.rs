@@ -24,7 +24,7 @@ pub use cause::{
 pub use compare::{CompareReport, ComparedPhaseEntry, ComparedRowEntry, OfRun};
 pub use row::{CacheEntry, FindingEntry, LogitsEntry, NumbersEntry, RowEntry, SideEntry, StatisticEntry};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -43,6 +43,12 @@ impl Serialize for Num {
             f64::NEG_INFINITY => serializer.serialize_str("-Infinity"),
             value => serializer.serialize_f64(value),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Num {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Num, D::Error> {
+        driftprobe_trace::Num::deserialize(deserializer).map(|number| Num(number.0))
     }
 }
 

@@ -64,10 +64,15 @@ pub fn cause_in_words(cause: &Cause) -> String {
 
 /// A candidate with its parameters: `ROPE_POSITION_OFFSET (offset +1)`.
 pub fn named(candidate: &Candidate) -> String {
-    let parameters: Vec<String> = candidate.parameters.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    with_parameters(candidate.id, candidate.parameters.iter().map(|(name, value)| (name, value)))
+}
+
+/// An id with parameters by name.
+pub fn with_parameters<'a>(id: &str, parameters: impl Iterator<Item = (&'a String, &'a String)>) -> String {
+    let parameters: Vec<String> = parameters.map(|(name, value)| format!("{name} {value}")).collect();
     match parameters.is_empty() {
-        true => candidate.id.to_owned(),
-        false => format!("{} ({})", candidate.id, parameters.join(", ")),
+        true => id.to_owned(),
+        false => format!("{id} ({})", parameters.join(", ")),
     }
 }
 

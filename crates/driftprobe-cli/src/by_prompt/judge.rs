@@ -1,0 +1,102 @@
+//! One prompt of one run judged, both modes and the rounds of a search.
+
+use super::subject::{Part, Subject};
+use crate::analyze::model_path;
+use crate::failure::Failure;
+use driftprobe::digest::generator;
+use driftprobe::examine::Oracle;
+use driftprobe::modes::combine;
+use driftprobe::search::with_search;
+use driftprobe::{Analysis, Options, analyze_against};
+use driftprobe_model::Model;
+use driftprobe_trace::{ALIGNED_DIR, Contract, Run, xxh3_128};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Models, each opened once.
+pub struct Models {
+    /// In place of each manifest's.
+    asked: Option<Model>,
+    by_path: BTreeMap<PathBuf, Option<Model>>,
+}
+
+impl Models {
+    /// With the model at `asked` for all runs, or else each run's own.
+    pub fn new(asked: Option<&Path>) -> Result<Models, Failure> {
+        Ok(Models { asked: asked.map(Model::open).transpose()?, by_path: BTreeMap::new() })
+    }
+
+    /// Opens the model that a run's manifest names, where it lies there.
+    pub fn open(&mut self, part: &Part) {
+        if let (None, Some(path)) = (&self.asked, path_of(part)) {
+            self.by_path.entry(path).or_insert_with_key(|path| Model::open(path).ok());
+        }
+    }
+
+    fn of(&self, part: &Part) -> Option<&Model> {
+        self.asked.as_ref().or_else(|| self.by_path.get(&path_of(part)?)?.as_ref())
+    }
+}
+
+fn path_of(part: &Part) -> Option<PathBuf> {
+    model_path(part.index.manifest(), part.index.dir())
+}
+
+/// How units are judged.
+pub struct Judging {
+    /// The models.
+    pub models: Models,
+    /// In place of the manifests' contracts.
+    pub contract: Option<Contract>,
+    /// Operations that simulating one prompt may take.
+    pub budget_flops: f64,
+}
+
+impl Judging {
+    fn oracle<'a>(&'a self, part: &Part) -> Option<Oracle<'a>> {
+        let (contract, budget_flops) = (self.contract.as_ref(), self.budget_flops);
+        // What a run would have shown of bugs that it does not have is no part of a digest.
+        self.models.of(part).map(|model| Oracle { contract, budget_flops, power: false, ..Oracle::new(model) })
+    }
+
+    /// Judges one prompt of a run.
+    pub fn judge(&self, part: &Part, prompt: &str) -> Result<Analysis, Failure> {
+        let oracle = self.oracle(part);
+        let aligned = part.aligned.as_ref().map(|aligned| aligned.prompt(prompt)).transpose()?;
+        let analysis = both_modes(part.index.prompt(prompt)?, aligned, oracle.as_ref());
+        let mut rounds = Vec::new();
+        for round in part.rounds.iter().filter(|round| round.prompts.iter().any(|id| id == prompt)) {
+            let aligned = round.path.join(ALIGNED_DIR);
+            let aligned = aligned.is_dir().then(|| Run::open(&aligned)).transpose()?;
+            rounds.push(Arc::new(both_modes(Run::open(&round.path)?, aligned, oracle.as_ref())));
+        }
+        Ok(with_search(analysis, rounds))
+    }
+
+    /// Over everything that the verdict on a unit depends on.
+    pub fn fingerprint(&self, subject: &Subject, part: usize, prompt: &str) -> String {
+        let Some(part) = subject.parts.get(part) else { return String::new() };
+        let rounds = part.rounds.iter().filter(|round| round.prompts.iter().any(|id| id == prompt));
+        let all = (
+            (generator(), &subject.name, prompt),
+            part.index.fingerprint(prompt),
+            part.aligned.as_ref().map(|aligned| aligned.fingerprint(prompt)),
+            rounds.map(|round| round.fingerprint).collect::<Vec<_>>(),
+            self.contract.as_ref().and_then(|contract| serde_json::to_string(contract).ok()),
+            self.budget_flops.to_bits(),
+            self.models.of(part).map(|model| model.weights.fingerprint()),
+        );
+        format!("xxh3-128:{:032x}", xxh3_128(format!("{all:?}").as_bytes()))
+    }
+}
+
+fn both_modes(run: Run, aligned: Option<Run>, oracle: Option<&Oracle<'_>>) -> Analysis {
+    // One after the other, so that one mode's rows are gone when the other's come.
+    let judge = |run: Run| analyze_against((&run, &run), oracle, Options::default(), &mut |_| {});
+    let analysis = judge(run);
+    match aligned {
+        None => analysis,
+        Some(aligned) => combine(analysis, judge(aligned)),
+    }
+}

@@ -1,0 +1,140 @@
+//! Results on disk: one file a unit, whole or not there, and what was to be judged.
+
+use crate::failure::Failure;
+use driftprobe::digest::{Digest, Plan, generator};
+use driftprobe_trace::xxh3_64;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Folder of the units within that of the report.
+const UNITS_DIR: &str = "units";
+
+/// Characters of a prompt's id that a file's name begins with.
+const NAME_CHARS_MAX: usize = 40;
+
+/// A unit's file.
+#[derive(Serialize, Deserialize)]
+struct UnitFile {
+    /// Over everything that the verdict depends on.
+    fingerprint: String,
+    /// What was found.
+    digest: Digest,
+}
+
+/// A folder of results.
+pub struct Store {
+    folder: PathBuf,
+}
+
+impl Store {
+    /// The results in a folder, which need not be there yet.
+    pub fn new(folder: &Path) -> Store {
+        Store { folder: folder.to_owned() }
+    }
+
+    /// Where a unit lies: ids are any text, so that a hash tells them apart.
+    fn path(&self, run: &str, prompt: &str) -> PathBuf {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '-' };
+        let readable: String = prompt.chars().take(NAME_CHARS_MAX).map(plain).collect();
+        let hash = xxh3_64(format!("{run}\0{prompt}").as_bytes());
+        self.folder.join(UNITS_DIR).join(format!("{hash:016x}-{readable}.json"))
+    }
+
+    /// The result of a unit, if it is there, whole, of this version, and of this fingerprint.
+    pub fn read(&self, run: &str, prompt: &str, fingerprint: &str) -> Option<Digest> {
+        let text = fs::read(self.path(run, prompt)).ok()?;
+        let found: UnitFile = serde_json::from_slice(&text).ok()?;
+        let digest = found.digest;
+        let right = found.fingerprint == fingerprint
+            && (digest.run.as_str(), digest.prompt.as_str()) == (run, prompt)
+            && digest.generator == generator()
+            && digest.contradiction().is_none();
+        right.then_some(digest)
+    }
+
+    /// Writes a unit's result.
+    pub fn write(&self, digest: &Digest, fingerprint: &str) -> Result<(), Failure> {
+        let path = self.path(&digest.run, &digest.prompt);
+        let file = UnitFile { fingerprint: fingerprint.to_owned(), digest: digest.clone() };
+        replace(&path, &text(&file))
+    }
+
+    /// Writes the plan. Plans that it takes the place of are deleted: of other shards only those of the same number stay.
+    pub fn write_plan(&self, plan: &Plan) -> Result<(), Failure> {
+        for path in self.plan_files()? {
+            let parts = |plan: &Plan| plan.shard.map(|shard| shard.of);
+            // One that this version cannot read is of another.
+            if read_plan(&path).ok().is_none_or(|other| parts(&other) != parts(plan)) {
+                fs::remove_file(&path).map_err(|e| Failure::io("delete", &path, &e))?;
+            }
+        }
+        let name = match plan.shard {
+            None => "plan.json".to_owned(),
+            Some(shard) => format!("plan-{}-of-{}.json", shard.index, shard.of),
+        };
+        replace(&self.folder.join(name), &text(plan))
+    }
+
+    /// The plans of all who wrote here.
+    pub fn plans(&self) -> Result<Vec<Plan>, Failure> {
+        let plans: Vec<Plan> = self.plan_files()?.iter().map(|path| read_plan(path)).collect::<Result<_, _>>()?;
+        match plans.is_empty() {
+            false => Ok(plans),
+            true => {
+                let what = format!("{} holds no results of prompts", self.folder.display());
+                Err(Failure::new(what, "name a folder that `driftprobe analyze --shard` or --by-prompt wrote"))
+            }
+        }
+    }
+
+    fn plan_files(&self) -> Result<Vec<PathBuf>, Failure> {
+        if !self.folder.exists() {
+            return Ok(vec![]);
+        }
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(|e| Failure::io("list", &self.folder, &e))? {
+            let path = entry.map_err(|e| Failure::io("list", &self.folder, &e))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name == "plan.json" || (name.starts_with("plan-") && name.ends_with(".json")) {
+                files.push(path);
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+}
+
+fn read_plan(path: &Path) -> Result<Plan, Failure> {
+    let text = fs::read(path).map_err(|e| Failure::io("read", path, &e))?;
+    let refuse = |what: String| {
+        let hint = "judge the runs again with this version of driftprobe; what is known is not judged again";
+        Failure::new(format!("{}: {what}", path.display()), hint)
+    };
+    let plan: Plan = serde_json::from_slice(&text).map_err(|e| refuse(format!("not a plan: {e}")))?;
+    match plan.promise.twice() {
+        _ if plan.generator != generator() => {
+            Err(refuse(format!("written by {}; this is {}", plan.generator, generator())))
+        }
+        Some(run) => Err(refuse(format!("run {run} has a prompt twice"))),
+        None => Ok(plan),
+    }
+}
+
+/// JSON in one line: these types are made of texts and numbers, which can be written.
+fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default() + "\n"
+}
+
+/// Writes a whole file and renames it into place; nobody sees a part of it, and two who write the same do not mix.
+fn replace(path: &Path, text: &str) -> Result<(), Failure> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(|e| Failure::io("make the folder", folder, &e))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let part = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
+    fs::write(&part, text).and_then(|()| fs::rename(&part, path)).map_err(|e| {
+        // The part is of no use to anyone; that it cannot be deleted either adds nothing to the first error.
+        let _ = fs::remove_file(&part);
+        Failure::io("write", path, &e)
+    })
+}

@@ -1,0 +1,188 @@
+//! The runs that are to be judged: found in folders, named, and put together from their parts.
+
+use super::shards::shard_folder;
+use crate::analyze::search_folders;
+use crate::failure::Failure;
+use driftprobe_trace::{ALIGNED_DIR, MANIFEST_FILE, Manifest, RunIndex, TRACES_DIR};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Folders within folders that are looked through for runs.
+const DEPTH_MAX: usize = 4;
+
+/// One run: whole, or all of its parts that are here.
+pub struct Subject {
+    /// Its name: as much of its path as tells it from the others.
+    pub name: String,
+    /// All prompts, in the order of the search, those of missing parts among them.
+    pub prompts: Vec<String>,
+    /// What is here.
+    pub parts: Vec<Part>,
+    by_prompt: BTreeMap<String, usize>,
+}
+
+/// One folder of a run.
+pub struct Part {
+    /// Where its events lie.
+    pub index: RunIndex,
+    /// The same with prefill's cache under decode.
+    pub aligned: Option<RunIndex>,
+    /// Where layers were recorded again.
+    pub rounds: Vec<Round>,
+}
+
+/// One round of a search for a fault between recorded layers.
+pub struct Round {
+    /// Its folder.
+    pub path: PathBuf,
+    /// The prompts that it recorded again.
+    pub prompts: Vec<String>,
+    /// Over all that was recorded.
+    pub fingerprint: u128,
+}
+
+impl Subject {
+    /// Which part holds a prompt.
+    pub fn part_of(&self, prompt: &str) -> Option<usize> {
+        self.by_prompt.get(prompt).copied()
+    }
+}
+
+/// The runs at these paths, by name.
+///
+/// # Errors
+/// If there is no run, or one of them cannot be read.
+pub fn open(paths: &[PathBuf]) -> Result<Vec<Subject>, Failure> {
+    let mut found = BTreeSet::new();
+    for path in paths {
+        let before = found.len();
+        find(path, DEPTH_MAX, &mut found)?;
+        if found.len() == before && !found.contains(&canonical(path)?) {
+            let what = format!("{}: holds no run", path.display());
+            return Err(Failure::new(what, "name runs, or a folder of runs: each has a manifest.json or traces/"));
+        }
+    }
+    // Shards lie in the folder of the run that they are parts of.
+    let mut parts: BTreeMap<PathBuf, Vec<Part>> = BTreeMap::new();
+    for path in found {
+        let part = open_part(&path)?;
+        let of = part.index.shard().filter(|of| path.ends_with(shard_folder(of.index, of.of)));
+        let whole = of.and_then(|_| path.parent()).unwrap_or(&path).to_owned();
+        parts.entry(whole).or_default().push(part);
+    }
+    let names = names(&parts.keys().cloned().collect::<Vec<_>>());
+    names.into_iter().zip(parts).map(|(name, (path, parts))| put_together(name, &path, parts)).collect()
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, Failure> {
+    path.canonicalize().map_err(|e| Failure::io("open", path, &e))
+}
+
+/// Adds the run at `path`, or those in the folder there.
+fn find(path: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> Result<(), Failure> {
+    let path = canonical(path)?;
+    if path.is_file() || is_run(&path) {
+        found.insert(path);
+        return Ok(());
+    }
+    if depth == 0 {
+        return Ok(());
+    }
+    for entry in fs::read_dir(&path).map_err(|e| Failure::io("list", &path, &e))? {
+        let inner = entry.map_err(|e| Failure::io("list", &path, &e))?.path();
+        if inner.is_dir() {
+            find(&inner, depth - 1, found)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_run(folder: &Path) -> bool {
+    let is_trace = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with(".jsonl") || name.ends_with(".jsonl.gz")
+    };
+    let loose = || fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| is_trace(&entry.path()));
+    folder.join(MANIFEST_FILE).is_file() || folder.join(TRACES_DIR).is_dir() || loose()
+}
+
+fn open_part(path: &Path) -> Result<Part, Failure> {
+    let index = RunIndex::open(path)?;
+    let aligned = index.dir().join(ALIGNED_DIR);
+    // A loose file is judged alone, whatever lies beside it.
+    let whole = index.manifest().is_some();
+    let aligned = (whole && aligned.is_dir()).then(|| RunIndex::open(&aligned)).transpose()?;
+    let mut rounds = Vec::new();
+    for path in if whole { search_folders(index.dir()) } else { vec![] } {
+        let round = RunIndex::open(&path)?;
+        let prompts: Vec<String> = round.prompts().iter().map(|id| id.to_string()).collect();
+        let fingerprint = prompts.iter().fold(0u128, |all, id| all.rotate_left(1) ^ round.fingerprint(id));
+        rounds.push(Round { path, prompts, fingerprint });
+    }
+    Ok(Part { index, aligned, rounds })
+}
+
+/// As many of the last parts of each path as make all of them different.
+fn names(paths: &[PathBuf]) -> Vec<String> {
+    let components: Vec<Vec<String>> = paths
+        .iter()
+        .map(|path| path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect())
+        .collect();
+    let longest = components.iter().map(Vec::len).max().unwrap_or(1);
+    let of = |count: usize| {
+        let last = |parts: &Vec<String>| parts.get(parts.len().saturating_sub(count)..).unwrap_or_default().join("/");
+        components.iter().map(last).collect::<Vec<String>>()
+    };
+    let differ = |names: &Vec<String>| names.iter().collect::<BTreeSet<_>>().len() == names.len();
+    (1..=longest).map(of).find(differ).unwrap_or_else(|| of(longest))
+}
+
+fn put_together(name: String, path: &Path, parts: Vec<Part>) -> Result<Subject, Failure> {
+    let refuse = |what: String, hint: &str| Err(Failure::new(format!("{}: {what}", path.display()), hint));
+    let ids = |part: &Part| {
+        let mut ids: Vec<String> = part.index.prompts().iter().map(|id| id.to_string()).collect();
+        let known: BTreeSet<String> = ids.iter().cloned().collect();
+        let aligned = part.aligned.iter().flat_map(RunIndex::prompts).map(|id| id.to_string());
+        ids.extend(aligned.filter(|id| !known.contains(id)));
+        ids
+    };
+    let mut promised: Vec<String> = Vec::new();
+    if let Some(first) = parts.first() {
+        for part in &parts {
+            let whole = |part: &Part| part.index.shard().map(|shard| (shard.of, shard.prompts.clone()));
+            if whole(part) != whole(first) || settings(part.index.manifest()) != settings(first.index.manifest()) {
+                let what = "its shards are parts of different runs: prompts or settings are not the same".to_owned();
+                return refuse(what, "record all shards with the same command but for --shard");
+            }
+        }
+        promised.extend(first.index.shard().iter().flat_map(|of| of.prompts.iter().cloned()));
+    }
+    let mut by_prompt = BTreeMap::new();
+    let mut others = Vec::new();
+    let known: BTreeSet<String> = promised.iter().cloned().collect();
+    for (at, part) in parts.iter().enumerate() {
+        for id in ids(part) {
+            if !known.contains(&id) {
+                others.push(id.clone());
+            }
+            if by_prompt.insert(id.clone(), at).is_some() {
+                return refuse(format!("prompt {id} stands in two of its shards"), "record each prompt in one shard");
+            }
+        }
+    }
+    promised.extend(others);
+    Ok(Subject { name, prompts: promised, parts, by_prompt })
+}
+
+/// What all shards of a run have in common, wherever they were recorded.
+fn settings(manifest: Option<&Manifest>) -> Value {
+    let Some(manifest) = manifest else { return Value::Null };
+    let model = manifest.model.as_ref().and_then(|model| model.fingerprint.as_ref());
+    let engine = manifest.engine.as_ref().map(|engine| (&engine.name, &engine.version));
+    json!({
+        "mode": manifest.mode, "steps": manifest.steps, "layers": manifest.layers, "points": manifest.points,
+        "contract": manifest.contract, "config": manifest.config, "model": model, "engine": engine, "seed": manifest.seed,
+    })
+}

@@ -1,0 +1,156 @@
+//! What is to be judged, and by whom: the promise that a merge holds results against.
+
+use super::{MergeError, SCHEMA, generator};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+
+/// Every unit that must be there: the prompts of each run, in the order of the search.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Promise {
+    runs: BTreeMap<String, Vec<String>>,
+}
+
+impl Promise {
+    /// Promises these prompts of a run; promised already, they must be the same.
+    ///
+    /// # Errors
+    /// [`MergeError::OtherRun`] if the run was promised with other prompts.
+    pub fn add(&mut self, run: &str, prompts: &[String]) -> Result<(), MergeError> {
+        match self.runs.get(run) {
+            Some(known) if known != prompts => Err(MergeError::OtherRun { run: run.to_owned() }),
+            Some(_) => Ok(()),
+            None => {
+                self.runs.insert(run.to_owned(), prompts.to_vec());
+                Ok(())
+            }
+        }
+    }
+
+    /// Promises all that another promises.
+    ///
+    /// # Errors
+    /// As [`Promise::add`].
+    pub fn join(&mut self, other: &Promise) -> Result<(), MergeError> {
+        other.runs.iter().try_for_each(|(run, prompts)| self.add(run, prompts))
+    }
+
+    /// Every unit as run and prompt, in the order of the search.
+    pub fn units(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.runs.iter().flat_map(|(run, prompts)| prompts.iter().map(move |prompt| (run.as_str(), prompt.as_str())))
+    }
+
+    /// Names of the runs.
+    pub fn runs(&self) -> impl Iterator<Item = &str> {
+        self.runs.keys().map(String::as_str)
+    }
+
+    /// A run that is promised with a prompt twice, if there is one: a plan from a file may be damaged.
+    pub fn twice(&self) -> Option<&str> {
+        let twice = |prompts: &[String]| prompts.iter().collect::<BTreeSet<_>>().len() < prompts.len();
+        self.runs.iter().find(|(_, prompts)| twice(prompts)).map(|(run, _)| run.as_str())
+    }
+}
+
+/// One part of equal parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Shard {
+    /// Which, from 1.
+    pub index: u32,
+    /// Of how many.
+    pub of: u32,
+}
+
+impl Shard {
+    /// Whether the thing at this place of a fixed order is this shard's.
+    pub fn holds(self, place: usize) -> bool {
+        self.of > 0 && place % self.of as usize + 1 == self.index as usize
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Shard, String> {
+        let number = |part: &str| part.parse::<u32>().ok();
+        let both = text.split_once('/').and_then(|(index, of)| number(index).zip(number(of)));
+        match both {
+            Some((index, of)) if (1..=of).contains(&index) => Ok(Shard { index, of }),
+            _ => Err("expected I/N with I from 1 to N, such as 1/3".to_owned()),
+        }
+    }
+}
+
+/// `I/N`.
+impl std::fmt::Display for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
+    }
+}
+
+/// What one program was to judge, as it stands beside its results.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// [`generator`].
+    pub generator: String,
+    /// Which part of the promise it took; none: all of it.
+    pub shard: Option<Shard>,
+    /// What is promised by all shards together.
+    pub promise: Promise,
+    /// What this one was to judge.
+    pub units: Vec<PlannedUnit>,
+}
+
+/// One unit that was to be judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedUnit {
+    /// The run's name.
+    pub run: String,
+    /// The prompt's id.
+    pub prompt: String,
+    /// Over everything that the verdict depends on; a result with another one is not this unit's.
+    pub fingerprint: String,
+}
+
+impl Plan {
+    /// A plan of this version.
+    pub fn new(shard: Option<Shard>, promise: Promise, units: Vec<PlannedUnit>) -> Plan {
+        Plan { schema: SCHEMA, generator: generator(), shard, promise, units }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_part_everything_and_share_nothing() {
+        for of in 1..6 {
+            for place in 0..40 {
+                let holders = (1..=of).filter(|&index| Shard { index, of }.holds(place)).count();
+                assert_eq!(holders, 1, "{place} of {of}");
+            }
+        }
+        for wrong in ["0/3", "4/3", "1", "1/0", "-1/3", "a/b", "1/3/5", ""] {
+            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+        }
+        assert_eq!("2/3".parse::<Shard>().unwrap().to_string(), "2/3");
+    }
+
+    #[test]
+    fn a_run_is_promised_in_one_way_only() {
+        let names = |all: &[&str]| all.iter().map(|&id| id.to_owned()).collect::<Vec<_>>();
+        let mut promise = Promise::default();
+        promise.add("b", &names(&["y", "x"])).unwrap();
+        promise.add("a", &names(&["z"])).unwrap();
+        promise.add("a", &names(&["z"])).unwrap();
+        assert_eq!(promise.units().collect::<Vec<_>>(), [("a", "z"), ("b", "y"), ("b", "x")]);
+        assert!(promise.add("b", &names(&["x", "y"])).is_err());
+        assert_eq!(promise.twice(), None);
+        promise.add("c", &names(&["p", "p"])).unwrap();
+        assert_eq!(promise.twice(), Some("c"));
+    }
+}
