@@ -7,7 +7,7 @@
 use crate::metrics::{LogitsNumbers, Numbers};
 use crate::statement;
 use crate::view::{self, Scan, View};
-use driftprobe_trace::{Event, GRETA_HASHED_VALUES, HashAlgo, Point, Row, RowHash, Rows, TraceError};
+use driftprobe_trace::{Event, GRETA_HASHED_VALUES, HashAlgo, Point, Row, RowHash, RowStats, Rows, TraceError};
 use std::collections::BTreeMap;
 
 /// One side of a comparison: an event, and its row if a payload was recorded.
@@ -16,6 +16,8 @@ pub struct Side<'a> {
     pub event: &'a Event,
     /// Its row.
     pub row: Option<Row>,
+    /// The row's statistics: taken once, since every look at a row reads it from memory.
+    pub stats: Option<RowStats>,
     /// Why the payload cannot be trusted, if so.
     pub damage: Option<String>,
 }
@@ -23,24 +25,26 @@ pub struct Side<'a> {
 impl<'a> Side<'a> {
     /// Reads the event's payload and checks it against what the event itself says of it.
     pub fn load(event: &'a Event, rows: &dyn Rows) -> Side<'a> {
+        let damaged = |damage| Side { event, row: None, stats: None, damage: Some(damage) };
         let row = match rows.row(event) {
             Ok(row) => row,
             // The paths of errors are left out: a report must not depend on where the run lies.
             Err(TraceError::Payload { key, message, .. }) => {
-                return Side { event, row: None, damage: Some(format!("tensor `{key}`: {message}")) };
+                return damaged(format!("tensor `{key}`: {message}"));
             }
             Err(TraceError::Io { action, source, .. }) => {
-                return Side { event, row: None, damage: Some(format!("cannot {action}: {source}")) };
+                return damaged(format!("cannot {action}: {source}"));
             }
-            Err(error) => return Side { event, row: None, damage: Some(error.to_string()) },
+            Err(error) => return damaged(error.to_string()),
         };
         let damage = row.as_ref().zip(event.hash).and_then(|(row, recorded)| {
             let found = row.hash(recorded.algo);
             (found != recorded)
                 .then(|| format!("the payload's hash is {}, the event recorded {}", found.value, recorded.value))
         });
-        let damage = damage.or_else(|| statement::contradicted_by_row(event, row.as_ref()?));
-        Side { event, row, damage }
+        let stats = row.as_ref().map(Row::stats);
+        let damage = damage.or_else(|| statement::contradicted_by_row(event, row.as_ref()?, stats.as_ref()?));
+        Side { event, row, stats, damage }
     }
 
     /// Number of values in the row, if known.

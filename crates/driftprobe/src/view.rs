@@ -6,7 +6,7 @@
 use crate::evidence::Side;
 use crate::metrics::{Numbers, Scope, Tally};
 use crate::statement;
-use driftprobe_trace::{Dtype, Event, Point, Row};
+use driftprobe_trace::{Dtype, Event, Point, Row, RowStats};
 
 /// Values of a row up to which its hash is held against that of zeros.
 const ZEROS_HASHED_MAX: u64 = 1 << 20;
@@ -144,6 +144,9 @@ impl View {
             return None;
         }
         let dtype = (reference.dtype == candidate.dtype).then_some(reference.dtype);
+        if let (Some(dtype), None, false) = (dtype, self.columns, self.masks()) {
+            return Tally::of(dtype, reference.bytes(), candidate.bytes());
+        }
         let mut tally = Tally::default();
         for (n, (p, d)) in self.values(reference, 0).zip(self.values(candidate, 1)).enumerate() {
             // Two masked scores are equal and carry no number.
@@ -175,10 +178,12 @@ impl View {
         match (&side.row, is_attention(self.point)) {
             (Some(row), true) => self.scan_attention(row, side.event),
             (Some(row), false) => {
-                scan_stats(&Event { stats: row.stats(), sample: None, ..side.event.clone() }, Some(row.len() as u64))
+                let stats = side.stats.unwrap_or_else(|| row.stats());
+                scan_stats((&stats, &[]), side.event, Some(row.len() as u64))
             }
             (None, _) => {
-                let mut scan = scan_stats(side.event, side.value_count());
+                let sample = side.event.sample.as_ref().map(|sample| sample.values.as_slice()).unwrap_or_default();
+                let mut scan = scan_stats((&side.event.stats, sample), side.event, side.value_count());
                 if hash_of_zeros(side.event) {
                     scan.zero = Some(true);
                 }
@@ -240,10 +245,8 @@ fn lowest(dtype: Dtype) -> f64 {
     }
 }
 
-/// What the statistics and the sample of an event say of a row of `len` values.
-fn scan_stats(event: &Event, len: Option<u64>) -> Scan {
-    let stats = &event.stats;
-    let sample: &[f64] = event.sample.as_ref().map(|sample| sample.values.as_slice()).unwrap_or_default();
+/// What statistics, a sample and what the event says of its logits show of a row of `len` values.
+fn scan_stats((stats, sample): (&RowStats, &[f64]), event: &Event, len: Option<u64>) -> Scan {
     let sample_is_all = len.is_some_and(|len| len > 0 && len == sample.len() as u64);
     let count = |recorded: Option<u64>, is: fn(f64) -> bool| {
         let told = [stats.min, stats.max, stats.mean, stats.abs_sum].into_iter().flatten();
