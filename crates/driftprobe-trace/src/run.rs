@@ -4,6 +4,7 @@
 //! what is cut off at the end of an unfinished run is noted too. Opening never panics, whatever the files hold.
 
 use crate::accept::{Accepted, Interner, Unmapped, accept};
+use crate::blocks;
 use crate::event::HashCheck;
 use crate::json::quote_bare_words;
 use crate::lines::{Lines, MAX_LINE_BYTES, Next};
@@ -44,8 +45,8 @@ pub struct Run {
     payloads: Payloads,
 }
 
-/// Where rows come from.
-pub trait Rows {
+/// Where rows come from; asked from several threads.
+pub trait Rows: Sync {
     /// The row that an event points to; `None` if it has no payload.
     ///
     /// # Errors
@@ -98,7 +99,7 @@ impl Run {
     }
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TraceError {
+pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TraceError {
     let path = path.to_owned();
     move |source| TraceError::Io { action, path, source }
 }
@@ -108,9 +109,9 @@ fn is_trace_name(name: &str) -> bool {
 }
 
 /// A trace file and what it is called in sources.
-struct TraceFile {
-    path: PathBuf,
-    name: Arc<str>,
+pub(crate) struct TraceFile {
+    pub(crate) path: PathBuf,
+    pub(crate) name: Arc<str>,
 }
 
 fn read_one(path: &Path) -> Result<Run, TraceError> {
@@ -142,10 +143,7 @@ fn read_one(path: &Path) -> Result<Run, TraceError> {
         let name: Arc<str> = Arc::from(name.ok_or_else(|| TraceError::NotARun { path: path.to_owned() })?);
         (folder_of(path), None, vec![TraceFile { path: path.to_owned(), name }])
     };
-    let mut reading = Reading::new(manifest.as_ref().is_some_and(|m| m.complete));
-    for file in &files {
-        reading.file(file)?;
-    }
+    let reading = blocks::read(&files, manifest.as_ref().is_some_and(|m| m.complete))?;
     let mut notes = reading.notes.into_list(manifest.as_ref().map(|m| m.complete));
     notes.extend(ignored.into_iter().map(|name| Note::IgnoredFile { name }));
     let (events, unmapped) = (reading.events, reading.unmapped);
@@ -207,16 +205,16 @@ fn check_repeat(repeat: &Run, number: u32) -> Result<(), TraceError> {
 }
 
 /// What has been read so far.
-struct Reading {
+pub(crate) struct Reading {
     complete: bool,
-    events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
     unmapped: Vec<Unmapped>,
     notes: Notes,
     names: Interner,
 }
 
 impl Reading {
-    fn new(complete: bool) -> Reading {
+    pub(crate) fn new(complete: bool) -> Reading {
         Reading {
             complete,
             events: Vec::new(),
@@ -226,8 +224,15 @@ impl Reading {
         }
     }
 
-    fn file(&mut self, file: &TraceFile) -> Result<(), TraceError> {
-        let mut lines = Lines::open(&file.path).map_err(io_error("open", &file.path))?;
+    /// Adds what was read behind it.
+    pub(crate) fn append(&mut self, mut behind: Reading) {
+        self.events.append(&mut behind.events);
+        self.unmapped.append(&mut behind.unmapped);
+        self.notes.append(behind.notes);
+    }
+
+    /// Reads all lines of a file, or of a part of it.
+    pub(crate) fn lines(&mut self, file: &TraceFile, lines: &mut Lines) -> Result<(), TraceError> {
         loop {
             let next = lines.next_line();
             let refuse = |key: String, message: String| TraceError::Event {

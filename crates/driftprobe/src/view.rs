@@ -6,10 +6,15 @@
 use crate::evidence::Side;
 use crate::metrics::{Numbers, Scope, Tally};
 use crate::statement;
-use driftprobe_trace::{Dtype, Event, Point, Row, RowStats};
+use driftprobe_trace::{Dtype, Event, HashAlgo, Point, Row, RowStats};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 /// Values of a row up to which its hash is held against that of zeros.
 const ZEROS_HASHED_MAX: u64 = 1 << 20;
+
+/// Hashes of rows of zeros that are kept.
+const ZEROS_HASHES_KEPT: usize = 64;
 
 /// Which values of two rows are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,11 +285,29 @@ fn hash_of_zeros(event: &Event) -> bool {
     if len == 0 || len > ZEROS_HASHED_MAX || hash.algo.covers(len) < len {
         return false;
     }
-    let dtypes = event.dtype.map_or_else(|| vec![Dtype::F32, Dtype::F16, Dtype::F64], |dtype| vec![dtype]);
-    dtypes.into_iter().any(|dtype| {
-        let bytes = vec![0; len as usize * dtype.size_bytes()];
-        Row::new(dtype, vec![len], bytes).is_ok_and(|row| row.hash(hash.algo) == hash)
-    })
+    let any = [Dtype::F32, Dtype::F16, Dtype::F64];
+    let dtypes = event.dtype.as_ref().map_or(any.as_slice(), std::slice::from_ref);
+    dtypes.iter().any(|dtype| zeros_hash(*dtype, len, hash.algo) == Some(hash.value))
+}
+
+/// The hash of a row of zeros; those of the few lengths that a trace has are kept.
+fn zeros_hash(dtype: Dtype, len: u64, algo: HashAlgo) -> Option<u64> {
+    thread_local! {
+        static KNOWN: RefCell<BTreeMap<(Dtype, u64, &'static str), u64>> = const { RefCell::new(BTreeMap::new()) };
+    }
+    let key = (dtype, len, algo.id());
+    if let Some(known) = KNOWN.with_borrow(|known| known.get(&key).copied()) {
+        return Some(known);
+    }
+    let bytes = vec![0; usize::try_from(len).ok()? * dtype.size_bytes()];
+    let hash = Row::new(dtype, vec![len], bytes).ok()?.hash(algo).value;
+    KNOWN.with_borrow_mut(|known| {
+        if known.len() >= ZEROS_HASHES_KEPT {
+            known.clear();
+        }
+        known.insert(key, hash);
+    });
+    Some(hash)
 }
 
 /// Numbers over the values that both events sampled, where no payload gives better ones.
