@@ -1,8 +1,9 @@
 """Two phases of a trace compared as one writes it in Python: json, a dict a phase, and a loop.
 
-Usage: events.py TRACES-FOLDER. Answers with one JSON object: the version, the counts, and what each part took.
+Usage: events.py TRACES-FOLDER [HOW]. With any HOW, Python's garbage collector is off. Answers with one JSON object: the version, the counts, and what each part took.
 """
 
+import gc
 import glob
 import json
 import os
@@ -53,6 +54,8 @@ def compare(pairs):
 
 
 def main():
+    if len(sys.argv) > 2 and sys.argv[2]:
+        gc.disable()
     times = [time.perf_counter()]
     events = read(sys.argv[1])
     times.append(time.perf_counter())

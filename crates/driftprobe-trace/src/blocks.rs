@@ -4,8 +4,9 @@ use crate::TraceError;
 use crate::lines::{Lines, MAX_LINE_BYTES};
 use crate::run::{Reading, TraceFile, io_error};
 use rayon::prelude::*;
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes of a block, as long as no line is longer: some thousand events.
 const BLOCK_BYTES: u64 = 1 << 20;
@@ -40,7 +41,7 @@ impl<'a> Blocks<'a> {
             if bytes.is_empty() && error.is_none() {
                 continue;
             }
-            let lines = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+            let lines = memchr::memchr_iter(b'\n', &bytes).count() as u64;
             if error.is_none() {
                 self.open = Some((file, reader, lines_before + lines));
             }
@@ -58,41 +59,72 @@ fn fill(reader: &mut dyn BufRead, bytes: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
+/// What was read of the blocks so far, in their order.
+struct Gathered {
+    /// Of blocks of which an earlier one is still being read.
+    waiting: Mutex<(usize, BTreeMap<usize, Reading>)>,
+    whole: Mutex<Reading>,
+    /// The earliest refusal.
+    refused: Mutex<Option<(usize, TraceError)>>,
+}
+
+impl Gathered {
+    fn add(&self, number: usize, part: Result<Reading, TraceError>) {
+        match part {
+            Ok(part) => drop(held(&self.waiting).1.insert(number, part)),
+            Err(error) => {
+                let mut refused = held(&self.refused);
+                if refused.as_ref().is_none_or(|(earlier, _)| number < *earlier) {
+                    *refused = Some((number, error));
+                }
+            }
+        }
+        // Who finds another at it goes on reading.
+        if let Ok(mut whole) = self.whole.try_lock() {
+            self.append(&mut whole);
+        }
+    }
+
+    /// Appends what has its turn.
+    fn append(&self, whole: &mut Reading) {
+        let next = || {
+            let mut waiting = held(&self.waiting);
+            let (number, parts) = &mut *waiting;
+            let part = parts.remove(number);
+            *number += usize::from(part.is_some());
+            part
+        };
+        while let Some(part) = next() {
+            whole.append(part);
+        }
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Reads all files; the first refusal in their order counts.
 ///
 /// # Errors
 /// As [`Run::open`](crate::Run::open).
 pub fn read(files: &[TraceFile], complete: bool) -> Result<Reading, TraceError> {
     let mut blocks = Blocks { files: files.iter(), open: None };
+    let gathered =
+        Gathered { waiting: Mutex::default(), whole: Mutex::new(Reading::new(complete)), refused: Mutex::default() };
     // What lies behind a refusal need not be read; what lies before it has been handed out already.
-    let refused = AtomicUsize::new(usize::MAX);
-    let mut number = 0;
-    let handed_out = std::iter::from_fn(|| {
-        if refused.load(Ordering::Relaxed) < number {
-            return None;
-        }
-        let block = blocks.next_block().transpose()?;
-        number += 1;
-        Some((number, block))
+    let handed_out = std::iter::from_fn(|| match held(&gathered.refused).is_some() {
+        true => None,
+        false => blocks.next_block().transpose(),
     });
-    let mut parts: Vec<(usize, Result<Reading, TraceError>)> = handed_out
-        .par_bridge()
-        .map(|(number, block)| {
-            let part = block.and_then(|block| block.read(complete));
-            if part.is_err() {
-                refused.fetch_min(number, Ordering::Relaxed);
-            }
-            (number, part)
-        })
-        .collect();
-    parts.sort_by_key(|(number, _)| *number);
-    let mut whole = Reading::new(complete);
-    let events = parts.iter().flat_map(|(_, part)| part.as_ref().ok()).map(|part| part.events.len()).sum();
-    whole.events.reserve_exact(events);
-    for (_, part) in parts {
-        whole.append(part?);
+    handed_out.enumerate().par_bridge().for_each(|(number, block)| {
+        gathered.add(number, block.and_then(|block| block.read(complete)));
+    });
+    if let Some((_, error)) = held(&gathered.refused).take() {
+        return Err(error);
     }
-    Ok(whole)
+    gathered.append(&mut held(&gathered.whole));
+    Ok(gathered.whole.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 impl Block<'_> {

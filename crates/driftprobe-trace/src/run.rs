@@ -282,7 +282,7 @@ impl Reading {
         match parse_line(text, |raw| accept(raw, source, names, notes)) {
             Err(e) => Err((e.key, e.message)),
             Ok(Accepted::Event(event)) => {
-                self.events.push(*event);
+                self.events.push(event);
                 Ok(())
             }
             Ok(Accepted::Unmapped(event)) => {
