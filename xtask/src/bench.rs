@@ -49,6 +49,9 @@ pub struct Args {
     /// Events of the part `events`.
     #[arg(long, default_value_t = 1_000_000)]
     events: u64,
+    /// Measure one trace once, in this process; for the part `events` itself.
+    #[arg(long, hide = true, value_name = "DIR")]
+    once: Option<PathBuf>,
     /// Where the random models, the runs and the results go.
     #[arg(long, default_value = "target/bench")]
     dir: PathBuf,
@@ -72,6 +75,9 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     ensure!(args.rounds > 0 && args.prompt_tokens > 1, "at least one round and two tokens are needed");
+    if let Some(dir) = &args.once {
+        return events::once(dir);
+    }
     std::fs::create_dir_all(&args.dir)?;
     let mut exceeded = Vec::new();
     let text = match args.part {
@@ -83,7 +89,7 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(path) = &args.write {
         put_between_markers(path, args.part.marker(), &text)?;
     }
-    ensure!(exceeded.is_empty(), "over the bound:\n{}", exceeded.join("\n"));
+    ensure!(exceeded.is_empty(), "beyond the bounds:\n{}", exceeded.join("\n"));
     Ok(())
 }
 

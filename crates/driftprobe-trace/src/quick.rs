@@ -5,6 +5,7 @@
 
 use crate::raw::{RawEvent, RawPayload};
 use crate::scalar::{Hash64, Num, Text};
+use crate::write::SAMPLE_VALUES;
 use std::borrow::Cow;
 
 /// The line's fields; `None`: ask the strict reader.
@@ -51,7 +52,7 @@ fn field<'a>(raw: &mut RawEvent<'a>, key: &str, cursor: &mut Cursor<'a>) -> Opti
         "kv_len" => put(&mut raw.kv_len, cursor.count().map(Some)),
         "dtype" => put(&mut raw.dtype, cursor.text().map(Some)),
         "stored_dtype" => put(&mut raw.stored_dtype, cursor.text().map(Some)),
-        "shape" => put(&mut raw.shape, cursor.list(Cursor::count).map(Some)),
+        "shape" => put(&mut raw.shape, cursor.list(2, Cursor::count).map(Some)),
         "hash_algo" => put(&mut raw.hash_algo, cursor.text().map(Some)),
         "hash" => put(&mut raw.hash, cursor.count().map(Hash64).map(Some)),
         "min" => put(&mut raw.min, cursor.number()),
@@ -61,8 +62,8 @@ fn field<'a>(raw: &mut RawEvent<'a>, key: &str, cursor: &mut Cursor<'a>) -> Opti
         "nan" => put(&mut raw.nan, cursor.count().map(Some)),
         "inf" => put(&mut raw.inf, cursor.count().map(Some)),
         "nz_count" => put(&mut raw.nz_count, cursor.count().map(Some)),
-        "sample" => put(&mut raw.sample, cursor.list(Cursor::number).map(Some)),
-        "sample_idx" => put(&mut raw.sample_idx, cursor.list(Cursor::count).map(Some)),
+        "sample" => put(&mut raw.sample, cursor.list(SAMPLE_VALUES, Cursor::number).map(Some)),
+        "sample_idx" => put(&mut raw.sample_idx, cursor.list(SAMPLE_VALUES, Cursor::count).map(Some)),
         "payload" => put(&mut raw.payload, cursor.payload().map(Some)),
         "top1_id" => put(&mut raw.top1_id, cursor.id().map(Some)),
         "top1_logit" => put(&mut raw.top1_logit, cursor.number()),
@@ -187,13 +188,11 @@ impl<'a> Cursor<'a> {
         value.is_finite().then_some(Num(value))
     }
 
-    fn list<T>(&mut self, one: fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+    /// A list that is not empty, of mostly so many values.
+    fn list<T>(&mut self, expected: usize, one: fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
         self.eat(b'[')?;
-        let mut list = Vec::new();
+        let mut list = Vec::with_capacity(expected);
         loop {
-            if list.len() == 4 {
-                list.reserve(12);
-            }
             list.push(one(self)?);
             match self.next()? {
                 b',' => {}
@@ -224,7 +223,7 @@ fn plain_len(bytes: &[u8]) -> Option<usize> {
     let (words, rest) = bytes.as_chunks::<8>();
     for (number, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
-        let (quote, backslash) = (word ^ ONES * u64::from(b'"'), word ^ ONES * u64::from(b'\\'));
+        let (quote, backslash) = (word ^ (ONES * u64::from(b'"')), word ^ (ONES * u64::from(b'\\')));
         let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word;
         let found = (below(quote, 1) | below(backslash, 1) | below(word, 0x20)) & TOPS;
         if found != 0 {
