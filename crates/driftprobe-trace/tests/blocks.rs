@@ -28,9 +28,8 @@ fn open(files: &[(&str, String)]) -> Result<Run, TraceError> {
 fn events_keep_their_order_and_their_lines() {
     let mut all = lines();
     // One line longer than a block, one without values, one that the strict reader has to read, and one of spaces.
-    all[7000] = all[7000]
-        .replace("0.125", &"0.125, 0.5,".repeat(200_000).trim_end_matches(',').to_owned())
-        .replace("\"shape\":[4],", "");
+    all[7000] =
+        all[7000].replace("0.125", "0.125, 0.5,".repeat(200_000).trim_end_matches(',')).replace("\"shape\":[4],", "");
     all[8000] = "{\"event\":\"stage_trace\",\"prompt_id\":\"q\",\"phase\":\"decode\",\"point\":\"attn_out\",\"layer\":8001,\"mine\":1}".to_owned();
     all[9000] = " ".repeat(50);
     let text = format!("\u{feff}{}\r\n", all.join("\r\n"));

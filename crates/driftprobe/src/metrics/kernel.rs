@@ -147,7 +147,7 @@ impl<const N: usize, S: Stored<N>> NullaryFnOnce for Rows<'_, N, S> {
     #[inline(always)]
     fn call(self) -> Tally {
         let mut tally = Tally { compared: self.reference.len() as u64, ..Tally::default() };
-        let mut largest: Option<(usize, &[[u8; N]], &[[u8; N]])> = None;
+        let mut largest = None;
         for (number, (p, d)) in self.reference.chunks(BLOCK).zip(self.candidate.chunks(BLOCK)).enumerate() {
             let block = Block::of::<N, S>(p, d);
             tally.closed.add(&block.sums);
@@ -156,13 +156,13 @@ impl<const N: usize, S: Stored<N>> NullaryFnOnce for Rows<'_, N, S> {
             let max = block.largest();
             if !tally.max_abs.is_nan() && !(max <= tally.max_abs) {
                 tally.max_abs = max;
-                largest = Some((number, p, d));
+                largest = Some((number * BLOCK, p, d));
             }
         }
         // A sum of squares is NaN only where a value is.
         tally.ulp_unknown = tally.closed.reference.is_nan() || tally.closed.candidate.is_nan();
-        if let Some((number, p, d)) = largest {
-            tally.max_abs_at = (number * BLOCK + place_of::<N, S>(tally.max_abs, p, d)) as u64;
+        if let Some((start, p, d)) = largest {
+            tally.max_abs_at = (start + place_of::<N, S>(tally.max_abs, p, d)) as u64;
         }
         tally
     }
