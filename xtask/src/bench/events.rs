@@ -69,9 +69,10 @@ pub fn table(args: &Args, exceeded: &mut Vec<String>) -> Result<String> {
             let [read, pair, compare, _] = medians(times);
             let sum = read + pair + compare;
             let ratio = sum / together;
-            let name = format!("Python {version} {how}");
+            let name = format!("Python {version} {how}").trim_end().to_owned();
             writeln!(text, "| | {name} | {read:.2} | {pair:.2} | {compare:.2} | {sum:.2} | {ratio:.1} |")?;
-            if how.is_empty() && !(ratio >= BOUND) {
+            let within = !how.is_empty() || ratio >= BOUND;
+            if !within {
                 exceeded.push(format!("events, samples {samples}: {ratio:.1} times the script, at least {BOUND}"));
             }
         }
@@ -161,7 +162,7 @@ fn generate(dir: &Path, events: u64, samples: bool) -> Result<(u64, u64, u64)> {
             let mut file = BufWriter::new(std::fs::File::create(&path)?);
             for row in 0..TOKENS * LAYERS * POINTS.len() as u64 {
                 let number = prompt * TOKENS * LAYERS * POINTS.len() as u64 + row;
-                let differs = number % DIFFERS == 0;
+                let differs = number.is_multiple_of(DIFFERS);
                 if phase == Phase::Decode {
                     pairs += 1;
                     differing += u64::from(differs);
