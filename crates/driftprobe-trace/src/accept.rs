@@ -6,6 +6,7 @@ use crate::raw::{RawEvent, RawPayload};
 use crate::row::element_count;
 use crate::scalar::{Num, Text};
 use crate::{Dtype, Event, HashAlgo, LogitsTop, PayloadRef, Phase, Point, RowHash, RowStats, Sample, Source, payload};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -23,8 +24,9 @@ pub struct Unmapped {
 }
 
 /// What a line turned out to be.
+#[expect(clippy::large_enum_variant, reason = "nearly all are events, and none is kept")]
 pub enum Accepted {
-    Event(Box<Event>),
+    Event(Event),
     Unmapped(Unmapped),
     /// An event of another kind; noted.
     Other,
@@ -32,17 +34,31 @@ pub enum Accepted {
 
 /// Strings that many events share.
 #[derive(Default)]
-pub struct Interner(HashSet<Arc<str>>);
+pub struct Interner {
+    all: HashSet<Arc<str>>,
+    /// Those met last, by length and last byte: most lines name what the lines before them named.
+    recent: [Option<Arc<str>>; 32],
+}
 
 impl Interner {
     /// The shared copy of `text`.
     pub fn get(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(text) {
+        let last = text.as_bytes().last().copied().unwrap_or_default();
+        let at = (text.len() ^ usize::from(last) << 2) % self.recent.len();
+        if let Some(Some(known)) = self.recent.get(at)
+            && **known == *text
+        {
             return known.clone();
         }
-        let new: Arc<str> = Arc::from(text);
-        self.0.insert(new.clone());
-        new
+        let shared = match self.all.get(text) {
+            Some(known) => known.clone(),
+            None => Arc::from(text),
+        };
+        self.all.insert(shared.clone());
+        if let Some(recent) = self.recent.get_mut(at) {
+            *recent = Some(shared.clone());
+        }
+        shared
     }
 }
 
@@ -90,7 +106,7 @@ pub fn accept(
     };
     let spelling = point_spelling(&mut raw, logits)?;
     let Some(point) = Point::parse(&spelling) else {
-        return Ok(Accepted::Unmapped(Unmapped { source, point: spelling, prompt_id, phase }));
+        return Ok(Accepted::Unmapped(Unmapped { source, point: spelling.into_owned(), prompt_id, phase }));
     };
     if logits && point != Point::Logits {
         return fault("point", format!("`{spelling}` in a stage_logits event"));
@@ -105,7 +121,7 @@ pub fn accept(
     let hash = hash_of(&mut raw, notes);
     let dtype = dtype_of(raw.dtype.take(), notes);
     let stored_dtype = dtype_of(raw.stored_dtype.take(), notes);
-    Ok(Accepted::Event(Box::new(Event {
+    Ok(Accepted::Event(Event {
         prompt_id,
         phase,
         phase_spelling: names.get(&phase_spelling),
@@ -127,18 +143,18 @@ pub fn accept(
         payload,
         logits: logits.then(|| logits_of(&raw)),
         source,
-    })))
+    }))
 }
 
-fn point_spelling(raw: &mut RawEvent<'_>, logits: bool) -> Result<String, Located> {
+fn point_spelling<'a>(raw: &mut RawEvent<'a>, logits: bool) -> Result<Cow<'a, str>, Located> {
     let point = raw.point.take().flatten().map(|t| t.0);
     let tensor = raw.tensor.take().flatten().map(|t| t.0);
     match (point, tensor) {
         (Some(point), Some(tensor)) if point != tensor => {
             fault("tensor", format!("`{tensor}`, but `point` is `{point}`: they mean the same and must be equal"))
         }
-        (Some(name), _) | (None, Some(name)) => Ok(name.into_owned()),
-        (None, None) if logits => Ok(Point::Logits.id().to_owned()),
+        (Some(name), _) | (None, Some(name)) => Ok(name),
+        (None, None) if logits => Ok(Cow::Borrowed(Point::Logits.id())),
         (None, None) => fault("point", "missing"),
     }
 }

@@ -3,6 +3,7 @@
 //! [`Run::open`] reads strictly and streams; [`RunWriter`] writes so that a run cut short stays readable and says so.
 //! Hashes are `u64` from end to end. This crate gives no verdict.
 mod accept;
+mod blocks;
 mod contract;
 mod dtype;
 mod error;
@@ -19,6 +20,7 @@ mod names;
 mod notes;
 mod payload;
 mod point;
+mod quick;
 mod raw;
 mod row;
 mod run;

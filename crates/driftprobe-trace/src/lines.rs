@@ -2,7 +2,7 @@
 
 use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// Longest line that is read. A full row of logits as JSON is a few MB; anything near this is not a trace.
@@ -24,7 +24,7 @@ pub enum Next {
 
 /// A file's lines.
 pub struct Lines {
-    reader: Box<dyn BufRead>,
+    reader: Box<dyn BufRead + Send>,
     /// The line that was read last.
     pub line: Vec<u8>,
     /// Its number, from 1.
@@ -34,14 +34,23 @@ pub struct Lines {
 impl Lines {
     /// Opens `path`, decompressing it if its name ends in `.gz`.
     pub fn open(path: &Path) -> io::Result<Lines> {
+        Ok(Lines { reader: Lines::reader(path)?, line: Vec::new(), number: 0 })
+    }
+
+    /// The bytes of `path`, decompressed if its name ends in `.gz`.
+    pub fn reader(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
         let file = BufReader::with_capacity(BUFFER_BYTES, File::open(path)?);
         let gz = path.extension().is_some_and(|e| e == "gz");
-        let reader: Box<dyn BufRead> = if gz {
-            Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(file)))
-        } else {
-            Box::new(file)
-        };
-        Ok(Lines { reader, line: Vec::new(), number: 0 })
+        Ok(match gz {
+            true => Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(file))),
+            false => Box::new(file),
+        })
+    }
+
+    /// The lines of these bytes of a file, behind so many others, and then what stopped the file's reader.
+    pub fn of(bytes: Vec<u8>, error: Option<io::Error>, lines_before: u64) -> Lines {
+        let reader = BufReader::new(Stopped(error));
+        Lines { reader: Box::new(Cursor::new(bytes).chain(reader)), line: Vec::new(), number: lines_before }
     }
 
     /// The lines of `len` bytes of an uncompressed file from byte `start` on, of which the first has this number. The
@@ -70,5 +79,14 @@ impl Lines {
             Ok(n) if n as u64 > MAX_LINE_BYTES => Ok(Next::TooLong),
             Ok(_) => Ok(Next::Line { ended: false }),
         }
+    }
+}
+
+/// A reader that gives an error once, and otherwise nothing.
+struct Stopped(Option<io::Error>);
+
+impl Read for Stopped {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
     }
 }

@@ -135,6 +135,19 @@ impl Notes {
         count(&mut self.points, point);
     }
 
+    /// Adds what was noticed further on.
+    pub fn append(&mut self, behind: Notes) {
+        let Notes { torn, hash_algo_assumed, hash_algos, dtypes, fields, events, points } = behind;
+        self.torn.extend(torn);
+        self.hash_algo_assumed += hash_algo_assumed;
+        let ours = [&mut self.hash_algos, &mut self.dtypes, &mut self.fields, &mut self.events, &mut self.points];
+        for (ours, theirs) in ours.into_iter().zip([hash_algos, dtypes, fields, events, points]) {
+            for (name, count) in theirs {
+                *ours.entry(name).or_default() += count;
+            }
+        }
+    }
+
     /// All of them, in a fixed order.
     pub fn into_list(self, manifest_complete: Option<bool>) -> Vec<Note> {
         let mut list = Vec::new();

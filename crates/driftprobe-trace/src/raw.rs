@@ -1,6 +1,7 @@
 //! One line of a trace as it stands there, before it is an [`Event`](crate::Event): which fields, of which types.
 
 use crate::json::{self, Located};
+use crate::quick;
 use crate::scalar::{Hash64, Num, Text};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -142,6 +143,9 @@ impl<'de> Deserialize<'de> for RawPayload<'de> {
 /// # Errors
 /// Where the line is not an event: the key, and why. Also what `accept` says.
 pub fn parse_line<T>(line: &str, accept: impl FnOnce(RawEvent<'_>) -> Result<T, Located>) -> Result<T, Located> {
+    if let Some(raw) = quick::read(line) {
+        return accept(raw);
+    }
     let first = match serde_json::from_str::<RawEvent>(line) {
         Ok(raw) => return accept(raw),
         Err(e) => e,

@@ -4,6 +4,7 @@
 //! what is cut off at the end of an unfinished run is noted too. Opening never panics, whatever the files hold.
 
 use crate::accept::{Accepted, Interner, Unmapped, accept};
+use crate::blocks;
 use crate::event::HashCheck;
 use crate::json::quote_bare_words;
 use crate::lines::{Lines, MAX_LINE_BYTES, Next};
@@ -44,8 +45,8 @@ pub struct Run {
     pub(crate) payloads: Payloads,
 }
 
-/// Where rows come from.
-pub trait Rows {
+/// Where rows come from; asked from several threads.
+pub trait Rows: Sync {
     /// The row that an event points to; `None` if it has no payload.
     ///
     /// # Errors
@@ -124,10 +125,7 @@ pub(crate) struct Layout {
 
 fn read_one(path: &Path) -> Result<Run, TraceError> {
     let Layout { dir, manifest, files, ignored } = layout(path)?;
-    let mut reading = Reading::new(manifest.as_ref().is_some_and(|m| m.complete));
-    for file in &files {
-        reading.file(file)?;
-    }
+    let reading = blocks::read(&files, manifest.as_ref().is_some_and(|m| m.complete))?;
     let mut notes = reading.notes.into_list(manifest.as_ref().map(|m| m.complete));
     notes.extend(ignored.into_iter().map(|name| Note::IgnoredFile { name }));
     let (events, unmapped) = (reading.events, reading.unmapped);
@@ -241,9 +239,11 @@ impl Reading {
         }
     }
 
-    fn file(&mut self, file: &TraceFile) -> Result<(), TraceError> {
-        let mut lines = Lines::open(&file.path).map_err(io_error("open", &file.path))?;
-        self.lines(file, &mut lines)
+    /// Adds what was read behind it.
+    pub(crate) fn append(&mut self, mut behind: Reading) {
+        self.events.append(&mut behind.events);
+        self.unmapped.append(&mut behind.unmapped);
+        self.notes.append(behind.notes);
     }
 
     /// Reads all lines of a file, or of a part of it.
@@ -272,7 +272,7 @@ impl Reading {
         match parse_line(text, |raw| accept(raw, source, names, notes)) {
             Err(e) => Err((e.key, e.message)),
             Ok(Accepted::Event(event)) => {
-                self.events.push(*event);
+                self.events.push(event);
                 Ok(())
             }
             Ok(Accepted::Unmapped(event)) => {

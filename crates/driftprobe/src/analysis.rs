@@ -26,9 +26,13 @@ use crate::spelling;
 use crate::verdict::{RunVerdict, Verdict, reach};
 use crate::view::View;
 use driftprobe_trace::{Event, Manifest, Note, Phase, Point, Rows, Run};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// Pairs that are judged between two tellings of the progress.
+const JUDGED_AT_ONCE: usize = 1024;
 
 /// What the caller adds to a report.
 #[derive(Clone, Debug, Default)]
@@ -350,11 +354,14 @@ fn judge_all(
         .collect();
     links.sort_by_key(|(place, index, reference, ..)| (*place, *index, *reference));
     let total = links.len() as u64;
-    let judged = (0u64..).zip(links).map(|(done, (place, _, _, ours, theirs, absent))| {
-        progress(Progress { work: Work::Pairs, done, total });
-        judge(ours, theirs, absent.clone(), place, rows)
-    });
-    let judged = judged.collect();
+    let mut judged = Vec::with_capacity(links.len());
+    for some in links.chunks(JUDGED_AT_ONCE) {
+        progress(Progress { work: Work::Pairs, done: judged.len() as u64, total });
+        let some = some
+            .par_iter()
+            .map(|(place, _, _, ours, theirs, absent)| judge(ours, theirs, (*absent).clone(), *place, rows));
+        judged.par_extend(some);
+    }
     progress(Progress { work: Work::Pairs, done: total, total });
     judged
 }

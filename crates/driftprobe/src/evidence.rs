@@ -7,7 +7,7 @@
 use crate::metrics::{LogitsNumbers, Numbers};
 use crate::statement;
 use crate::view::{self, Scan, View};
-use driftprobe_trace::{Event, GRETA_HASHED_VALUES, HashAlgo, Point, Row, RowHash, Rows, TraceError};
+use driftprobe_trace::{Event, GRETA_HASHED_VALUES, HashAlgo, Point, Row, RowHash, RowStats, Rows, Sample, TraceError};
 use std::collections::BTreeMap;
 
 /// One side of a comparison: an event, and its row if a payload was recorded.
@@ -16,6 +16,8 @@ pub struct Side<'a> {
     pub event: &'a Event,
     /// Its row.
     pub row: Option<Row>,
+    /// The row's statistics: taken once, since every look at a row reads it from memory.
+    pub stats: Option<RowStats>,
     /// Why the payload cannot be trusted, if so.
     pub damage: Option<String>,
 }
@@ -23,24 +25,26 @@ pub struct Side<'a> {
 impl<'a> Side<'a> {
     /// Reads the event's payload and checks it against what the event itself says of it.
     pub fn load(event: &'a Event, rows: &dyn Rows) -> Side<'a> {
+        let damaged = |damage| Side { event, row: None, stats: None, damage: Some(damage) };
         let row = match rows.row(event) {
             Ok(row) => row,
             // The paths of errors are left out: a report must not depend on where the run lies.
             Err(TraceError::Payload { key, message, .. }) => {
-                return Side { event, row: None, damage: Some(format!("tensor `{key}`: {message}")) };
+                return damaged(format!("tensor `{key}`: {message}"));
             }
             Err(TraceError::Io { action, source, .. }) => {
-                return Side { event, row: None, damage: Some(format!("cannot {action}: {source}")) };
+                return damaged(format!("cannot {action}: {source}"));
             }
-            Err(error) => return Side { event, row: None, damage: Some(error.to_string()) },
+            Err(error) => return damaged(error.to_string()),
         };
         let damage = row.as_ref().zip(event.hash).and_then(|(row, recorded)| {
             let found = row.hash(recorded.algo);
             (found != recorded)
                 .then(|| format!("the payload's hash is {}, the event recorded {}", found.value, recorded.value))
         });
-        let damage = damage.or_else(|| statement::contradicted_by_row(event, row.as_ref()?));
-        Side { event, row, damage }
+        let stats = row.as_ref().map(Row::stats);
+        let damage = damage.or_else(|| statement::contradicted_by_row(event, row.as_ref()?, stats.as_ref()?));
+        Side { event, row, stats, damage }
     }
 
     /// Number of values in the row, if known.
@@ -181,7 +185,8 @@ pub fn compare(reference: &Side<'_>, candidate: &Side<'_>) -> Comparison {
         .or_else(|| view::sample_numbers(&samples, &[reference, candidate]));
     Comparison {
         hash: hash_relation(reference, candidate),
-        infinite_one_side: infinite_one_side(reference, candidate, &view, &scans),
+        infinite_one_side: infinite_one_side(reference, candidate, &view, &scans)
+            || samples.iter().any(|(_, p, d)| !view.masks() && (p.is_infinite() || d.is_infinite()) && p != d),
         logits: (reference.event.point == Point::Logits).then(|| logits_of(reference, candidate)),
         cache: view::cache_rows(reference, candidate),
         bits,
@@ -287,10 +292,7 @@ fn infinite_one_side(reference: &Side<'_>, candidate: &Side<'_>, view: &View, sc
         }
         _ => false,
     };
-    let sampled = sampled(reference.event, candidate.event);
-    by_count
-        || by_place
-        || sampled.iter().any(|(_, p, d)| !view.masks() && (p.is_infinite() || d.is_infinite()) && p != d)
+    by_count || by_place
 }
 
 fn logits_of(reference: &Side<'_>, candidate: &Side<'_>) -> LogitsNumbers {
@@ -314,15 +316,20 @@ fn logits_of(reference: &Side<'_>, candidate: &Side<'_>) -> LogitsNumbers {
 
 /// Values that both events sampled at the same index: (index, reference, candidate).
 pub(crate) fn sampled(reference: &Event, candidate: &Event) -> Samples {
-    let indexed = |event: &Event| -> BTreeMap<u64, f64> {
-        let Some(sample) = &event.sample else { return BTreeMap::new() };
+    let (Some(ours), Some(theirs)) = (&reference.sample, &candidate.sample) else { return vec![] };
+    if ours.idx == theirs.idx && ours.idx.as_ref().is_none_or(|idx| idx.is_sorted_by(|one, next| one < next)) {
+        let values = ours.values.iter().zip(&theirs.values);
+        let at = |n: usize| ours.idx.as_ref().map_or(Some(n as u64), |idx| idx.get(n).copied());
+        return values.enumerate().filter_map(|(n, (p, d))| Some((at(n)?, *p, *d))).collect();
+    }
+    let indexed = |sample: &Sample| -> BTreeMap<u64, f64> {
         match &sample.idx {
             Some(idx) => idx.iter().copied().zip(sample.values.iter().copied()).collect(),
             None => (0..).zip(sample.values.iter().copied()).collect(),
         }
     };
-    let theirs = indexed(candidate);
-    indexed(reference).into_iter().filter_map(|(at, p)| theirs.get(&at).map(|d| (at, p, *d))).collect()
+    let theirs = indexed(theirs);
+    indexed(ours).into_iter().filter_map(|(at, p)| theirs.get(&at).map(|d| (at, p, *d))).collect()
 }
 
 fn same_value(one: f64, other: f64) -> bool {

@@ -5,6 +5,11 @@
 
 #![expect(clippy::neg_cmp_op_on_partial_ord, reason = "a comparison must fail on NaN")]
 
+mod kernel;
+mod tally;
+
+pub use tally::Tally;
+
 use driftprobe_trace::Dtype;
 use half::{bf16, f16};
 
@@ -64,67 +69,6 @@ pub enum Scope {
         /// Length of the row.
         of: Option<u64>,
     },
-}
-
-/// Sums over pairs of values.
-#[derive(Clone, Debug, Default)]
-pub struct Tally {
-    compared: u64,
-    differing: u64,
-    max_abs: f64,
-    max_abs_at: u64,
-    difference_squared: f64,
-    reference_squared: f64,
-    candidate_squared: f64,
-    product: f64,
-    ulp: Option<u64>,
-    ulp_unknown: bool,
-}
-
-impl Tally {
-    /// Adds one pair of values; `at` is their index in the row, `dtype` their storage type if known.
-    pub fn add(&mut self, at: u64, reference: f64, candidate: f64, dtype: Option<Dtype>) {
-        self.compared += 1;
-        self.differing += u64::from(reference.to_bits() != candidate.to_bits());
-        let difference = if reference == candidate { 0.0 } else { (candidate - reference).abs() };
-        // Once NaN, always NaN: `f64::max` would forget it.
-        if !self.max_abs.is_nan() && !(difference <= self.max_abs) {
-            self.max_abs = difference;
-            self.max_abs_at = at;
-        }
-        self.difference_squared += difference * difference;
-        self.reference_squared += reference * reference;
-        self.candidate_squared += candidate * candidate;
-        self.product += reference * candidate;
-        match dtype.and_then(|dtype| ulp_distance(dtype, reference, candidate)) {
-            Some(distance) => self.ulp = Some(self.ulp.unwrap_or(0).max(distance)),
-            None => self.ulp_unknown = true,
-        }
-    }
-
-    /// The numbers; `None` if nothing was compared.
-    pub fn finish(self, scope: Scope) -> Option<Numbers> {
-        if self.compared == 0 {
-            return None;
-        }
-        let against = |sum: f64| match self.reference_squared == 0.0 {
-            true if sum == 0.0 => Some(0.0),
-            true => None,
-            false => Some(sum / self.reference_squared),
-        };
-        let norms = self.reference_squared.sqrt() * self.candidate_squared.sqrt();
-        Some(Numbers {
-            scope,
-            compared: self.compared,
-            differing: self.differing,
-            max_abs: self.max_abs,
-            max_abs_at: self.max_abs_at,
-            rel_l2: against(self.difference_squared).map(f64::sqrt),
-            max_ulp: self.ulp.filter(|_| !self.ulp_unknown),
-            cosine: if norms == 0.0 { None } else { Some(self.product / norms) },
-            nmse: against(self.difference_squared),
-        })
-    }
 }
 
 /// Distance of two values in units in the last place of `dtype`; `None` if one is NaN.

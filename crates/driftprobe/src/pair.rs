@@ -6,6 +6,7 @@
 //! [`Link`] or in one [`Loose`] entry with the reason; none is dropped, none is used twice.
 
 use driftprobe_trace::{Event, Point};
+use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -110,20 +111,35 @@ type Fields = [Option<u64>; 3];
 
 /// Pairs the events of two sides. The sides are two phases of a run, or one phase of a run and of its repeat.
 pub fn pair(reference: &[&Event], candidate: &[&Event]) -> Pairing {
-    let mut groups: BTreeMap<Group<'_>, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
-    for (index, event) in reference.iter().enumerate() {
-        groups.entry((&event.prompt_id, event.layer, event.point)).or_default().0.push(index);
-    }
-    for (index, event) in candidate.iter().enumerate() {
-        groups.entry((&event.prompt_id, event.layer, event.point)).or_default().1.push(index);
-    }
+    let (ours, mut theirs) = rayon::join(|| groups(reference), || groups(candidate));
+    let alone = theirs.keys().filter(|group| !ours.contains_key(*group)).copied().collect::<Vec<_>>();
+    let mut both: Vec<(Group<'_>, Vec<usize>, Vec<usize>)> =
+        alone.into_iter().filter_map(|group| Some((group, vec![], theirs.remove(&group)?))).collect();
+    both.extend(ours.into_iter().map(|(group, left)| (group, left, theirs.remove(&group).unwrap_or_default())));
+    both.sort_by_key(|(group, ..)| *group);
+    let paired = both.into_par_iter().map(|(_, left, right)| {
+        let mut out = Pairing::default();
+        pair_group(Side::new(reference, left), Side::new(candidate, right), &mut out);
+        out
+    });
     let mut out = Pairing::default();
-    for (left, right) in groups.into_values() {
-        let left = Side::new(reference, left);
-        let right = Side::new(candidate, right);
-        pair_group(left, right, &mut out);
+    for group in paired.collect::<Vec<Pairing>>() {
+        out.links.extend(group.links);
+        out.reference_loose.extend(group.reference_loose);
+        out.candidate_loose.extend(group.candidate_loose);
+        out.reference_duplicates.extend(group.reference_duplicates);
+        out.candidate_duplicates.extend(group.candidate_duplicates);
     }
     out
+}
+
+/// Indices of the events of one side, by their group.
+fn groups<'a>(events: &[&'a Event]) -> BTreeMap<Group<'a>, Vec<usize>> {
+    let mut groups: BTreeMap<Group<'_>, Vec<usize>> = BTreeMap::new();
+    for (index, event) in events.iter().enumerate() {
+        groups.entry((&event.prompt_id, event.layer, event.point)).or_default().push(index);
+    }
+    groups
 }
 
 /// The events of one side that share prompt, layer and point.

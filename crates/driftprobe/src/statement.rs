@@ -11,13 +11,12 @@ const PRINTED: f64 = 1e-5;
 /// Rounding of one float32 addition.
 const F32_UNIT: f64 = 1.0 / 16_777_216.0;
 
-/// What of the event its row contradicts, if anything.
-pub fn contradicted_by_row(event: &Event, row: &Row) -> Option<String> {
+/// What of the event its row, of these statistics, contradicts, if anything.
+pub fn contradicted_by_row(event: &Event, row: &Row, found: &RowStats) -> Option<String> {
     if let Some(elements) = event.elements().filter(|elements| *elements != row.len() as u64) {
         return Some(format!("the event's shape has {elements} values, the payload {}", row.len()));
     }
-    let found = row.stats();
-    counts(event, &found).or_else(|| extremes(event, &found, row.len())).or_else(|| samples(event, row)).or_else(|| {
+    counts(event, found).or_else(|| extremes(event, found, row.len())).or_else(|| samples(event, row)).or_else(|| {
         let top = event.logits.filter(|_| event.point == Point::Logits)?;
         logits(&top, row)
     })

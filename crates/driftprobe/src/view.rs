@@ -6,10 +6,15 @@
 use crate::evidence::Side;
 use crate::metrics::{Numbers, Scope, Tally};
 use crate::statement;
-use driftprobe_trace::{Dtype, Event, Point, Row};
+use driftprobe_trace::{Dtype, Event, HashAlgo, Point, Row, RowStats};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 /// Values of a row up to which its hash is held against that of zeros.
 const ZEROS_HASHED_MAX: u64 = 1 << 20;
+
+/// Hashes of rows of zeros that are kept.
+const ZEROS_HASHES_KEPT: usize = 64;
 
 /// Which values of two rows are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +149,9 @@ impl View {
             return None;
         }
         let dtype = (reference.dtype == candidate.dtype).then_some(reference.dtype);
+        if let (Some(dtype), None, false) = (dtype, self.columns, self.masks()) {
+            return Tally::of(dtype, reference.bytes(), candidate.bytes());
+        }
         let mut tally = Tally::default();
         for (n, (p, d)) in self.values(reference, 0).zip(self.values(candidate, 1)).enumerate() {
             // Two masked scores are equal and carry no number.
@@ -175,10 +183,12 @@ impl View {
         match (&side.row, is_attention(self.point)) {
             (Some(row), true) => self.scan_attention(row, side.event),
             (Some(row), false) => {
-                scan_stats(&Event { stats: row.stats(), sample: None, ..side.event.clone() }, Some(row.len() as u64))
+                let stats = side.stats.unwrap_or_else(|| row.stats());
+                scan_stats((&stats, &[]), side.event, Some(row.len() as u64))
             }
             (None, _) => {
-                let mut scan = scan_stats(side.event, side.value_count());
+                let sample = side.event.sample.as_ref().map(|sample| sample.values.as_slice()).unwrap_or_default();
+                let mut scan = scan_stats((&side.event.stats, sample), side.event, side.value_count());
                 if hash_of_zeros(side.event) {
                     scan.zero = Some(true);
                 }
@@ -240,10 +250,8 @@ fn lowest(dtype: Dtype) -> f64 {
     }
 }
 
-/// What the statistics and the sample of an event say of a row of `len` values.
-fn scan_stats(event: &Event, len: Option<u64>) -> Scan {
-    let stats = &event.stats;
-    let sample: &[f64] = event.sample.as_ref().map(|sample| sample.values.as_slice()).unwrap_or_default();
+/// What statistics, a sample and what the event says of its logits show of a row of `len` values.
+fn scan_stats((stats, sample): (&RowStats, &[f64]), event: &Event, len: Option<u64>) -> Scan {
     let sample_is_all = len.is_some_and(|len| len > 0 && len == sample.len() as u64);
     let count = |recorded: Option<u64>, is: fn(f64) -> bool| {
         let told = [stats.min, stats.max, stats.mean, stats.abs_sum].into_iter().flatten();
@@ -277,11 +285,29 @@ fn hash_of_zeros(event: &Event) -> bool {
     if len == 0 || len > ZEROS_HASHED_MAX || hash.algo.covers(len) < len {
         return false;
     }
-    let dtypes = event.dtype.map_or_else(|| vec![Dtype::F32, Dtype::F16, Dtype::F64], |dtype| vec![dtype]);
-    dtypes.into_iter().any(|dtype| {
-        let bytes = vec![0; len as usize * dtype.size_bytes()];
-        Row::new(dtype, vec![len], bytes).is_ok_and(|row| row.hash(hash.algo) == hash)
-    })
+    let any = [Dtype::F32, Dtype::F16, Dtype::F64];
+    let dtypes = event.dtype.as_ref().map_or(any.as_slice(), std::slice::from_ref);
+    dtypes.iter().any(|dtype| zeros_hash(*dtype, len, hash.algo) == Some(hash.value))
+}
+
+/// The hash of a row of zeros; those of the few lengths that a trace has are kept.
+fn zeros_hash(dtype: Dtype, len: u64, algo: HashAlgo) -> Option<u64> {
+    thread_local! {
+        static KNOWN: RefCell<BTreeMap<(Dtype, u64, &'static str), u64>> = const { RefCell::new(BTreeMap::new()) };
+    }
+    let key = (dtype, len, algo.id());
+    if let Some(known) = KNOWN.with_borrow(|known| known.get(&key).copied()) {
+        return Some(known);
+    }
+    let bytes = vec![0; usize::try_from(len).ok()? * dtype.size_bytes()];
+    let hash = Row::new(dtype, vec![len], bytes).ok()?.hash(algo).value;
+    KNOWN.with_borrow_mut(|known| {
+        if known.len() >= ZEROS_HASHES_KEPT {
+            known.clear();
+        }
+        known.insert(key, hash);
+    });
+    Some(hash)
 }
 
 /// Numbers over the values that both events sampled, where no payload gives better ones.

@@ -11,11 +11,11 @@ use driftprobe_trace::{Event, Phase, Point, Row, Rows, Run, TraceError};
 use oracle_support::{Recording, fixture, recording};
 
 /// What a row becomes: its values, and those of any other point of the same token and layer.
-type Alter<'a> = &'a dyn Fn(&[f64], &dyn Fn(Point) -> Vec<f64>) -> Vec<f64>;
+type Alter<'a> = &'a (dyn Fn(&[f64], &dyn Fn(Point) -> Vec<f64>) -> Vec<f64> + Sync);
 
 struct Altered<'a> {
     run: &'a Run,
-    is_altered: &'a dyn Fn(&Event) -> bool,
+    is_altered: &'a (dyn Fn(&Event) -> bool + Sync),
     alter: Alter<'a>,
 }
 

@@ -12,8 +12,8 @@ use oracle_support::{Recording, contracts, fixture, recording};
 /// A run in which the rows of some events are altered.
 struct Altered<'a> {
     run: &'a Run,
-    is_altered: &'a dyn Fn(&Event) -> bool,
-    alter: &'a dyn Fn(usize, f64) -> f64,
+    is_altered: &'a (dyn Fn(&Event) -> bool + Sync),
+    alter: &'a (dyn Fn(usize, f64) -> f64 + Sync),
 }
 
 impl Rows for Altered<'_> {
@@ -44,7 +44,7 @@ fn recorded(storage: Storage) -> (Model, Recording) {
 }
 
 /// The cause in decode when one point of layer 1 is altered.
-fn cause((model, recorded): &(Model, Recording), point: Point, alter: &dyn Fn(usize, f64) -> f64) -> Cause {
+fn cause((model, recorded): &(Model, Recording), point: Point, alter: &(dyn Fn(usize, f64) -> f64 + Sync)) -> Cause {
     let run = &recorded.run;
     let is_altered = |e: &Event| (e.phase, e.point) == (Phase::Decode, point) && (e.layer == 1 || !point.layered());
     let rows = Altered { run, is_altered: &is_altered, alter };

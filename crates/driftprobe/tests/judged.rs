@@ -202,7 +202,7 @@ struct Changed<'a, F> {
     change: F,
 }
 
-impl<F: Fn(&Event, Row) -> Row> Rows for Changed<'_, F> {
+impl<F: Fn(&Event, Row) -> Row + Sync> Rows for Changed<'_, F> {
     fn row(&self, event: &Event) -> Result<Option<Row>, TraceError> {
         Ok(self.run.row(event)?.map(|row| (self.change)(event, row)))
     }

@@ -1,11 +1,11 @@
 //! Tokens a second beside llama.cpp's, on the same file, in the same run.
 
+use super::python::ask;
 use super::{Args, median, seconds, tokens};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use driftprobe_engine::{EmbeddedEngine, Engine, Tap};
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::Command;
 
 /// Tokens that are decoded behind the prompt.
 const DECODED_TOKENS: usize = 16;
@@ -57,16 +57,10 @@ fn embedded(engine: &EmbeddedEngine, prompt_tokens: usize) -> Result<Speed> {
 }
 
 fn llama_cpp(python: &Path, model: &Path, prompt_tokens: usize) -> Result<(String, Speed)> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/llama_cpp_speed.py");
     let threads = std::thread::available_parallelism()?.get();
-    let output = Command::new(python)
-        .arg(script)
-        .arg(model)
-        .args([prompt_tokens.to_string(), DECODED_TOKENS.to_string(), threads.to_string()])
-        .output()
-        .with_context(|| python.display().to_string())?;
-    ensure!(output.status.success(), "llama.cpp: {}", String::from_utf8_lossy(&output.stderr));
-    let value: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let args =
+        [model.display().to_string(), prompt_tokens.to_string(), DECODED_TOKENS.to_string(), threads.to_string()];
+    let value = ask(python, "llama_cpp_speed.py", &args.each_ref().map(String::as_str))?;
     let number = |key: &str| value[key].as_f64().with_context(|| format!("no {key} in the answer"));
     let version = value["version"].as_str().context("no version in the answer")?.to_owned();
     Ok((version, Speed { prefill: number("prefill_tokens_per_s")?, decode: number("decode_tokens_per_s")? }))
