@@ -2,6 +2,7 @@
 
 mod bench;
 mod numerics;
+mod scale;
 mod tidy;
 mod train;
 
@@ -22,6 +23,8 @@ enum Command {
     Bench(bench::Args),
     /// Measure what the judging is worth: false alarms, and faults found, placed and named.
     Numerics(numerics::Args),
+    /// Measure what judging takes of memory and time as runs grow.
+    Scale(scale::Args),
     /// Hold documentation and sources against the rules of CONTRIBUTING.md.
     Tidy,
 }
@@ -31,6 +34,7 @@ fn main() -> anyhow::Result<()> {
         Command::Train(args) => train::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Numerics(args) => numerics::run(args),
+        Command::Scale(args) => scale::run(args),
         Command::Tidy => tidy::run(),
     }
 }

@@ -75,8 +75,8 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
         }
         Some(shard) => {
             let known = tasks.len() - judged;
-            let said = format!("shard {shard}: {judged} prompts judged, {known} known already");
-            output::print(&format!("{said}\nmerge all shards with `driftprobe merge {}`\n", out.display()))?;
+            let said = format!("shard {shard}: {judged} prompts judged, {known} known already, in {}", out.display());
+            output::print(&format!("{said}\nthe verdict is that of all {} shards: driftprobe merge DIR…\n", shard.of))?;
             Ok(driftprobe::EXIT_PASS)
         }
     }

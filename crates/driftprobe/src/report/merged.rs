@@ -1,6 +1,6 @@
 //! Many prompts of many runs in one report: text, Markdown, TSV, JSON.
 
-use super::escape::{cut, markdown, tsv};
+use super::escape::{cut, markdown, tsv, visible};
 use super::format::{brief, or_dash, share};
 use super::schema::Num;
 use super::suspects::with_parameters;
@@ -95,7 +95,7 @@ pub fn to_terminal(merged: &Merged) -> Styled {
     }
     let mut others = merged.units.iter().filter(|unit| unit.verdict != Verdict::Pass);
     for unit in others.by_ref().take(NAMED_MAX) {
-        let name = cut(&format!("{}: {}", unit.run, unit.prompt), NAME_COLUMNS);
+        let name = cut(&visible(&format!("{}: {}", unit.run, unit.prompt)), NAME_COLUMNS);
         out.wrapped(&format!("  {name}  "), Style::of(unit.verdict), &details(unit));
     }
     let more = others.count();
