@@ -89,7 +89,9 @@ def measure(cluster: Cluster, folder: Path, rounds: int, tasks: int) -> None:
         over = [1e3 * statistics.median(overheads[what, nodes]) for nodes in (1, 2)]
         print(f"{what}: one node {one:.2f} s, two {two:.2f} s: {one / two:.2f} times as fast; "
               f"beside the tasks' own work {over[0]:.0f} and {over[1]:.0f} ms a task and node")  # fmt: skip
-    print(f"an empty task: {1e3 * statistics.median(empty[1]):.1f} ms on one node, {1e3 * statistics.median(empty[2]):.1f} on two")
+    print(
+        f"an empty task: {1e3 * statistics.median(empty[1]):.1f} ms on one node, {1e3 * statistics.median(empty[2]):.1f} on two"
+    )
     print(f"starting the program: {1e3 * start:.0f} ms a task")
 
 

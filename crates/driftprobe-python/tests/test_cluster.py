@@ -26,7 +26,7 @@ SMALL = ["--layers", "0", "--repeats", "0", "--only", "p0_short"]
 LONG = ["--layers", "all", "--prompt-tokens", "200", "--repeats", "3"]
 """Records for seconds: long enough to be killed on the way."""
 UNSIMULATED = ["--", "--simulate", "0"]
-"""Judges LONG in little time, and leaves it open."""
+"""Judges LONG in little time: of all layers there is nothing that only simulation could say."""
 PATIENCE_SECONDS = 600
 
 LIMITS: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
@@ -106,7 +106,7 @@ def recorded(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("shared")
     matrix = lines(folder / "m.json", SMALL, [*SMALL, "--dtype", "bf16"], [*SMALL, "--fault", "GQA_MAP@decode:layer0"])
     said = driftprobe(*on(cluster, "run", matrix, "--out", folder / "runs"))
-    assert "3 probes recorded" in said and not (folder / "runs" / ".partial").exists()
+    assert "probes: 3 recorded" in said and not (folder / "runs" / ".partial").exists()
     return folder / "runs"
 
 
@@ -148,7 +148,7 @@ def test_what_is_missing_never_passes(cluster: Cluster, tmp_path: Path) -> None:
     said = driftprobe(*judge, status=3)
     assert said.startswith("INCONCLUSIVE") and "2-layers-0-repeats-0-only-p0_short-seed-2 was to be recorded" in said
     assert json.loads((out / "merged.json").read_text())["missing"] == 1
-    assert "1 probes recorded, 1 known" in driftprobe(*record)
+    assert "probes: 1 recorded, 1 known" in driftprobe(*record)
     driftprobe(*judge)
     assert reports(out) == sound
 
@@ -175,10 +175,10 @@ def test_a_node_that_is_killed_while_it_records_costs_no_rows(cluster: Cluster, 
     kill(cluster, doomed)
     name = words.partition("/.partial/")[2].split()[0].rpartition("-")[0]
     assert name and not (runs / name).exists(), "killed too late"
-    assert "3 probes recorded" in ended(recording)
+    assert "probes: 3 recorded" in ended(recording)
     assert (runs / name).exists() and not (runs / ".partial").exists()
-    driftprobe("analyze", "--by-prompt", str(runs), "--out", str(tmp_path / "one"), *UNSIMULATED[1:], status=3)
-    driftprobe(*on(cluster, "analyze", runs, "--out", tmp_path / "many", *UNSIMULATED), status=3)
+    driftprobe("analyze", "--by-prompt", str(runs), "--out", str(tmp_path / "one"), *UNSIMULATED[1:])
+    driftprobe(*on(cluster, "analyze", runs, "--out", tmp_path / "many", *UNSIMULATED))
     assert reports(tmp_path / "many") == reports(tmp_path / "one")
     merged = json.loads((tmp_path / "many" / "merged.json").read_text())
     assert (merged["promised"], merged["missing"]) == (12, 0)
@@ -225,7 +225,7 @@ def test_a_task_that_is_lost_for_good_is_said_and_does_not_pass(cluster: Cluster
     recording = started(*on(cluster, "run", matrix, "--out", runs, "--retries", "0"))
     os.kill(eventually(lambda: next(programs(), None))[0], signal.SIGKILL)
     assert "was lost" in ended(recording, 2)
-    assert "1 probes recorded" in driftprobe(*on(cluster, "run", matrix, "--out", runs))
+    assert "probes: 1 recorded" in driftprobe(*on(cluster, "run", matrix, "--out", runs))
 
     runs, one = six
     judge = on(cluster, "analyze", runs, "--out", tmp_path / "out", "--parts", "2")
@@ -240,12 +240,12 @@ def test_a_task_that_is_lost_for_good_is_said_and_does_not_pass(cluster: Cluster
 def test_what_cannot_be_done_is_said_once(cluster: Cluster, tmp_path: Path) -> None:
     matrix, runs = lines(tmp_path / "m.json", SMALL, ["--layers", "99"]), tmp_path / "runs"
     said = driftprobe(*on(cluster, "run", matrix, "--out", runs), status=2)
-    assert "1 probes recorded" in said and "2-layers-99 could not be recorded" in said and "hint: " in said
+    assert "probes: 1 recorded" in said and "2-layers-99 could not be recorded" in said and "hint: " in said
     assert "could not" not in driftprobe(*on(cluster, "run", lines(tmp_path / "n.json", SMALL), "--out", tmp_path / "n"))
     said = driftprobe(*on(cluster, "run", lines(tmp_path / "o.json", SMALL), "--out", runs), status=2)
     assert "another matrix" in said
     said = driftprobe(*on(cluster, "analyze", tmp_path / "n", "--out", tmp_path / "r", "--num-gpus", "1"), status=2)
-    assert "no node of the cluster offers 1 cores and 1 accelerators" in said
+    assert "no node of the cluster offers what a task asks for (CPU: 1, GPU: 1)" in said
     said = driftprobe(*on(cluster, "analyze", tmp_path / "nowhere", "--out", tmp_path / "r"), status=2)
     assert "nowhere" in said and "hint: " in said
     said = driftprobe("cluster", "run", str(matrix), "--out", str(runs), "--address", "127.0.0.1:1", status=2)

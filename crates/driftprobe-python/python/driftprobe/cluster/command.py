@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 from ..errors import Error
 from .fan import Resources
@@ -58,8 +59,11 @@ def main(words: Sequence[str]) -> int:
 
 
 def _run(asked: argparse.Namespace, resources: Resources, given: list[str]) -> int:
-    done = run(asked.matrix, asked.out, asked.address, args=given, prompts_per_task=asked.prompts_per_task, resources=resources)
-    print(f"{done.recorded} probes recorded, {done.known} known already: {done.folder}")
+    of = {"args": given, "prompts_per_task": asked.prompts_per_task, "resources": resources}
+    # Ray has words of its own, and a report may be piped.
+    with redirect_stdout(sys.stderr):
+        done = run(asked.matrix, asked.out, asked.address, **of)
+    print(f"probes: {done.recorded} recorded, {done.known} known already: {done.folder}")
     _complain("could not be recorded", done.refused)
     _complain("was lost with its worker, again and again", done.lost)
     if done.refused or done.lost:
@@ -71,7 +75,8 @@ def _analyze(asked: argparse.Namespace, resources: Resources, given: list[str]) 
     show = ["--format", asked.format]
     if sys.stdout.isatty():
         show += ["--color", "always"]
-    merged = analyze(asked.runs, asked.out, asked.address, args=given, parts=asked.parts, resources=resources, show=show)
+    with redirect_stdout(sys.stderr):
+        merged = analyze(asked.runs, asked.out, asked.address, args=given, parts=asked.parts, resources=resources, show=show)
     print(merged.printed, end="")
     _complain("was lost with its worker, again and again", {f"part {part}": why for part, why in merged.lost.items()})
     _complain("was to be recorded and is not there", dict.fromkeys(merged.unrecorded, ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from ..errors import Error, needed
 
 WAIT_SECONDS = 0.5
 """How long the driver waits for a task before it shows how far things are."""
+
+CONNECT_SECONDS = 10
+"""How long an address may take to answer."""
 
 IN_FLIGHT = 2
 """Tasks handed to the cluster for each one that it can run at once."""
@@ -115,8 +119,8 @@ class Cluster:
     def _check(self) -> None:
         if self.nodes().slots > 0:
             return
-        asked = f"{self.resources.num_cpus:g} cores and {self.resources.num_gpus:g} accelerators"
-        raise Error(f"no node of the cluster offers {asked} for a task", "ask for less, or start a node that has them")
+        asked = f"CPU: {self.resources.num_cpus:g}, GPU: {self.resources.num_gpus:g}"
+        raise Error(f"no node of the cluster offers what a task asks for ({asked})", "ask for less, or start a node that does")
 
     def _result(self, ref: Any) -> Any:
         exceptions = self.ray.exceptions
@@ -144,15 +148,27 @@ def connected(address: str, resources: Resources) -> Iterator[Cluster]:
     """
     ray = needed("ray", "driftprobe.cluster")
     ours = not ray.is_initialized()
+    hint = "start one with `ray start --head`, or try this machine alone with --address local"
     if ours:
+        _reach(address, hint)
         small = {"include_dashboard": False, "object_store_memory": 100 << 20} if address == "local" else {}
         try:
             ray.init(address=address, log_to_driver=False, logging_level="error", **small)
         except (ConnectionError, RuntimeError, ValueError) as e:
-            hint = "start one with `ray start --head`, or try this machine alone with --address local"
             raise Error(f"no Ray cluster at {address}: {e}", hint) from e
     try:
         yield Cluster(ray, resources)
     finally:
         if ours:
             ray.shutdown()
+
+
+def _reach(address: str, hint: str) -> None:
+    """Refuses an address where nobody listens: Ray itself would go on trying for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as e:
+        raise Error(f"no Ray cluster at {address}: {e}", hint) from e
