@@ -254,6 +254,9 @@ pub struct EngineArgs {
     /// Prompts: texts, files or folders of files (*.txt, or *.json with ids and tokens) [default: four built-in ones]
     #[arg(long, num_args = 1.., value_name = "DIR|FILE|TEXT")]
     pub prompts: Vec<String>,
+    /// Of these prompts, the ones with these ids only
+    #[arg(long, num_args = 1.., value_name = "ID")]
+    pub only: Vec<String>,
     /// Cut or repeat each prompt to so many tokens
     #[arg(long, value_name = "N")]
     pub prompt_tokens: Option<usize>,

@@ -33,10 +33,25 @@ struct Prompt {
 pub fn asked(args: &EngineArgs, model: &Model) -> Result<Vec<PromptInfo>, Failure> {
     let tokenizer = args.tokenizer.as_deref().map(Tokenizer::from_file).transpose()?;
     let mut prompts = load(&args.prompts, model, tokenizer.as_ref())?;
+    chosen(&mut prompts, &args.only)?;
     if let Some(tokens) = args.prompt_tokens {
         prompts.iter_mut().for_each(|prompt| lengthen(prompt, tokens));
     }
     Ok(prompts)
+}
+
+/// Leaves the prompts of these ids, in their own order; all of them, where no id is named.
+fn chosen(prompts: &mut Vec<PromptInfo>, ids: &[String]) -> Result<(), Failure> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    if let Some(missing) = ids.iter().find(|id| prompts.iter().all(|prompt| prompt.id != **id)) {
+        let known: Vec<&str> = prompts.iter().map(|prompt| prompt.id.as_str()).collect();
+        let hint = format!("one of {}", known.join(", "));
+        return Err(Failure::new(format!("--only {missing}: there is no prompt of this id"), hint));
+    }
+    prompts.retain(|prompt| ids.contains(&prompt.id));
+    Ok(())
 }
 
 /// Cuts a prompt to `tokens` tokens, or repeats what follows its first one.

@@ -131,6 +131,18 @@ fn prompts_come_from_texts_files_folders_and_token_lists() {
 }
 
 #[test]
+fn prompts_can_be_chosen_by_their_ids() {
+    let dir = folder();
+    let small = ["run", "--layers", "0", "--repeats", "0", "--record-only", "--out", "run", "--only"];
+    driftprobe(&dir).args(small).args(["p9_long", "p0_short"]).assert().code(0);
+    let manifest = json(&dir.path().join("run/manifest.json"));
+    let ids: Vec<&str> = manifest["prompts"].as_array().unwrap().iter().map(|p| p["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["p0_short", "p9_long"]);
+    let unknown = driftprobe(&dir).args(small).args(["p0_short", "p7"]).assert().code(2);
+    unknown.stderr(predicate::str::contains("p7").and(predicate::str::contains("p6_len_32")));
+}
+
+#[test]
 fn the_environment_of_greta_is_honoured_and_recorded() {
     let dir = folder();
     let arguments = ["run", "--prompts", "Truth", "--repeats", "0", "--out", "run"];

@@ -92,7 +92,9 @@ fn find(path: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> Result<(), 
     }
     for entry in fs::read_dir(&path).map_err(|e| Failure::io("list", &path, &e))? {
         let inner = entry.map_err(|e| Failure::io("list", &path, &e))?.path();
-        if inner.is_dir() {
+        // What is on its way into a folder lies in one whose name begins with a dot.
+        let hidden = inner.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if inner.is_dir() && !hidden {
             find(&inner, depth - 1, found)?;
         }
     }
