@@ -7,6 +7,7 @@ mod model;
 mod peer;
 mod python;
 mod tracing;
+mod whole;
 
 use anyhow::{Context, Result, ensure};
 use driftprobe_engine::{EmbeddedEngine, Settings};
@@ -25,6 +26,8 @@ enum Part {
     Compare,
     /// Reading, pairing and comparing a million events, beside a Python script.
     Events,
+    /// The whole of `driftprobe run`, over plain inference, and beside hooks in Python.
+    Whole,
 }
 
 impl Part {
@@ -34,6 +37,7 @@ impl Part {
             Part::Engine => "bench",
             Part::Compare => "bench-compare",
             Part::Events => "bench-events",
+            Part::Whole => "bench-whole",
         }
     }
 }
@@ -43,9 +47,13 @@ pub struct Args {
     /// What to measure.
     #[arg(long, value_enum, default_value = "engine")]
     part: Part,
-    /// A Python with numpy and torch, for the parts `compare` and `events`; without it only driftprobe is measured.
+    /// A Python with numpy, torch and transformers, for the parts `compare`, `events` and `whole`; without it only driftprobe is
+    /// measured.
     #[arg(long)]
     python: Option<PathBuf>,
+    /// The program, for the part `whole` [default: the one beside this]
+    #[arg(long)]
+    driftprobe: Option<PathBuf>,
     /// Events of the part `events`.
     #[arg(long, default_value_t = 1_000_000)]
     events: u64,
@@ -68,7 +76,7 @@ pub struct Args {
     #[arg(long, default_value_t = 28)]
     layers: usize,
     /// Put the tables into this file, between its lines `<!-- bench:begin -->` and `<!-- bench:end -->`
-    /// (`bench-compare`, `bench-events` for these parts).
+    /// (`bench-compare` and so on for the other parts).
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
 }
@@ -84,6 +92,7 @@ pub fn run(args: Args) -> Result<()> {
         Part::Engine => engine(&args, &mut exceeded)?,
         Part::Compare => format!("{}\n\n{}", machine(), compare::table(&args, &mut exceeded)?),
         Part::Events => format!("{}\n\n{}", machine(), events::table(&args, &mut exceeded)?),
+        Part::Whole => format!("{}\n\n{}", machine(), whole::table(&args, &mut exceeded)?),
     };
     print!("{text}");
     if let Some(path) = &args.write {
