@@ -42,7 +42,6 @@ def make(folder, layers, hidden):
         tie_word_embeddings=False,
     )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    print("{}")
 
 
 class Dumper:

@@ -34,7 +34,9 @@ const PARTS: [&str; 5] = ["model and engine", "recorded", "judged", "aligned jud
 
 /// Both tables; what is over its bound goes to `exceeded` too.
 pub fn table(args: &Args, exceeded: &mut Vec<String>) -> Result<String> {
-    Ok(over_inference(args, exceeded)? + &beside_hooks(args, exceeded)?)
+    let first = over_inference(args, exceeded)?;
+    eprint!("{first}");
+    Ok(first + &beside_hooks(args, exceeded)?)
 }
 
 fn program(args: &Args) -> Result<PathBuf> {
