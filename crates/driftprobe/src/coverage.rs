@@ -63,17 +63,19 @@ pub fn expect(manifest: Option<&Manifest>, events: &[&Event]) -> Expectation {
             return Expectation { unknown: vec!["there is no manifest".to_owned()], ..Expectation::default() };
         }
     };
-    let mut found = BTreeSet::new();
+    let mut found = Vec::with_capacity(events.len());
     let mut unexpected = vec![];
     for (index, event) in events.iter().enumerate() {
         match promise.cell(event) {
             Ok(Some(position)) => {
-                found.insert((event.phase, &*event.prompt_id, position, event.layer, event.point));
+                // The text last: most keys differ before it.
+                found.push((event.phase, position, event.layer, event.point, &*event.prompt_id));
             }
             Ok(None) => {}
             Err(why) => unexpected.push((index, why)),
         }
     }
+    found.sort_unstable();
     let mut missing = vec![];
     for prompt in manifest.iter().flat_map(|manifest| manifest.prompts.iter().flatten()) {
         let Some(&(tokens, first)) = promise.prompts.get(prompt.id.as_str()) else { continue };
@@ -81,7 +83,7 @@ pub fn expect(manifest: Option<&Manifest>, events: &[&Event]) -> Expectation {
         for (position, &token_id) in (0u64..).zip(tokens).skip_while(|(position, _)| *position < first) {
             for (layer, point) in promise.rows_of_position() {
                 for phase in Phase::ALL {
-                    if !found.contains(&(phase, &*id, position, layer, point)) {
+                    if found.binary_search(&(phase, position, layer, point, &*id)).is_err() {
                         let prompt_id = id.clone();
                         missing.push(MissingRow {
                             phase,

@@ -135,11 +135,15 @@ pub fn pair(reference: &[&Event], candidate: &[&Event]) -> Pairing {
 
 /// Indices of the events of one side, by their group.
 fn groups<'a>(events: &[&'a Event]) -> BTreeMap<Group<'a>, Vec<usize>> {
-    let mut groups: BTreeMap<Group<'_>, Vec<usize>> = BTreeMap::new();
+    // The text is compared once an event, not once a step of the search.
+    let mut prompts: BTreeMap<&str, BTreeMap<(i32, Point), Vec<usize>>> = BTreeMap::new();
     for (index, event) in events.iter().enumerate() {
-        groups.entry((&event.prompt_id, event.layer, event.point)).or_default().push(index);
+        prompts.entry(&event.prompt_id).or_default().entry((event.layer, event.point)).or_default().push(index);
     }
-    groups
+    let of_prompt = |(prompt, groups): (&'a str, BTreeMap<(i32, Point), Vec<usize>>)| {
+        groups.into_iter().map(move |((layer, point), members)| ((prompt, layer, point), members))
+    };
+    prompts.into_iter().flat_map(of_prompt).collect()
 }
 
 /// The events of one side that share prompt, layer and point.

@@ -5,7 +5,7 @@
 //! one event. Where they contradict each other, or are spelled alike, they stay two, and are found as duplicates.
 
 use driftprobe_trace::{Event, LogitsTop, Phase, Point, RowStats, Run, Source};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An event left out, and the place of the event kept.
 pub type LeftOut = (Event, Source);
@@ -38,8 +38,9 @@ pub fn merge(run: &Run) -> Option<Merged> {
 type Key<'a> = (&'a str, Phase, i32, Point, [Option<u64>; 3]);
 
 fn merge_events(events: &[Event]) -> Option<(Vec<Event>, Vec<LeftOut>)> {
+    let twice = spelled_twice(events);
     let mut by_key: BTreeMap<Key<'_>, Vec<usize>> = BTreeMap::new();
-    for (index, event) in events.iter().enumerate() {
+    for (index, event) in events.iter().enumerate().filter(|(_, event)| twice.contains(&event.point)) {
         let fields = [event.logical_tok_idx, event.pos_id, event.token_id.map(u64::from)];
         by_key.entry((&event.prompt_id, event.phase, event.layer, event.point, fields)).or_default().push(index);
     }
@@ -63,6 +64,18 @@ fn merge_events(events: &[Event]) -> Option<(Vec<Event>, Vec<LeftOut>)> {
         None => Some(event.clone()),
     });
     Some((kept.collect(), merged))
+}
+
+/// Points that stand under more than one spelling; of all others no row can.
+fn spelled_twice(events: &[Event]) -> BTreeSet<Point> {
+    let mut spellings: BTreeMap<Point, &str> = BTreeMap::new();
+    let mut twice = BTreeSet::new();
+    for event in events {
+        if *spellings.entry(event.point).or_insert(&event.point_spelling) != &*event.point_spelling {
+            twice.insert(event.point);
+        }
+    }
+    twice
 }
 
 /// The one row that all of these describe, if they do and are spelled differently.

@@ -40,6 +40,8 @@ impl Shape {
 /// What judging took.
 pub struct Judged {
     pub seconds: f64,
+    /// Of all threads.
+    pub cpu_seconds: f64,
     pub rss_bytes: u64,
 }
 
@@ -81,7 +83,7 @@ impl Rows for Cut {
 /// Judges a run of this shape prompt by prompt, as `analyze --by-prompt` does, and merges.
 pub fn judge(shape: Shape) -> Result<Judged> {
     let rows = Cut::new(shape.values);
-    let started = Instant::now();
+    let (started, worked) = (Instant::now(), cpu_seconds());
     let mut merging = Merging::default();
     for number in 0..shape.prompts {
         let run = one_prompt(number, shape, &rows)?;
@@ -92,7 +94,18 @@ pub fn judge(shape: Shape) -> Result<Judged> {
     let merged = merging.end(1);
     ensure!(merged.verdict == Verdict::Pass, "{:?}: {:?}", merged.verdict, merged.reasons);
     let rss_bytes = super::high_water("/proc/self/status").unwrap_or_default();
-    Ok(Judged { seconds: started.elapsed().as_secs_f64(), rss_bytes })
+    let seconds = [started.elapsed().as_secs_f64(), cpu_seconds() - worked];
+    Ok(Judged { seconds: seconds[0], cpu_seconds: seconds[1], rss_bytes })
+}
+
+/// What this process's threads have computed, whatever else the machine did.
+fn cpu_seconds() -> f64 {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let worked = tasks.filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<f64>().ok()
+    });
+    worked.sum::<f64>() / 1e9
 }
 
 fn id(number: usize) -> String {
@@ -109,10 +122,10 @@ fn one_prompt(number: usize, shape: Shape, rows: &Cut) -> Result<Run> {
         for position in generate::BEFORE..generate::BEFORE + shape.tokens {
             for layer in 0..shape.layers as i32 {
                 for point in POINTS {
-                    let unread = Event {
-                        payload: Some(PayloadRef { file: file.clone(), key: file.clone() }),
-                        ..blank(&prompt, phase, (point, layer, position))
-                    };
+                    // One payload under two names would be no comparison, and is noticed.
+                    let key = Arc::from(format!("{phase}.{point}.{layer}.{position}"));
+                    let payload = Some(PayloadRef { file: file.clone(), key });
+                    let unread = Event { payload, ..blank(&prompt, phase, (point, layer, position)) };
                     let row = rows.cut(&unread)?;
                     let source = Source { file: file.clone(), line: events.len() as u64 + 1 };
                     events.push(Event {

@@ -147,16 +147,19 @@ pub(super) fn of(events: &[&Event], rows: &dyn Rows, config: Option<&Config>) ->
     type Pass = (Arc<str>, Option<u64>);
     let mut all: BTreeMap<(i32, Phase), BTreeMap<Pass, Parts<'_>>> = BTreeMap::new();
     for &event in events {
+        use Point::{AttnOut, AttnProbs, AttnScores, KCache, QPostRope, VCache};
+        if !matches!(event.point, AttnScores | AttnProbs | QPostRope | KCache | VCache | AttnOut) {
+            continue;
+        }
         let pass = (event.prompt_id.clone(), event.logical_tok_idx.or(event.pos_id));
-        let layer = || all.entry((event.layer, event.phase)).or_default().entry(pass).or_default();
+        let layer = all.entry((event.layer, event.phase)).or_default().entry(pass).or_default();
         match event.point {
-            Point::AttnScores => layer().scores = Some(event),
-            Point::AttnProbs => layer().probs = Some(event),
-            Point::QPostRope => layer().queries = Some(event),
-            Point::KCache => layer().keys = Some(event),
-            Point::VCache | Point::AttnOut => drop(layer()),
+            AttnScores => layer.scores = Some(event),
+            AttnProbs => layer.probs = Some(event),
+            QPostRope => layer.queries = Some(event),
+            KCache => layer.keys = Some(event),
             _ => {}
-        };
+        }
     }
     let one = |((layer, phase), passes): ((i32, Phase), BTreeMap<Pass, Parts<'_>>)| {
         let shape = config.and_then(|config| Some(AttentionShape::of(config, usize::try_from(layer).ok()?)));
