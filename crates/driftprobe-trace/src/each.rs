@@ -8,7 +8,7 @@ use crate::notes::Notes;
 use crate::raw::{RawEvent, parse_line};
 use crate::reading::text_of;
 use crate::run::{each_line, io_error, layout};
-use crate::{Event, Manifest, Source, TraceError};
+use crate::{Event, Manifest, Rows, Run, Source, TraceError};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,14 +27,26 @@ pub struct Folder {
     pub torn: Vec<Source>,
 }
 
-/// What takes an event: as it stands, as it was accepted (if its point is known and it is of a row), and where it stands.
-pub type TakeEvent<'a> = dyn FnMut(RawEvent<'_>, Option<&Event>, &Source) -> Result<(), TraceError> + 'a;
+/// One event of a run.
+pub struct Given<'a> {
+    /// As it stands there.
+    pub raw: RawEvent<'a>,
+    /// As it was accepted; `None`: of a point or a kind that this version does not know.
+    pub event: Option<&'a Event>,
+    /// Where it stands.
+    pub source: &'a Source,
+    /// Its row, if it has one, comes from here.
+    pub rows: &'a dyn Rows,
+}
 
 /// Gives the events at `path` (what [`Run::open`](crate::Run::open) takes, its repeats left out) to `take`, in order.
 ///
 /// # Errors
 /// As [`Run::open`](crate::Run::open), and what `take` says.
-pub fn each_event(path: &Path, take: &mut TakeEvent<'_>) -> Result<Folder, TraceError> {
+pub fn each_event(
+    path: &Path,
+    take: &mut dyn FnMut(Given<'_>) -> Result<(), TraceError>,
+) -> Result<Folder, TraceError> {
     let found = layout(path)?;
     let manifest_path = found.dir.join(MANIFEST_FILE);
     let manifest_text = match &found.manifest {
@@ -42,6 +54,7 @@ pub fn each_event(path: &Path, take: &mut TakeEvent<'_>) -> Result<Folder, Trace
         None => None,
     };
     let complete = found.manifest.as_ref().is_some_and(|manifest| manifest.complete);
+    let rows = Run { dir: found.dir.clone(), ..Run::default() };
     let (mut names, mut notes, mut torn) = (Interner::default(), Notes::default(), Vec::new());
     for file in &found.files {
         let mut lines = Lines::open(&file.path).map_err(io_error("open", &file.path))?;
@@ -54,7 +67,7 @@ pub fn each_event(path: &Path, take: &mut TakeEvent<'_>) -> Result<Folder, Trace
             let one = |raw: RawEvent<'_>| {
                 let accepted = accept(raw.clone(), source.clone(), &mut names, &mut notes)?;
                 let event = if let Accepted::Event(event) = &accepted { Some(event) } else { None };
-                take(raw, event, &source).map_err(|e| {
+                take(Given { raw, event, source: &source, rows: &rows }).map_err(|e| {
                     stopped = Some(e);
                     Located { line: 1, key: String::new(), message: String::new() }
                 })

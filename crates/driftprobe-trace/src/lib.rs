@@ -34,7 +34,7 @@ mod write;
 pub use accept::Unmapped;
 pub use contract::{Contract, ContractFields, FewRows};
 pub use dtype::Dtype;
-pub use each::{Folder, TakeEvent, each_event};
+pub use each::{Folder, Given, each_event};
 pub use error::{RowError, TraceError};
 pub use event::{Event, HashAlgo, HashCheck, LogitsTop, PayloadRef, Phase, RowHash, RowStats, Sample, Source};
 pub use expected::ExpectedKey;
