@@ -1,7 +1,9 @@
 //! Opening a run of a dataset: its partitions found, held against its inventory, and read as the run's folder would be.
 
 use crate::error::{EXPORT_AGAIN, fault, io_error};
-use crate::layout::{ENDING, Inventory, MANIFEST, Part, Partition, name_of, parquet_files, partitions, run_folders};
+use crate::layout::{
+    Content, ENDING, INVENTORY, Inventory, MANIFEST, Part, Partition, name_of, parquet_files, partitions, run_folders,
+};
 use crate::store::Payloads;
 use crate::table::Table;
 use driftprobe_trace::{
@@ -114,7 +116,9 @@ impl Recordings {
                 let dir = self.folder.join(partition.folder());
                 return Err(fault(&dir, "", "the partition is missing", EXPORT_AGAIN));
             };
-            self.leaf(&partition, dir)?.open(Some((self.clone(), search, mode)))
+            // What lies inside a run lies inside none of its repeats.
+            let of = (repeat == 0).then(|| (self.clone(), search, mode));
+            self.leaf(&partition, dir)?.open(of)
         };
         let mut run = one(0)?;
         let repeats = self.found.keys().filter(|at| at.search == search && at.mode == mode && at.repeat > 0);
@@ -166,11 +170,8 @@ impl Leaf {
         for path in &self.files {
             let name = name_of(path);
             let table = Table::open(path, &name)?;
-            if let Some(rows) = self.part.as_ref().and_then(|part| part.files.get(&name))
-                && *rows != table.rows()
-            {
-                let what = format!("expected {rows} rows, as the run's inventory says, found {}", table.rows());
-                return Err(fault(path, "", what, EXPORT_AGAIN));
+            if let Some(listed) = self.part.as_ref().and_then(|part| part.files.get(&name)) {
+                check_content(path, listed, &table)?;
             }
             let groups: Vec<_> = (0..table.groups()).into_par_iter().map(|group| table.read(group, complete)).collect();
             let mut places = Vec::new();
@@ -190,6 +191,19 @@ impl Leaf {
         run.notes.extend(ignored);
         Ok(run)
     }
+}
+
+/// Holds a file against what the run's inventory says of it.
+fn check_content(path: &Path, listed: &Content, table: &Table) -> Result<(), TraceError> {
+    let found = table.content()?;
+    let what = if found.rows != listed.rows {
+        format!("expected {} rows, as {INVENTORY} says, found {}", listed.rows, found.rows)
+    } else if found.hash != listed.hash {
+        format!("not the bytes that were written: {INVENTORY} says {}, found {}", listed.hash, found.hash)
+    } else {
+        return Ok(());
+    };
+    Err(fault(path, "", what, EXPORT_AGAIN))
 }
 
 /// Which recording a run is.

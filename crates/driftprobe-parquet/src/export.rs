@@ -3,6 +3,7 @@
 use crate::columns::Entry;
 use crate::error::{fault, io_error};
 use crate::layout::{INVENTORY, Inventory, MANIFEST, Part, Partition, mode_of, run_folder};
+use crate::table::Table;
 use crate::write::Writer;
 use driftprobe_trace::{
     ALIGNED_DIR, Folder, Given, Mode, Row, Run, SEARCH_PREFIX, Text, TraceError, each_event, repeat_dirs,
@@ -168,9 +169,10 @@ impl Exporting<'_> {
             push(&mut writer, given, row.as_ref(), with_payloads)
         });
         let folder = folder.inspect_err(|_| drop(fs::remove_dir_all(&made)))?;
-        let rows = writer.rows;
+        let path = made.join(FILE);
         self.exported.bytes += writer.finish()?;
-        self.exported.rows += rows;
+        let content = Table::open(&path, FILE)?.content()?;
+        self.exported.rows += content.rows;
         self.exported.payloads += payloads;
         self.exported.parts += 1;
         if let Some(text) = &folder.manifest_text {
@@ -187,7 +189,7 @@ impl Exporting<'_> {
         self.inventory.parts.push(Part {
             partition,
             manifest: folder.manifest_text.is_some(),
-            files: BTreeMap::from([(FILE.to_owned(), rows)]),
+            files: BTreeMap::from([(FILE.to_owned(), content)]),
             ignored: folder.ignored.clone(),
             torn: folder.torn.iter().map(|source| (source.file.to_string(), source.line)).collect(),
             empty_repeats: Vec::new(),

@@ -57,8 +57,8 @@ pub struct Part {
     pub partition: Partition,
     /// Whether it has a manifest.
     pub manifest: bool,
-    /// Its files, and the rows of each.
-    pub files: BTreeMap<String, u64>,
+    /// Its files.
+    pub files: BTreeMap<String, Content>,
     /// Files of the folder that it was made of that no reader reads.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<String>,
@@ -68,6 +68,15 @@ pub struct Part {
     /// Numbers of self-repeats of which nothing was recorded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub empty_repeats: Vec<u32>,
+}
+
+/// What one file holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// Rows.
+    pub rows: u64,
+    /// `xxh3-128:` and lower-case hex over the file without its payloads, which have hashes of their own.
+    pub hash: String,
 }
 
 /// `_run.json`.

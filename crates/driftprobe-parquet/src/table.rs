@@ -3,8 +3,9 @@
 use crate::column::{Batch, Cursor, Known};
 use crate::columns::{COLUMNS, Cell, EVENT, Entry, PAYLOAD};
 use crate::error::{COPY_AGAIN, SEE_SCHEMA, fault, guarded, io_error, parquet_error};
+use crate::layout::Content;
 use bytes::Bytes;
-use driftprobe_trace::{Dtype, PayloadRef, Reading, Source, TraceError};
+use driftprobe_trace::{Dtype, PayloadRef, Reading, Source, TraceError, xxh3_128};
 use memmap2::Mmap;
 use parquet::data_type::ByteArray;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -24,6 +25,7 @@ pub struct Table {
     pub path: PathBuf,
     /// What rows that say no source of their own are said to be of.
     name: Arc<str>,
+    bytes: Bytes,
     reader: SerializedFileReader<Bytes>,
     columns: Vec<Known>,
     payload: Option<Known>,
@@ -72,10 +74,12 @@ impl Table {
         // SAFETY: the map is only read. Another process could change or truncate the file meanwhile, which a reader of
         // finished files accepts, as it does of payloads; the writer renames whole files into place.
         let map = unsafe { Mmap::map(&file) }.map_err(io_error("map", path))?;
-        let reader = SerializedFileReader::new(Bytes::from_owner(map)).map_err(parquet_error(path, ""))?;
+        let bytes = Bytes::from_owner(map);
+        let reader = SerializedFileReader::new(bytes.clone()).map_err(parquet_error(path, ""))?;
         let mut table = Table {
             path: path.to_owned(),
             name: Arc::from(name),
+            bytes,
             reader,
             columns: Vec::new(),
             payload: None,
@@ -143,6 +147,30 @@ impl Table {
     /// Rows of all groups.
     pub fn rows(&self) -> u64 {
         self.groups.last().map_or(0, |(before, rows)| before + rows)
+    }
+
+    /// What it holds: a hash over all but the payloads, which are as many bytes as all else many times over.
+    ///
+    /// # Errors
+    /// If its footer says that payloads lie where they cannot.
+    pub fn content(&self) -> Result<Content, TraceError> {
+        guarded(&self.path, || {
+            let mut hashes = Vec::new();
+            let mut at = 0usize;
+            let groups = self.reader.metadata().row_groups();
+            let chunks = self.payload.iter().flat_map(|known| groups.iter().map(|group| group.column(known.leaf)));
+            for (start, len) in chunks.map(|chunk| chunk.byte_range()) {
+                let (start, end) = (usize::try_from(start).ok(), usize::try_from(start.saturating_add(len)).ok());
+                let before = start.and_then(|start| self.bytes.get(at..start));
+                let (Some(before), Some(end)) = (before, end) else {
+                    return Err(fault(&self.path, "", "its footer says that payloads lie elsewhere", COPY_AGAIN));
+                };
+                hashes.extend(xxh3_128(before).to_le_bytes());
+                at = end;
+            }
+            hashes.extend(xxh3_128(self.bytes.get(at..).unwrap_or_default()).to_le_bytes());
+            Ok(Content { rows: self.rows(), hash: format!("xxh3-128:{:032x}", xxh3_128(&hashes)) })
+        })
     }
 
     /// Whether rows can have payloads here.
