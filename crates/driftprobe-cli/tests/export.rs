@@ -15,8 +15,8 @@ fn driftprobe(dir: &TempDir) -> Command {
 }
 
 fn record(dir: &TempDir, out: &str, more: &[&str]) {
-    let small = ["--layers", "0,1", "--repeats", "1", "--record-only", "--mode", "both", "--out", out];
-    driftprobe(dir).arg("run").args(small).args(more).args(["--prompts", "Truth is", "One"]).assert().code(0);
+    let small = ["--layers", "0", "--repeats", "1", "--record-only", "--mode", "both", "--out", out];
+    driftprobe(dir).arg("run").args(small).args(more).args(["--prompts", "One"]).assert().code(0);
 }
 
 fn export(dir: &TempDir, run: &str, dataset: &str) {
@@ -54,8 +54,7 @@ fn a_clean_run_passes_with_the_same_bytes() {
 #[test]
 fn a_faulty_run_fails_with_the_same_bytes() {
     let dir = TempDir::new().expect("folder");
-    // The fault lies in the layers that were not recorded, so that a search follows and its rounds are exported too.
-    let fault = ["--fault", "ROPE_POSITION_OFFSET:+1@decode:layer1"];
+    let fault = ["--fault", "ROPE_POSITION_OFFSET:+1@decode:layer0"];
     record(&dir, "faulty", &fault);
     export(&dir, "faulty", "dataset");
     assert_same(&dir, "faulty", "dataset", 1);
@@ -64,9 +63,9 @@ fn a_faulty_run_fails_with_the_same_bytes() {
 #[test]
 fn rounds_of_a_search_come_along() {
     let dir = TempDir::new().expect("folder");
-    let fault = ["--fault", "MLP_SKIP_RESIDUAL@decode:layer2"];
-    let more =
-        ["--layers", "0,3", "--repeats", "0", "--mode", "as_designed", "--prompts", "Truth is", "--out", "searched"];
+    // The fault lies between the layers that are recorded.
+    let fault = ["--fault", "GQA_MAP@decode:layer5", "--layers", "0,7", "--repeats", "0", "--mode", "as_designed"];
+    let more = ["--prompts", "One", "--out", "searched"];
     driftprobe(&dir).arg("run").args(fault).args(more).assert().code(1);
     assert!(dir.path().join("searched/search-1").is_dir(), "no search followed");
     export(&dir, "searched", "dataset");
