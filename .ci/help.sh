@@ -37,6 +37,7 @@ small=(run --prompts "The quick brown fox" --layers 0,1 --repeats 0 --mode as_de
 for name in old new whole; do driftprobe "${small[@]}" --out "runs/$name" >/dev/null; done
 driftprobe "${small[@]}" --prefill-chunk 2 --out runs/chunked >/dev/null
 driftprobe "${small[@]}" --seed 1 --out runs/nightly/a >/dev/null
+driftprobe export runs/old --parquet dataset --name baseline >/dev/null
 for part in 1 2; do driftprobe analyze runs/old runs/new --shard $part/2 --out node-$part >/dev/null; done
 driftprobe analyze runs/old --by-prompt --out results >/dev/null
 printf 'seeds = [1]\nkv_aligned = [0]\ndtype = "f32"\n' >matrix.toml

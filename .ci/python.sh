@@ -15,8 +15,9 @@ package=crates/driftprobe-python
 
 if [ ! -x "$venv/bin/python" ]; then
   "$base/bin/python" -m venv "$venv"
-  "$venv/bin/pip" install --quiet pytest pandas
 fi
+# Readers and writers of Parquet that are not ours: tests/test_parquet.py.
+"$venv/bin/pip" install --quiet pytest pandas duckdb polars pyarrow
 # torch and transformers are taken from where they are.
 "$base/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' \
   >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/fixtures.pth"

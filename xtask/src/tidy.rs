@@ -95,6 +95,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("driftprobe", &["driftprobe-trace", "driftprobe-model"]),
     ("driftprobe-capi", &["driftprobe-trace"]),
     ("driftprobe-import", &["driftprobe-trace"]),
+    ("driftprobe-parquet", &["driftprobe-trace"]),
     ("driftprobe-remote", &[]),
     ("driftprobe-testkit", &[]),
     (
@@ -105,6 +106,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "driftprobe-model",
             "driftprobe-engine",
             "driftprobe-import",
+            "driftprobe-parquet",
             "driftprobe-remote",
             "driftprobe-llama-cpp",
         ],

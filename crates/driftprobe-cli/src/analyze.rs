@@ -3,6 +3,7 @@
 use crate::args::{AnalyzeArgs, JudgingArgs};
 use crate::by_prompt;
 use crate::failure::Failure;
+use crate::lying;
 use crate::output;
 use crate::progress::JudgingBar;
 use driftprobe::examine::Oracle;
@@ -49,7 +50,7 @@ pub fn judge_lying(
     contract: Option<&Contract>,
     budget_flops: Option<f64>,
 ) -> Result<Analysis, Failure> {
-    let run = Run::open(path)?;
+    let run = lying::open(path)?;
     if run.events.len() > EVENTS_AT_ONCE_MAX {
         let count = run.events.len();
         anstream::eprintln!("hint: all {count} events are in memory; with --by-prompt only those of a prompt would be");
@@ -110,9 +111,7 @@ pub fn judge(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Failure
 
 /// Judges a run, and by itself the other mode of it if that lies inside.
 pub fn judge_modes(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<(Analysis, Option<(Run, Analysis)>), Failure> {
-    let aligned = run.dir.join(ALIGNED_DIR);
-    // A loose file is judged alone, whatever lies beside it.
-    let aligned = (run.manifest.is_some() && aligned.is_dir()).then(|| Run::open(&aligned)).transpose()?;
+    let aligned = run.inner(ALIGNED_DIR)?;
     let mut bar = JudgingBar::new();
     let mut judge = |run: &Run| analyze_against((run, run), oracle, Options::default(), &mut |step| bar.show(step));
     let analysis = judge(run);
@@ -126,8 +125,11 @@ pub fn judge_modes(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<(Analysis, 
 
 /// The rounds of the search that followed a run, judged.
 pub fn search_rounds(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Vec<Arc<Analysis>>, Failure> {
-    let folders = if run.manifest.is_some() { search_folders(&run.dir) } else { vec![] };
-    folders.iter().map(|folder| Ok(Arc::new(judge(&Run::open(folder)?, oracle)?))).collect()
+    let mut rounds = Vec::new();
+    while let Some(round) = run.inner(&format!("{SEARCH_PREFIX}{}", rounds.len() + 1))? {
+        rounds.push(Arc::new(judge(&round, oracle)?));
+    }
+    Ok(rounds)
 }
 
 /// Where the rounds of the search that followed the run in `dir` lie.
@@ -136,8 +138,9 @@ pub fn search_folders(dir: &Path) -> Vec<PathBuf> {
     folders.take_while(|folder| folder.is_dir()).collect()
 }
 
-/// `report/` inside the run's folder, or beside a single file.
+/// `report/` inside the run's folder, or beside a single file; `_report/` in a dataset.
 pub fn beside(path: &Path) -> PathBuf {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-    folder.join("report")
+    // Readers of whole datasets pass over names that begin so.
+    folder.join(if driftprobe_parquet::is_dataset(path) { "_report" } else { "report" })
 }

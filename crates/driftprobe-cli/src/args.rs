@@ -3,6 +3,7 @@
 mod analyze;
 mod compare;
 mod doctor;
+mod export;
 mod gate;
 mod logprobs;
 mod merge;
@@ -13,6 +14,7 @@ mod sweep;
 pub use analyze::AnalyzeArgs;
 pub use compare::{CompareArgs, ComparedPhase};
 pub use doctor::DoctorArgs;
+pub use export::ExportArgs;
 pub use gate::GateArgs;
 pub use logprobs::{LogprobsArgs, LogprobsFormat};
 pub use merge::MergeArgs;
@@ -107,6 +109,9 @@ pub enum Command {
     /// Make a run of a dump that another tool wrote; analyze judges it.
     #[command(after_help = IMPORT_EXAMPLES)]
     Import(Box<ImportArgs>),
+    /// Put runs into a partitioned Parquet dataset, which DuckDB, pandas and Polars open, and analyze judges.
+    #[command(after_help = export::EXAMPLES)]
+    Export(ExportArgs),
     /// Look at this machine: what can run here, and is the model readable?
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(DoctorArgs),

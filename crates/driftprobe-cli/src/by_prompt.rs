@@ -10,6 +10,7 @@ mod subject;
 
 pub use shards::{shard_folder, shard_of};
 pub use store::Store;
+pub use subject::{folders, names};
 
 use crate::analyze::{beside, contract};
 use crate::args::AnalyzeArgs;

@@ -3,6 +3,7 @@
 use crate::analyze::{contract, model_of};
 use crate::args::{CompareArgs, ComparedPhase, Format};
 use crate::failure::Failure;
+use crate::lying;
 use crate::output;
 use crate::progress::JudgingBar;
 use driftprobe::compare::{Side, compare};
@@ -15,7 +16,7 @@ use std::path::Path;
 
 /// Runs the command and returns the exit status.
 pub fn run(args: &CompareArgs) -> Result<u8, Failure> {
-    let runs = [Run::open(&args.first)?, Run::open(&args.second)?];
+    let runs = [lying::open(&args.first)?, lying::open(&args.second)?];
     let paths = [&args.first, &args.second];
     // The same folder under two names is the same run.
     let real = paths.map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.clone()));

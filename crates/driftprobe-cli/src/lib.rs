@@ -7,10 +7,12 @@ mod compare;
 mod doctor;
 mod engine;
 mod environment;
+mod export;
 mod failure;
 mod gate;
 mod import;
 mod logprobs;
+mod lying;
 mod merge;
 mod output;
 mod picture;
@@ -68,6 +70,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
         Some(Command::Merge(args)) => merge::run(&args),
         Some(Command::Report(args)) => report::run(&args),
         Some(Command::Import(args)) => import::run(&args),
+        Some(Command::Export(args)) => export::run(&args),
         Some(Command::Compare(args)) => compare::run(&args),
         Some(Command::Gate(args)) => gate::run(&args),
         Some(Command::Logprobs(args)) => logprobs::run(*args),

@@ -3,13 +3,14 @@
 use crate::analyze::{beside, contract, model_of};
 use crate::args::{ReachArgs, ReachFormat};
 use crate::failure::{EXIT_INTERRUPTED, Failure};
+use crate::lying;
 use crate::output;
 use crate::progress::{JudgingBar, stop};
 use driftprobe::examine::Oracle;
 use driftprobe::reach::{Scope, reach};
 use driftprobe::report::reach::{to_json, to_markdown, to_terminal};
 use driftprobe::{EXIT_INCONCLUSIVE, EXIT_PASS, Options, analyze_against};
-use driftprobe_trace::{Point, Run};
+use driftprobe_trace::Point;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 
 /// Runs the command and returns the exit status.
 pub fn run(args: &ReachArgs) -> Result<u8, Failure> {
-    let run = Run::open(&args.run)?;
+    let run = lying::open(&args.run)?;
     let model = model_of(&run, args.model.as_deref())?.ok_or_else(|| {
         let what = format!("the model of {} is not to be found", args.run.display());
         Failure::new(what, "name it with --model: orders are tried with its weights")

@@ -2,7 +2,8 @@
 
 use crate::TraceError;
 use crate::lines::{Lines, MAX_LINE_BYTES};
-use crate::run::{Reading, TraceFile, io_error};
+use crate::reading::Reading;
+use crate::run::{TraceFile, io_error};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read};

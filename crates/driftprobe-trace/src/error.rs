@@ -89,6 +89,18 @@ pub enum TraceError {
         /// Line in it, from 1.
         line: u64,
     },
+    /// A dataset, or a row of it, is not what the format says, or could not be written.
+    #[error("{}: {at}{}{message}", path.display(), if at.is_empty() { "" } else { ": " })]
+    Dataset {
+        /// The file or folder.
+        path: PathBuf,
+        /// Where in it, such as `row 17, column hash`; empty if it as a whole is meant.
+        at: String,
+        /// What is wrong.
+        message: String,
+        /// What the user can do about it.
+        hint: &'static str,
+    },
     /// A payload that an event points to cannot be used.
     #[error("{}: tensor `{key}` (asked for by {event}): {message}", path.display())]
     Payload {
@@ -152,6 +164,7 @@ impl TraceError {
             }
             TraceError::Compressed { .. } => "decompress it (gunzip), or judge the run as a whole",
             TraceError::Changed { .. } => "let the engine end before the run is judged",
+            TraceError::Dataset { hint, .. } => hint,
             TraceError::Payload { .. } => "copy the run's tensors/ again, or correct the engine's `payload`",
             TraceError::PayloadHash { .. } => {
                 "the tensor is not the one that was hashed: copy tensors/ again, or correct the engine's `payload` or `hash`"

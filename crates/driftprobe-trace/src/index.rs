@@ -10,8 +10,8 @@ use crate::hash::xxh3_128;
 use crate::lines::Lines;
 use crate::manifest::Manifest;
 use crate::notes::{Note, Notes};
-use crate::payload::Payloads;
-use crate::run::{Layout, Reading, TENSORS_DIR, TraceFile, check_repeat, io_error, layout, repeat_dirs};
+use crate::reading::Reading;
+use crate::run::{Layout, TENSORS_DIR, TraceFile, check_repeat, io_error, layout, repeat_dirs};
 use crate::{PromptInfo, Run, ShardInfo, TraceError};
 use scan::{Entry, Scan};
 use serde_json::Value;
@@ -162,10 +162,9 @@ impl RunIndex {
             let path = file.map_or_else(|| self.dir.clone(), |file| file.path.clone());
             return Err(TraceError::Changed { path, line: source.line });
         }
-        let mut notes = reading.notes.into_list(complete);
-        notes.extend(self.more_notes.iter().cloned());
-        let (dir, events, unmapped) = (self.dir.clone(), reading.events, reading.unmapped);
-        Ok(Run { dir, manifest, events, unmapped, notes, repeats: Vec::new(), payloads: Payloads::default() })
+        let mut run = reading.into_run(self.dir.clone(), manifest);
+        run.notes.extend(self.more_notes.iter().cloned());
+        Ok(run)
     }
 }
 

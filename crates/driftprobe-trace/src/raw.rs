@@ -8,18 +8,21 @@ use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::fmt;
 
 /// `{"file": …, "key": …}`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RawPayload<'a> {
+    /// Path of the file in the run's folder, not checked yet.
     pub file: Text<'a>,
+    /// Name of the tensor in it.
     pub key: Text<'a>,
 }
 
 macro_rules! raw_event {
     ($($field:ident: $ty:ty;)*) => {
-        /// The fields of one line. Outer `None`: the field is not there. Inner `None`: it is `null`.
-        #[derive(Debug, Default)]
+        /// An event as it stands in a line or a row: the fields of docs/trace-format.md, of the right types and otherwise
+        /// not checked. Outer `None`: the field is not there. Inner `None`: it is `null`.
+        #[derive(Clone, Debug, Default)]
         pub struct RawEvent<'a> {
-            $(pub $field: Option<$ty>,)*
+            $(#[doc = concat!("`", stringify!($field), "`")] pub $field: Option<$ty>,)*
             /// Names of fields that this version does not know.
             pub unknown: Vec<String>,
         }

@@ -7,6 +7,7 @@ use crate::{Dtype, HashAlgo, LogitsTop, RowError, RowHash, RowStats, hash, stats
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::fmt;
+use std::sync::Arc;
 
 /// Values decoded at once: small enough for the first-level cache, large enough to vectorise.
 const BLOCK_VALUES: usize = 1024;
@@ -18,6 +19,7 @@ pub const GRETA_HASHED_VALUES: u64 = 256;
 enum Bytes {
     Owned(Vec<u8>),
     Mapped(MappedBytes),
+    Shared(Arc<dyn AsRef<[u8]> + Send + Sync>),
 }
 
 /// One point's values for one token.
@@ -51,6 +53,15 @@ impl Row {
         Ok(Row { dtype, shape, bytes: Bytes::Mapped(bytes) })
     }
 
+    /// A row of little-endian bytes that somebody else keeps too.
+    ///
+    /// # Errors
+    /// As [`Row::new`].
+    pub fn shared(dtype: Dtype, shape: Vec<u64>, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Result<Row, RowError> {
+        check_len(dtype, &shape, (*bytes).as_ref().len())?;
+        Ok(Row { dtype, shape, bytes: Bytes::Shared(bytes) })
+    }
+
     /// Number of values.
     pub fn len(&self) -> usize {
         self.bytes().len() / self.dtype.size_bytes()
@@ -66,6 +77,7 @@ impl Row {
         match &self.bytes {
             Bytes::Owned(bytes) => bytes,
             Bytes::Mapped(bytes) => bytes.as_slice(),
+            Bytes::Shared(bytes) => (**bytes).as_ref(),
         }
     }
 

@@ -3,15 +3,14 @@
 //! Reading is strict: what the format forbids is refused with file, line and key; what it does not know is noted, and
 //! what is cut off at the end of an unfinished run is noted too. Opening never panics, whatever the files hold.
 
-use crate::accept::{Accepted, Interner, Unmapped, accept};
+use crate::accept::Unmapped;
 use crate::blocks;
 use crate::event::HashCheck;
 use crate::json::quote_bare_words;
 use crate::lines::{Lines, MAX_LINE_BYTES, Next};
 use crate::manifest::{MANIFEST_FILE, Manifest};
-use crate::notes::{Note, Notes};
+use crate::notes::Note;
 use crate::payload::Payloads;
-use crate::raw::parse_line;
 use crate::{Event, Row, Source, TraceError};
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -43,6 +42,17 @@ pub struct Run {
     /// Its self-repeats (`repeat-1/`, `repeat-2/`, …), in order.
     pub repeats: Vec<Run>,
     pub(crate) payloads: Payloads,
+    /// What it was read from, if that is no folder of JSON.
+    pub(crate) store: Option<Arc<dyn Store>>,
+}
+
+/// What a run can be read from that is no folder of JSON.
+pub trait Store: Rows + Send + std::fmt::Debug {
+    /// The run that a folder of this name in the run's folder would be ([`ALIGNED_DIR`], `search-1`, …), if it is there.
+    ///
+    /// # Errors
+    /// If it is there and cannot be read.
+    fn inner(&self, name: &str) -> Result<Option<Run>, TraceError>;
 }
 
 /// Where rows come from; asked from several threads.
@@ -67,7 +77,10 @@ pub trait Rows: Sync {
 
 impl Rows for Run {
     fn row(&self, event: &Event) -> Result<Option<Row>, TraceError> {
-        self.payloads.row(&self.dir, event)
+        match &self.store {
+            Some(store) => store.row(event),
+            None => self.payloads.row(&self.dir, event),
+        }
     }
 }
 
@@ -81,16 +94,38 @@ impl Run {
         if path.is_dir() {
             for (number, dir) in repeat_dirs(path)? {
                 match read_one(&dir) {
-                    Ok(repeat) => {
-                        check_repeat(&repeat.dir, repeat.manifest.as_ref(), number)?;
-                        run.repeats.push(repeat);
-                    }
+                    Ok(repeat) => run.push_repeat(number, repeat)?,
                     Err(TraceError::NotARun { .. }) => run.notes.push(Note::EmptyRepeat { number }),
                     Err(e) => return Err(e),
                 }
             }
         }
         Ok(run)
+    }
+
+    /// Adds its self-repeat of this number.
+    ///
+    /// # Errors
+    /// If the repeat's manifest says another number.
+    pub fn push_repeat(&mut self, number: u32, repeat: Run) -> Result<(), TraceError> {
+        check_repeat(&repeat.dir, repeat.manifest.as_ref(), number)?;
+        self.repeats.push(repeat);
+        Ok(())
+    }
+
+    /// The run that lies in this run under this name ([`ALIGNED_DIR`], `search-1`, …), if it is there. A run without a
+    /// manifest is judged alone, whatever lies beside it.
+    ///
+    /// # Errors
+    /// As [`Run::open`].
+    pub fn inner(&self, name: &str) -> Result<Option<Run>, TraceError> {
+        if self.manifest.is_none() {
+            return Ok(None);
+        }
+        match &self.store {
+            Some(store) => store.inner(name),
+            None => Some(self.dir.join(name)).filter(|dir| dir.is_dir()).map(|dir| Run::open(&dir)).transpose(),
+        }
     }
 
     /// Whether the manifest says that the run ended.
@@ -126,10 +161,9 @@ pub(crate) struct Layout {
 fn read_one(path: &Path) -> Result<Run, TraceError> {
     let Layout { dir, manifest, files, ignored } = layout(path)?;
     let reading = blocks::read(&files, manifest.as_ref().is_some_and(|m| m.complete))?;
-    let mut notes = reading.notes.into_list(manifest.as_ref().map(|m| m.complete));
-    notes.extend(ignored.into_iter().map(|name| Note::IgnoredFile { name }));
-    let (events, unmapped) = (reading.events, reading.unmapped);
-    Ok(Run { dir, manifest, events, unmapped, notes, repeats: Vec::new(), payloads: Payloads::default() })
+    let mut run = reading.into_run(dir, manifest);
+    run.notes.extend(ignored.into_iter().map(|name| Note::IgnoredFile { name }));
+    Ok(run)
 }
 
 /// The manifest and the trace files of one run, its repeats left out.
@@ -188,7 +222,11 @@ fn list(dir: &Path, prefix: &str) -> Result<(Vec<TraceFile>, Vec<String>), Trace
     Ok((files, others))
 }
 
-pub(crate) fn repeat_dirs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, TraceError> {
+/// The self-repeats that lie in a run's folder, in order: N of `repeat-N`, and the folder.
+///
+/// # Errors
+/// If the folder cannot be listed.
+pub fn repeat_dirs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, TraceError> {
     let mut dirs = Vec::new();
     for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
         let path = entry.map_err(io_error("list", dir))?.path();
@@ -216,72 +254,6 @@ pub(crate) fn check_repeat(dir: &Path, manifest: Option<&Manifest>, number: u32)
             message: format!("expected {number} as the folder's name says, found {}", manifest.repeat),
         }),
         _ => Ok(()),
-    }
-}
-
-/// What has been read so far.
-pub(crate) struct Reading {
-    complete: bool,
-    pub(crate) events: Vec<Event>,
-    pub(crate) unmapped: Vec<Unmapped>,
-    pub(crate) notes: Notes,
-    names: Interner,
-}
-
-impl Reading {
-    pub(crate) fn new(complete: bool) -> Reading {
-        Reading {
-            complete,
-            events: Vec::new(),
-            unmapped: Vec::new(),
-            notes: Notes::default(),
-            names: Interner::default(),
-        }
-    }
-
-    /// Adds what was read behind it.
-    pub(crate) fn append(&mut self, mut behind: Reading) {
-        self.events.append(&mut behind.events);
-        self.unmapped.append(&mut behind.unmapped);
-        self.notes.append(behind.notes);
-    }
-
-    /// Reads all lines of a file, or of a part of it.
-    pub(crate) fn lines(&mut self, file: &TraceFile, lines: &mut Lines) -> Result<(), TraceError> {
-        match each_line(file, lines, &mut |line, source, _| self.line(line, source))? {
-            None => Ok(()),
-            Some(line) => self.torn(file, line),
-        }
-    }
-
-    pub(crate) fn torn(&mut self, file: &TraceFile, line: u64) -> Result<(), TraceError> {
-        if self.complete {
-            return Err(TraceError::Torn { path: file.path.clone(), line });
-        }
-        self.notes.torn.push(Source { file: file.name.clone(), line });
-        Ok(())
-    }
-
-    pub(crate) fn line(&mut self, line: &[u8], source: Source) -> Result<(), (String, String)> {
-        let text = std::str::from_utf8(line).map_err(|e| (String::new(), format!("not UTF-8: {e}")))?;
-        let text = if source.line == 1 { text.trim_start_matches('\u{feff}') } else { text }.trim();
-        if text.is_empty() {
-            return Ok(());
-        }
-        let (names, notes) = (&mut self.names, &mut self.notes);
-        match parse_line(text, |raw| accept(raw, source, names, notes)) {
-            Err(e) => Err((e.key, e.message)),
-            Ok(Accepted::Event(event)) => {
-                self.events.push(event);
-                Ok(())
-            }
-            Ok(Accepted::Unmapped(event)) => {
-                self.notes.unknown_point(&event.point);
-                self.unmapped.push(event);
-                Ok(())
-            }
-            Ok(Accepted::Other) => Ok(()),
-        }
     }
 }
 

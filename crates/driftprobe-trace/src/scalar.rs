@@ -23,7 +23,10 @@ pub fn not_finite(word: &str) -> Option<f64> {
 
 /// A number as an event may hold it: a JSON number, a word for NaN or an infinity in quotes, or `null` for NaN.
 #[derive(Clone, Copy, Debug)]
-pub struct Num(pub f64);
+pub struct Num(
+    /// Its value.
+    pub f64,
+);
 
 impl<'de> Deserialize<'de> for Num {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Num, D::Error> {
@@ -61,7 +64,10 @@ impl<'de> Deserialize<'de> for Num {
 
 /// A hash: an unsigned 64-bit integer, as a JSON integer or its decimal digits in a string. Never a float.
 #[derive(Clone, Copy, Debug)]
-pub struct Hash64(pub u64);
+pub struct Hash64(
+    /// Its value.
+    pub u64,
+);
 
 impl<'de> Deserialize<'de> for Hash64 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Hash64, D::Error> {
@@ -88,8 +94,11 @@ impl<'de> Deserialize<'de> for Hash64 {
 }
 
 /// A string that borrows from the text where it can.
-#[derive(Debug)]
-pub struct Text<'a>(pub Cow<'a, str>);
+#[derive(Clone, Debug)]
+pub struct Text<'a>(
+    /// The text.
+    pub Cow<'a, str>,
+);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text<'a>, D::Error> {

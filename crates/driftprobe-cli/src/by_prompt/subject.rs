@@ -50,11 +50,11 @@ impl Subject {
     }
 }
 
-/// The runs at these paths, by name.
+/// Folders and files of the runs at these paths, shards one by one.
 ///
 /// # Errors
-/// If there is no run, or one of them cannot be read.
-pub fn open(paths: &[PathBuf]) -> Result<Vec<Subject>, Failure> {
+/// If there is no run at one of them.
+pub fn folders(paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, Failure> {
     let mut found = BTreeSet::new();
     for path in paths {
         let before = found.len();
@@ -64,9 +64,17 @@ pub fn open(paths: &[PathBuf]) -> Result<Vec<Subject>, Failure> {
             return Err(Failure::new(what, "name runs, or a folder of runs: each has a manifest.json or traces/"));
         }
     }
+    Ok(found)
+}
+
+/// The runs at these paths, by name.
+///
+/// # Errors
+/// If there is no run, or one of them cannot be read.
+pub fn open(paths: &[PathBuf]) -> Result<Vec<Subject>, Failure> {
     // Shards lie in the folder of the run that they are parts of.
     let mut parts: BTreeMap<PathBuf, Vec<Part>> = BTreeMap::new();
-    for path in found {
+    for path in folders(paths)? {
         let part = open_part(&path)?;
         let of = part.index.shard().filter(|of| path.ends_with(shard_folder(of.index, of.of)));
         let whole = of.and_then(|_| path.parent()).unwrap_or(&path).to_owned();
@@ -83,6 +91,10 @@ fn canonical(path: &Path) -> Result<PathBuf, Failure> {
 /// Adds the run at `path`, or those in the folder there.
 fn find(path: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> Result<(), Failure> {
     let path = canonical(path)?;
+    if driftprobe_parquet::is_dataset(&path) {
+        let what = format!("{}: a dataset is not read prompt by prompt", path.display());
+        return Err(Failure::new(what, "judge its runs one by one: driftprobe analyze DATASET/run=NAME"));
+    }
     if path.is_file() || is_run(&path) {
         found.insert(path);
         return Ok(());
@@ -127,7 +139,7 @@ fn open_part(path: &Path) -> Result<Part, Failure> {
 }
 
 /// As many of the last parts of each path as make all of them different.
-fn names(paths: &[PathBuf]) -> Vec<String> {
+pub fn names(paths: &[PathBuf]) -> Vec<String> {
     let components: Vec<Vec<String>> = paths
         .iter()
         .map(|path| path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect())

@@ -38,6 +38,10 @@ impl Found {
     }
 
     fn look(&mut self, path: &Path, depth: usize) -> Result<(), Failure> {
+        if driftprobe_parquet::is_dataset(path) {
+            self.runs.extend(driftprobe_parquet::runs(path)?);
+            return Ok(());
+        }
         if !path.is_dir() || is_run(path)? {
             self.runs.push(path.to_owned());
             return Ok(());

@@ -3,6 +3,7 @@
 use super::Gated;
 use crate::analyze::{judge_modes, model_of, search_rounds};
 use crate::failure::Failure;
+use crate::lying;
 use driftprobe::examine::Oracle;
 use driftprobe::gate::apply::{Gated as Of, apply};
 use driftprobe::gate::decide::{Noise, SubjectMode};
@@ -43,7 +44,7 @@ pub struct Judged {
 /// # Errors
 /// If the run or the model cannot be read.
 pub fn judge(path: &Path, settings: &Settings<'_>) -> Result<Judged, Failure> {
-    let run = Run::open(path)?;
+    let run = lying::open(path)?;
     let model = model_of(&run, settings.model)?;
     let (analysis, aligned) = {
         let oracle = oracle(model.as_ref(), settings);

@@ -2,7 +2,8 @@
 
 use crate::hash::xxh3_128;
 use crate::lines::Lines;
-use crate::run::{Reading, TraceFile, each_line, io_error};
+use crate::reading::Reading;
+use crate::run::{TraceFile, each_line, io_error};
 use crate::scalar::Text;
 use crate::{Source, TraceError};
 use serde::Deserialize;

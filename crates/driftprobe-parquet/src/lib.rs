@@ -1,0 +1,16 @@
+//! Runs as a partitioned Parquet dataset: one row an event, which DuckDB, pandas and Polars open, and driftprobe judges.
+//!
+//! What is read passes through the same acceptance as lines of JSON do; docs/parquet.md has the schema.
+mod buffer;
+mod column;
+mod columns;
+mod dataset;
+mod error;
+mod export;
+mod layout;
+mod store;
+mod table;
+mod write;
+
+pub use dataset::{is_dataset, open, runs};
+pub use export::{Export, Exported, export};

@@ -1,0 +1,333 @@
+//! One Parquet file: mapped, its schema held against ours, its row groups read as events.
+
+use crate::column::{Batch, Cursor, Known};
+use crate::columns::{COLUMNS, Cell, EVENT, Entry, PAYLOAD};
+use crate::error::{COPY_AGAIN, SEE_SCHEMA, fault, guarded, io_error, parquet_error};
+use crate::layout::Content;
+use bytes::Bytes;
+use driftprobe_trace::{Dtype, PayloadRef, Reading, Source, TraceError, xxh3_128};
+use memmap2::Mmap;
+use parquet::data_type::ByteArray;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Rows that are decoded at once.
+const BATCH_ROWS: usize = 1024;
+
+/// Columns that tell partitions apart: some writers put them into the files too.
+const PARTITIONED_BY: &[&str] = &["run", "search", "mode", "repeat"];
+
+/// A file that is open.
+pub struct Table {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What rows that say no source of their own are said to be of.
+    name: Arc<str>,
+    bytes: Bytes,
+    reader: SerializedFileReader<Bytes>,
+    columns: Vec<Known>,
+    payload: Option<Known>,
+    /// Columns that this version does not know.
+    unknown: Vec<String>,
+    /// Number of the first row of each group, from 0, and their rows.
+    groups: Vec<(u64, u64)>,
+}
+
+/// Where in a dataset's partition a payload's bytes lie, and what the table says of them beside the event.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Index of the row group.
+    pub group: usize,
+    /// Row in it.
+    pub row: usize,
+    /// The payload's dtype, if it is said beside the event.
+    pub dtype: Option<Dtype>,
+    /// Its shape, likewise.
+    pub shape: Option<Vec<u64>>,
+}
+
+/// The events of a row group, and where their payloads lie.
+pub struct Group {
+    /// The events.
+    pub reading: Reading,
+    /// The payloads.
+    pub payloads: Vec<(PayloadRef, Place)>,
+}
+
+impl Table {
+    /// Opens the file at `path`, which is called `name` in its partition.
+    ///
+    /// # Errors
+    /// If it is no Parquet file, or one of other columns or types.
+    pub fn open(path: &Path, name: &str) -> Result<Table, TraceError> {
+        guarded(path, || Table::open_unguarded(path, name))
+    }
+
+    fn open_unguarded(path: &Path, name: &str) -> Result<Table, TraceError> {
+        let file = File::open(path).map_err(io_error("open", path))?;
+        let len = file.metadata().map_err(io_error("open", path))?.len();
+        if len == 0 {
+            return Err(fault(path, "", "an empty file", COPY_AGAIN));
+        }
+        // SAFETY: the map is only read. Another process could change or truncate the file meanwhile, which a reader of
+        // finished files accepts, as it does of payloads; the writer renames whole files into place.
+        let map = unsafe { Mmap::map(&file) }.map_err(io_error("map", path))?;
+        let bytes = Bytes::from_owner(map);
+        let reader = SerializedFileReader::new(bytes.clone()).map_err(parquet_error(path, ""))?;
+        let mut table = Table {
+            path: path.to_owned(),
+            name: Arc::from(name),
+            bytes,
+            reader,
+            columns: Vec::new(),
+            payload: None,
+            unknown: Vec::new(),
+            groups: Vec::new(),
+        };
+        table.find_columns()?;
+        table.count_rows()?;
+        Ok(table)
+    }
+
+    fn find_columns(&mut self) -> Result<(), TraceError> {
+        let schema = self.reader.metadata().file_metadata().schema_descr();
+        let refuse = |name: &str, what: String| fault(&self.path, format!("column {name}"), what, SEE_SCHEMA);
+        for (at, root) in schema.root_schema().get_fields().iter().enumerate() {
+            let Some(column) = COLUMNS.iter().find(|column| column.name == root.name()) else {
+                if !PARTITIONED_BY.contains(&root.name()) {
+                    self.unknown.push(root.name().to_owned());
+                }
+                continue;
+            };
+            if self.columns.iter().chain(&self.payload).any(|known| known.column.name == column.name) {
+                return Err(refuse(column.name, "it is there twice".to_owned()));
+            }
+            let mut leaves = (0..schema.num_columns()).filter(|leaf| schema.get_column_root_idx(*leaf) == at);
+            let (Some(leaf), None) = (leaves.next(), leaves.next()) else {
+                return Err(refuse(column.name, "expected one value a row, found a group of several".to_owned()));
+            };
+            let known = Known::new(column, leaf, &schema.column(leaf), root.is_optional())
+                .map_err(|what| refuse(column.name, what))?;
+            match column.name == PAYLOAD {
+                true => self.payload = Some(known),
+                false => self.columns.push(known),
+            }
+        }
+        match self.columns.iter().any(|known| known.column.name == EVENT) {
+            true => Ok(()),
+            false => Err(refuse(EVENT, "there is no such column: this is not a table of events".to_owned())),
+        }
+    }
+
+    fn count_rows(&mut self) -> Result<(), TraceError> {
+        let metadata = self.reader.metadata();
+        let refuse = |what: String| fault(&self.path, "", what, COPY_AGAIN);
+        let mut before = 0u64;
+        let mut groups = Vec::new();
+        for group in metadata.row_groups() {
+            let rows = u64::try_from(group.num_rows()).map_err(|_| refuse("a row group of less than no row".into()))?;
+            groups.push((before, rows));
+            before = before.checked_add(rows).ok_or_else(|| refuse("more rows than can be counted".into()))?;
+        }
+        let told = metadata.file_metadata().num_rows();
+        if u64::try_from(told).ok() != Some(before) {
+            return Err(refuse(format!("its footer says {told} rows; its row groups have {before}")));
+        }
+        self.groups = groups;
+        Ok(())
+    }
+
+    /// Row groups.
+    pub fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Rows of all groups.
+    pub fn rows(&self) -> u64 {
+        self.groups.last().map_or(0, |(before, rows)| before + rows)
+    }
+
+    /// What it holds: a hash over all but the payloads, which are as many bytes as all else many times over.
+    ///
+    /// # Errors
+    /// If its footer says that payloads lie where they cannot.
+    pub fn content(&self) -> Result<Content, TraceError> {
+        guarded(&self.path, || {
+            let mut hashes = Vec::new();
+            let mut at = 0usize;
+            let groups = self.reader.metadata().row_groups();
+            let chunks = self.payload.iter().flat_map(|known| groups.iter().map(|group| group.column(known.leaf)));
+            for (start, len) in chunks.map(|chunk| chunk.byte_range()) {
+                let (start, end) = (usize::try_from(start).ok(), usize::try_from(start.saturating_add(len)).ok());
+                let before = start.and_then(|start| self.bytes.get(at..start));
+                let (Some(before), Some(end)) = (before, end) else {
+                    return Err(fault(&self.path, "", "its footer says that payloads lie elsewhere", COPY_AGAIN));
+                };
+                hashes.extend(xxh3_128(before).to_le_bytes());
+                at = end;
+            }
+            hashes.extend(xxh3_128(self.bytes.get(at..).unwrap_or_default()).to_le_bytes());
+            Ok(Content { rows: self.rows(), hash: format!("xxh3-128:{:032x}", xxh3_128(&hashes)) })
+        })
+    }
+
+    /// Whether rows can have payloads here.
+    pub fn has_payloads(&self) -> bool {
+        self.payload.is_some()
+    }
+
+    /// Reads one row group's events; `complete` as the manifest says.
+    ///
+    /// # Errors
+    /// If the bytes make no sense, hold more or fewer rows than the footer says, or hold what no line of JSON might.
+    pub fn read(&self, group: usize, complete: bool) -> Result<Group, TraceError> {
+        guarded(&self.path, || self.read_unguarded(group, complete))
+    }
+
+    fn read_unguarded(&self, group: usize, complete: bool) -> Result<Group, TraceError> {
+        let Some((before, rows)) = self.groups.get(group).copied() else {
+            return Err(fault(&self.path, "", format!("there is no row group {group}"), COPY_AGAIN));
+        };
+        let at = |known: &Known| format!("row group {group}, column {}", known.column.name);
+        let reader =
+            self.reader.get_row_group(group).map_err(parquet_error(&self.path, format!("row group {group}")))?;
+        let mut batches = Vec::with_capacity(self.columns.len());
+        for known in &self.columns {
+            let column = reader.get_column_reader(known.leaf).map_err(parquet_error(&self.path, at(known)))?;
+            batches.push(Batch::new(known.clone(), column));
+        }
+        let mut found = Group { reading: Reading::new(complete), payloads: Vec::new() };
+        let mut done = 0u64;
+        while done < rows {
+            let now = usize::try_from(rows - done).unwrap_or(BATCH_ROWS).min(BATCH_ROWS);
+            for (batch, known) in batches.iter_mut().zip(&self.columns) {
+                let read = batch.fill(now).map_err(parquet_error(&self.path, at(known)))?;
+                if read != now {
+                    let had = done + read as u64;
+                    let what = format!("the footer says {rows} rows, the column ends after {had}");
+                    return Err(fault(&self.path, at(known), what, COPY_AGAIN));
+                }
+            }
+            let mut cursors = vec![Cursor::default(); batches.len()];
+            for row in done..done + now as u64 {
+                self.take(&batches, &mut cursors, (group, before, row), &mut found)?;
+            }
+            done += now as u64;
+        }
+        for (batch, known) in batches.iter_mut().zip(&self.columns) {
+            if batch.fill(1).map_err(parquet_error(&self.path, at(known)))? > 0 {
+                let what = format!("the footer says {rows} rows, the column holds more");
+                return Err(fault(&self.path, at(known), what, COPY_AGAIN));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes one row of a group.
+    fn take(
+        &self,
+        batches: &[Batch],
+        cursors: &mut [Cursor],
+        (group, before, row): (usize, u64, u64),
+        found: &mut Group,
+    ) -> Result<(), TraceError> {
+        let mut entry = Entry::default();
+        let number = before + row + 1;
+        let refuse = |entry: &Entry<'_>, column: &str, what: String| {
+            let from = match (entry.source_file, entry.source_line) {
+                (Some(file), Some(line)) => format!(" ({file}:{line})"),
+                _ => String::new(),
+            };
+            let column = if column.is_empty() { String::new() } else { format!(", column {column}") };
+            fault(
+                &self.path,
+                format!("row {number}{from}{column}"),
+                what,
+                "correct what wrote this row, by docs/parquet.md",
+            )
+        };
+        for (batch, cursor) in batches.iter().zip(cursors) {
+            let column = batch.column();
+            let put = match batch.next(cursor) {
+                Ok(Cell::Null) => Ok(()),
+                Ok(cell) => (column.set)(&mut entry, cell),
+                Err(what) => Err(what),
+            };
+            put.map_err(|what| refuse(&entry, column.name, what))?;
+        }
+        entry.join_payload().map_err(|(column, what)| refuse(&entry, &column, what))?;
+        entry.raw.unknown.extend(self.unknown.iter().cloned());
+        let dtype = entry.payload_dtype.map(|name| {
+            let unknown = || format!("`{name}` is no dtype of a row: expected f64, f32, f16 or bf16");
+            Dtype::parse(name).ok_or_else(|| refuse(&entry, "payload_dtype", unknown()))
+        });
+        let dtype = dtype.transpose()?;
+        let source = match (entry.source_file, entry.source_line) {
+            (Some(file), Some(line)) => Source { file: self.shared(found, file), line },
+            _ => Source { file: self.name.clone(), line: number },
+        };
+        let (shape, raw) = (entry.payload_shape.take(), std::mem::take(&mut entry.raw));
+        let known = found.reading.events().len();
+        found.reading.take(raw, source).map_err(|(key, what)| {
+            let column = if key == "payload.file" { "payload_file" } else { &key };
+            refuse(&entry, column, what)
+        })?;
+        let event = found.reading.events().get(known);
+        if let Some(payload) = event.and_then(|event| event.payload.clone()) {
+            let row = usize::try_from(row).unwrap_or(usize::MAX);
+            found.payloads.push((payload, Place { group, row, dtype, shape }));
+        }
+        Ok(())
+    }
+
+    /// The name of a source's file, in the memory of the event's before it if that is of the same one.
+    fn shared(&self, found: &Group, file: &str) -> Arc<str> {
+        match found.reading.events().last().map(|event| &event.source.file) {
+            Some(last) if **last == *file => last.clone(),
+            _ => Arc::from(file),
+        }
+    }
+
+    /// The payloads of a row group, row by row, and how many bytes are in memory for them.
+    ///
+    /// # Errors
+    /// As [`Table::read`].
+    pub fn payloads(&self, group: usize) -> Result<(Vec<Option<ByteArray>>, u64), TraceError> {
+        guarded(&self.path, || self.payloads_unguarded(group))
+    }
+
+    fn payloads_unguarded(&self, group: usize) -> Result<(Vec<Option<ByteArray>>, u64), TraceError> {
+        let at = format!("row group {group}, column {PAYLOAD}");
+        let (Some(known), Some((_, rows))) = (&self.payload, self.groups.get(group)) else {
+            return Err(fault(&self.path, at, "there is none", COPY_AGAIN));
+        };
+        let reader = self.reader.get_row_group(group).map_err(parquet_error(&self.path, &at))?;
+        let column = reader.get_column_reader(known.leaf).map_err(parquet_error(&self.path, &at))?;
+        let mut batch = Batch::new(known.clone(), column);
+        let mut all = Vec::new();
+        // One more than there should be, so that it would be seen.
+        while batch.fill(BATCH_ROWS).map_err(parquet_error(&self.path, &at))? > 0 {
+            batch.drain_bytes(&mut all);
+            if all.len() as u64 > *rows {
+                break;
+            }
+        }
+        if all.len() as u64 != *rows {
+            let what = format!("the footer says {rows} rows, the column holds {}", all.len());
+            return Err(fault(&self.path, at, what, COPY_AGAIN));
+        }
+        let chunk = reader.metadata().column(known.leaf);
+        // What is not compressed is not copied: it lies where the file is mapped.
+        let mapped = matches!(chunk.compression_codec(), parquet::basic::CompressionCodec::UNCOMPRESSED);
+        let bytes = if mapped { 0 } else { all.iter().flatten().map(|bytes| bytes.len() as u64).sum() };
+        Ok((all, bytes))
+    }
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Table({})", self.path.display())
+    }
+}
