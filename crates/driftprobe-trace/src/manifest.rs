@@ -3,6 +3,7 @@
 
 use crate::contract::Contract;
 use crate::json::{self, Located};
+use crate::recording::Recording;
 use crate::{Phase, Point, TraceError};
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
@@ -245,6 +246,9 @@ pub struct Manifest {
     /// Of what the run is a part, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<ShardInfo>,
+    /// Which rows were left out on purpose, if any were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<Recording>,
     /// Logits with and without tracing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observer: Option<ObserverEffect>,
@@ -283,6 +287,7 @@ impl Default for Manifest {
             steps: None,
             slots: None,
             shard: None,
+            recording: None,
             observer: None,
             seed: None,
             env: BTreeMap::new(),
@@ -339,6 +344,9 @@ impl Manifest {
             if prompts.iter().collect::<BTreeSet<_>>().len() < prompts.len() {
                 return Some(("shard.prompts".to_owned(), "an id is there twice".to_owned()));
             }
+        }
+        if let Some(fault) = self.recording.as_ref().and_then(Recording::fault) {
+            return Some(fault);
         }
         let mut layers = BTreeSet::new();
         for (i, layer) in self.layers.iter().flatten().enumerate() {

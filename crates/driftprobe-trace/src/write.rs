@@ -2,21 +2,19 @@
 //! that is cut short at any moment can be read and says that it was.
 
 use crate::filename::FileNames;
+use crate::folder::{delete_run, holds_run, io_error, write_manifest};
 use crate::manifest::{MANIFEST_FILE, Manifest};
-use crate::run::{ALIGNED_DIR, SEARCH_PREFIX, TENSORS_DIR, TRACES_DIR, repeat_number};
+use crate::run::{TENSORS_DIR, TRACES_DIR};
 use crate::tensors::{self, Tensor};
 use crate::{Dtype, Event, HashAlgo, LogitsTop, PayloadRef, Phase, Point, Row, RowStats, Sample, Source, TraceError};
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How many of a row's first values an event holds, unless asked otherwise.
 pub const SAMPLE_VALUES: usize = 8;
-
-/// What `analyze` writes into `report/`.
-const REPORT_FILES: [&str; 5] = ["drift.md", "drift.tsv", "drift.json", "drift.html", "junit.xml"];
 
 /// A row as an engine hands it over.
 #[derive(Clone, Debug)]
@@ -68,6 +66,9 @@ pub struct RunWriter {
     names: FileNames,
     traces: BTreeMap<(Arc<str>, Phase), String>,
     pending: Option<Pending>,
+    /// Bytes of payloads and events so far.
+    written: u64,
+    limit: Option<u64>,
 }
 
 impl RunWriter {
@@ -113,12 +114,24 @@ impl RunWriter {
             names: FileNames::default(),
             traces: BTreeMap::new(),
             pending: None,
+            written: 0,
+            limit: None,
         })
     }
 
     /// How many of a row's first values its event holds.
     pub fn set_sample_values(&mut self, count: usize) {
         self.sample_values = count;
+    }
+
+    /// Bytes of payloads and events that may be written at most; more are refused before they are written.
+    pub fn set_limit(&mut self, bytes: Option<u64>) {
+        self.limit = bytes;
+    }
+
+    /// Bytes of payloads and events that were written.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// The manifest that [`RunWriter::finish`] will write; what becomes known during the run is put in here.
@@ -142,6 +155,18 @@ impl RunWriter {
     /// [`TraceError::Record`] if no phase was begun, if the bytes are not of this dtype and shape, or if a layered point
     /// has a negative layer.
     pub fn record(&mut self, record: RowRecord) -> Result<(), TraceError> {
+        self.record_at(record, None)
+    }
+
+    /// As [`RunWriter::record`], but the event's sample holds the values at these indices in place of the first ones.
+    ///
+    /// # Errors
+    /// As [`RunWriter::record`]; and if an index lies outside the row.
+    pub fn record_sampled(&mut self, record: RowRecord, at: &[u64]) -> Result<(), TraceError> {
+        self.record_at(record, Some(at))
+    }
+
+    fn record_at(&mut self, record: RowRecord, at: Option<&[u64]>) -> Result<(), TraceError> {
         let (point, layer) = (record.point, if record.point.layered() { record.layer } else { -1 });
         let prompt_id = self.pending.as_ref().map_or_else(String::new, |p| p.prompt_id.to_string());
         let refuse = |message: String| TraceError::Record { prompt_id, point: point.id(), layer, message };
@@ -182,8 +207,11 @@ impl RunWriter {
             logits: record.logits_top,
             source: Source { file: Arc::from(""), line: 0 },
         };
-        let (event, row) = (described(event, &row, self.sample_values), record.payload.then_some(row));
-        pending.rows.push((event, row));
+        let mut event = described(event, &row, self.sample_values);
+        if let Some(at) = at {
+            event.sample = Some(sample(&row, at).map_err(refuse)?);
+        }
+        pending.rows.push((event, record.payload.then_some(row)));
         Ok(())
     }
 
@@ -280,7 +308,10 @@ impl RunWriter {
             .filter_map(|(event, row)| Some(Tensor { key: event.payload.as_ref()?.key.clone(), row: row.as_ref()? }))
             .collect();
         let path = self.dir.join(&*file);
-        tensors::write(&path, &list).map_err(io_error("write", &path))
+        let file = tensors::lay_out(&list).map_err(|e| io_error("write", &path)(e.into()))?;
+        let bytes = file.len();
+        within(&mut self.written, self.limit, bytes, &path)?;
+        tensors::write(&path, file).map_err(io_error("write", &path))
     }
 
     fn write_events(&mut self, pending: &Pending) -> Result<(), TraceError> {
@@ -303,6 +334,7 @@ impl RunWriter {
             serde_json::to_writer(&mut lines, event).map_err(|e| io_error("write", &path)(e.into()))?;
             lines.push(b'\n');
         }
+        within(&mut self.written, self.limit, lines.len() as u64, &path)?;
         let write = || -> std::io::Result<()> {
             let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
             file.write_all(&lines)?;
@@ -310,6 +342,27 @@ impl RunWriter {
         };
         write().map_err(io_error("write", &path))
     }
+}
+
+/// Counts bytes that are about to be written, if they may be.
+fn within(written: &mut u64, limit: Option<u64>, next: u64, path: &Path) -> Result<(), TraceError> {
+    let all = written.saturating_add(next);
+    match limit.filter(|limit| all > *limit) {
+        Some(limit) => Err(TraceError::Limit { path: path.to_owned(), next, limit }),
+        None => {
+            *written = all;
+            Ok(())
+        }
+    }
+}
+
+/// The values at these indices.
+fn sample(row: &Row, at: &[u64]) -> Result<Sample, String> {
+    let all = row.to_f64();
+    let value = |at: &u64| usize::try_from(*at).ok().and_then(|at| all.get(at)).copied();
+    let values: Option<Vec<f64>> = at.iter().map(value).collect();
+    let values = values.ok_or_else(|| format!("a sample index lies outside the row's {} values", all.len()))?;
+    Ok(Sample { values, idx: Some(at.to_vec()) })
 }
 
 /// The event with what its row's bytes say of it.
@@ -325,60 +378,4 @@ fn described(event: Event, row: &Row, sample_values: usize) -> Event {
         logits: (event.point == Point::Logits).then(|| event.logits.unwrap_or_else(|| row.logits_top())),
         ..event
     }
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TraceError {
-    let path = path.to_owned();
-    move |source| TraceError::Io { action, path, source }
-}
-
-fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), TraceError> {
-    let path = dir.join(MANIFEST_FILE);
-    let write = || -> std::io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(manifest)?;
-        text.push(b'\n');
-        replace(&path, |file| file.write_all(&text))
-    };
-    write().map_err(io_error("write", &path))
-}
-
-/// Writes a whole file and renames it into place; nobody ever sees a part of it.
-pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> std::io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    let result = File::create(&part).and_then(|mut file| {
-        write(&mut file)?;
-        file.sync_all()
-    });
-    match result.and_then(|()| fs::rename(&part, path)) {
-        Ok(()) => Ok(()),
-        Err(e) => {
-            // The part is of no use to anyone; that it cannot be deleted either adds nothing to the first error.
-            let _ = fs::remove_file(&part);
-            Err(e)
-        }
-    }
-}
-
-fn holds_run(dir: &Path) -> bool {
-    let has_entries = |folder: &str| fs::read_dir(dir.join(folder)).is_ok_and(|mut entries| entries.next().is_some());
-    dir.join(MANIFEST_FILE).exists() || has_entries(TRACES_DIR) || has_entries(TENSORS_DIR)
-}
-
-fn delete_run(dir: &Path) -> Result<(), TraceError> {
-    let reports = REPORT_FILES.iter().map(|name| dir.join("report").join(name));
-    for file in reports.chain([dir.join(MANIFEST_FILE)]).filter(|f| f.exists()) {
-        fs::remove_file(&file).map_err(io_error("delete", &file))?;
-    }
-    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
-        let path = entry.map_err(io_error("list", dir))?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let of_run = name == TRACES_DIR || name == TENSORS_DIR || repeat_number(name).is_some();
-        let inner = (name == ALIGNED_DIR || name.starts_with(SEARCH_PREFIX)) && holds_run(&path);
-        if (of_run || inner) && path.is_dir() {
-            fs::remove_dir_all(&path).map_err(io_error("delete", &path))?;
-        }
-    }
-    Ok(())
 }
