@@ -1,9 +1,13 @@
 //! Makes a run out of an engine: both phases of every prompt, each as often as asked, written as they are computed.
 
+mod budget;
+mod cost;
 mod plan;
 mod rows;
+mod sizes;
 mod unwatched;
 
+pub use budget::{Budget, RowPlan};
 pub use plan::{Plan, check};
 
 use crate::tap::{Selection, Tap};
@@ -58,6 +62,8 @@ struct Recorder<'a> {
     observer: ObserverEffect,
     done: u64,
     total: u64,
+    /// Bytes of payloads and events that were written.
+    written: u64,
 }
 
 /// Records a run in `dir`. `base` brings what only the caller knows (model, host, environment, seed).
@@ -82,6 +88,7 @@ pub fn record(
         observer: ObserverEffect::default(),
         done: 0,
         total: 0,
+        written: 0,
     };
     recorder.total = recorder.work();
     let mut manifest = recorder.manifest(base);
@@ -126,6 +133,7 @@ impl Recorder<'_> {
             layers: Some(self.plan.layers.iter().filter_map(|l| i32::try_from(*l).ok()).collect()),
             points: Some(points),
             steps: u32::try_from(self.plan.steps).ok(),
+            recording: self.plan.rows.as_ref().map(|rows| rows.recording().clone()),
             ..base
         }
     }
@@ -176,6 +184,7 @@ impl Recorder<'_> {
             pass,
             step: 0,
             payloads: self.plan.payloads,
+            plan: self.plan.rows.as_ref(),
         }
     }
 
@@ -194,6 +203,8 @@ impl Recorder<'_> {
 
     /// One run: every prompt, prefill and decode.
     fn run(&mut self, writer: &mut RunWriter, manifest: &Manifest, repeat: u32) -> Result<(), EngineError> {
+        let limit = self.plan.rows.as_ref().and_then(RowPlan::limit);
+        writer.set_limit(limit.map(|limit| limit.saturating_sub(self.written)));
         for (index, prompt) in manifest.prompts.iter().flatten().enumerate() {
             let steps = self.plan.steps;
             let first = prompt.tokens.len() - steps;
@@ -210,6 +221,7 @@ impl Recorder<'_> {
                 self.unwatched(aligned.as_deref(), (index, prompt), first, [of_prefill, of_decode])?;
             }
         }
+        self.written += writer.written();
         Ok(())
     }
 

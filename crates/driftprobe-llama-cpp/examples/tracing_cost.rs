@@ -115,6 +115,7 @@ fn traced(engine: &LlamaCppEngine, tokens: &[u32], layers: BTreeSet<usize>, dir:
         forced: false,
         decoded: 0,
         payloads: true,
+        rows: None,
         overwrite: true,
     };
     record(engine, &plan, &dir.join("run"), Manifest::default(), &mut Unwatched).expect("a recording");

@@ -1,6 +1,6 @@
 //! The rows of one forward pass, on their way from the tap to the run.
 
-use super::{Progress, RowKey, Watcher};
+use super::{Progress, RowKey, RowPlan, Watcher};
 use crate::EngineError;
 use crate::tap::{Receiver, TappedRow};
 use driftprobe_trace::{HashAlgo, Phase, RowHash, RowRecord, RunWriter};
@@ -18,6 +18,7 @@ pub(super) struct Rows<'r> {
     pub(super) pass: (Phase, u32),
     pub(super) step: u64,
     pub(super) payloads: bool,
+    pub(super) plan: Option<&'r RowPlan>,
 }
 
 impl Rows<'_> {
@@ -26,9 +27,14 @@ impl Rows<'_> {
         let (phase, repeat) = self.pass;
         let key = (self.prompt.0, phase, row.point, row.layer, row.pos);
         let hash = hash_of(row);
+        let planned = self.plan.is_none_or(|plan| plan.keeps(row.point, row.layer));
         if repeat == 0 {
             self.hashes.insert(key, hash);
-            return Ok(self.payloads);
+            return Ok(self.payloads && planned);
+        }
+        // A repeat that is not planned for keeps no rows: how many of them would differ is not known beforehand.
+        if self.plan.is_some() {
+            return Ok(false);
         }
         Ok(self.payloads && self.hashes.get(&key) != Some(&hash))
     }
@@ -43,7 +49,9 @@ impl Receiver for Rows<'_> {
         let payload = self.keeps(&row)?;
         let Some(writer) = &mut self.writer else { return Ok(()) };
         let token_id = self.prompt.2.get(row.pos).copied().unwrap_or_default();
-        writer.record(RowRecord {
+        let left_out = self.plan.filter(|plan| !plan.keeps(row.point, row.layer));
+        let sample = left_out.and_then(|plan| plan.sample(row.point, &row.shape));
+        let record = RowRecord {
             point: row.point,
             layer: row.layer,
             step: self.step,
@@ -58,7 +66,11 @@ impl Receiver for Rows<'_> {
             bytes: row.bytes,
             logits_top: None,
             payload,
-        })?;
+        };
+        match sample {
+            Some(at) => writer.record_sampled(record, &at)?,
+            None => writer.record(record)?,
+        }
         Ok(())
     }
 

@@ -24,6 +24,7 @@ pub fn plan(engine: &dyn Engine, tokens: &[u32], steps: usize) -> Plan {
         forced: false,
         decoded: 0,
         payloads: true,
+        rows: None,
         overwrite: true,
     }
 }
