@@ -245,8 +245,8 @@ fn spread(layers: BTreeSet<i32>) -> Vec<i32> {
 /// Bytes in the unit that a person would give, rounded up.
 fn in_units(bytes: u64) -> String {
     match bytes {
-        0..1_000_000 => format!("{}kB", bytes.div_ceil(1000)),
-        1_000_000..10_000_000_000 => format!("{}MB", bytes.div_ceil(1_000_000)),
+        0..10_000_000 => format!("{}kB", bytes.div_ceil(1000)),
+        10_000_000..10_000_000_000 => format!("{}MB", bytes.div_ceil(1_000_000)),
         _ => format!("{}GB", bytes.div_ceil(1_000_000_000)),
     }
 }
