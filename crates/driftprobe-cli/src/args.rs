@@ -49,7 +49,7 @@ Examples:
   driftprobe run --model llama.gguf --engine llama-cpp --flash-attention on
   driftprobe run --sweep prefill-attention=blocked:64,blocked:16 --steps 24
   driftprobe run --shard 1/3 --out runs/parts --record-only
-  driftprobe run --budget 2MB --steps 4
+  driftprobe run --budget 5MB --steps 4 --compress
   driftprobe run --two-pass --fault SCALE_WRONG@decode:layer5
 
 Honoured environment variables (an option given here comes first):

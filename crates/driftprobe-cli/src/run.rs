@@ -80,6 +80,7 @@ fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
         unwatched: true,
         payloads: !args.no_payloads,
         rows: None,
+        compress: volume.compress,
         overwrite: args.overwrite,
         mode,
     };

@@ -60,9 +60,10 @@ fn record_again(
 ) -> Result<bool, Failure> {
     let prompts = plan.prompts.iter().filter(|prompt| *prompt.id == *found.prompt_id).cloned().collect();
     // Whatever was asked for, to tell one stage from the next takes all points.
-    let Plan { steps, forced, decoded, mode, .. } = *plan;
+    let Plan { steps, forced, decoded, mode, compress, .. } = *plan;
     let everything = Plan::everything(engine, prompts);
-    let mut plan = Plan { layers: found.layers(), steps, forced, decoded, mode, overwrite: true, ..everything };
+    let mut plan =
+        Plan { layers: found.layers(), steps, forced, decoded, mode, compress, overwrite: true, ..everything };
     if let Some(bytes) = left {
         match RowPlan::within(engine, &plan, &Manifest::default(), Budget { bytes, modes: 1 }) {
             Ok(rows) => plan.rows = Some(rows),

@@ -204,6 +204,7 @@ impl Recorder<'_> {
     /// One run: every prompt, prefill and decode.
     fn run(&mut self, writer: &mut RunWriter, manifest: &Manifest, repeat: u32) -> Result<(), EngineError> {
         let limit = self.plan.rows.as_ref().and_then(RowPlan::limit);
+        writer.set_compression(self.plan.compress);
         writer.set_limit(limit.map(|limit| limit.saturating_sub(self.written)));
         for (index, prompt) in manifest.prompts.iter().flatten().enumerate() {
             let steps = self.plan.steps;

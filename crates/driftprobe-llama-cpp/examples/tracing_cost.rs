@@ -116,6 +116,7 @@ fn traced(engine: &LlamaCppEngine, tokens: &[u32], layers: BTreeSet<usize>, dir:
         decoded: 0,
         payloads: true,
         rows: None,
+        compress: false,
         overwrite: true,
     };
     record(engine, &plan, &dir.join("run"), Manifest::default(), &mut Unwatched).expect("a recording");

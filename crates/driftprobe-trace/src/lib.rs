@@ -19,6 +19,8 @@ mod lines;
 mod manifest;
 mod names;
 mod notes;
+mod observer;
+mod packed;
 mod payload;
 mod point;
 mod quick;
@@ -42,12 +44,13 @@ pub use index::RunIndex;
 pub use json::quote_bare_words;
 pub use lines::MAX_LINE_BYTES;
 pub use manifest::{
-    AttentionInfo, EngineInfo, HostInfo, LogitsCompared, MANIFEST_FILE, Manifest, Mode, ModelInfo, ObserverEffect,
-    PointSet, PromptInfo, SCHEMA, ShardInfo,
+    AttentionInfo, EngineInfo, HostInfo, MANIFEST_FILE, Manifest, Mode, ModelInfo, PointSet, PromptInfo, SCHEMA,
+    ShardInfo,
 };
 pub use notes::Note;
+pub use observer::{LogitsCompared, ObserverEffect};
 pub use point::Point;
-pub use recording::{LeftOutBy, RECORDING_VERSION, Recording, RowGroup, grouped, sampled_at};
+pub use recording::{Compression, LeftOutBy, RECORDING_VERSION, Recording, RowGroup, grouped, sampled_at};
 pub use row::{GRETA_HASHED_VALUES, Row, element_count};
 pub use run::{ALIGNED_DIR, Rows, Run, SEARCH_PREFIX, TENSORS_DIR, TRACES_DIR};
 pub use scalar::Num;

@@ -82,6 +82,32 @@ impl Recording {
     }
 }
 
+/// What compressing the payloads of a run came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compression {
+    /// `zstd`.
+    pub algorithm: String,
+    /// Files that are compressed.
+    pub files: u64,
+    /// Files that are not, since it would have saved less than a tenth.
+    pub files_left_plain: u64,
+    /// Bytes that all of them would take.
+    pub plain_bytes: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Default for Compression {
+    /// Of no file yet.
+    fn default() -> Compression {
+        let algorithm = "zstd".to_owned();
+        Compression { algorithm, files: 0, files_left_plain: 0, plain_bytes: 0, bytes: 0, extra: Map::new() }
+    }
+}
+
 /// Places as groups: layers that have the same points stand together.
 pub fn grouped(places: &BTreeSet<(i32, Point)>) -> Vec<RowGroup> {
     let layers: BTreeSet<i32> = places.iter().map(|(layer, _)| *layer).collect();

@@ -25,6 +25,16 @@ impl Laid<'_> {
     pub fn len(&self) -> u64 {
         8 + self.header.len() as u64 + self.data
     }
+
+    /// The header with the bytes that say how long it is.
+    pub fn head(&self) -> Vec<u8> {
+        [&(self.header.len() as u64).to_le_bytes(), self.header.as_slice()].concat()
+    }
+
+    /// The tensors' bytes, in the order of the file.
+    pub fn tensors(&self) -> impl Iterator<Item = &[u8]> {
+        self.order.iter().map(|tensor| tensor.row.bytes())
+    }
 }
 
 /// Lays the file out. Wider dtypes come first, so that every tensor is aligned.
@@ -45,13 +55,12 @@ pub fn lay_out<'a>(tensors: &'a [Tensor<'a>]) -> serde_json::Result<Laid<'a>> {
 }
 
 /// Writes the file and renames it into place.
-pub fn write(path: &Path, file: Laid<'_>) -> io::Result<()> {
+pub fn write(path: &Path, file: &Laid<'_>) -> io::Result<()> {
     replace(path, |out| {
         let mut out = BufWriter::with_capacity(1 << 18, out);
-        out.write_all(&(file.header.len() as u64).to_le_bytes())?;
-        out.write_all(&file.header)?;
-        for tensor in &file.order {
-            out.write_all(tensor.row.bytes())?;
+        out.write_all(&file.head())?;
+        for bytes in file.tensors() {
+            out.write_all(bytes)?;
         }
         out.flush()
     })

@@ -1,12 +1,13 @@
 //! Writing a run. Payloads come first, then the events that point to them, and `complete: true` last, so that a run
 //! that is cut short at any moment can be read and says that it was.
 
+mod payloads;
+
 use crate::filename::FileNames;
 use crate::folder::{delete_run, holds_run, io_error, write_manifest};
 use crate::manifest::{MANIFEST_FILE, Manifest};
 use crate::run::{TENSORS_DIR, TRACES_DIR};
-use crate::tensors::{self, Tensor};
-use crate::{Dtype, Event, HashAlgo, LogitsTop, PayloadRef, Phase, Point, Row, RowStats, Sample, Source, TraceError};
+use crate::{Dtype, Event, HashAlgo, LogitsTop, Phase, Point, Row, RowStats, Sample, Source, TraceError};
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -69,6 +70,7 @@ pub struct RunWriter {
     /// Bytes of payloads and events so far.
     written: u64,
     limit: Option<u64>,
+    compress: bool,
 }
 
 impl RunWriter {
@@ -116,6 +118,7 @@ impl RunWriter {
             pending: None,
             written: 0,
             limit: None,
+            compress: false,
         })
     }
 
@@ -127,6 +130,11 @@ impl RunWriter {
     /// Bytes of payloads and events that may be written at most; more are refused before they are written.
     pub fn set_limit(&mut self, bytes: Option<u64>) {
         self.limit = bytes;
+    }
+
+    /// Whether files of payloads are compressed, where that pays: see `compression` in the manifest.
+    pub fn set_compression(&mut self, on: bool) {
+        self.compress = on;
     }
 
     /// Bytes of payloads and events that were written.
@@ -288,32 +296,6 @@ impl RunWriter {
         }
     }
 
-    fn write_payloads(&mut self, pending: &mut Pending) -> Result<(), TraceError> {
-        if pending.rows.iter().all(|(_, row)| row.is_none()) {
-            return Ok(());
-        }
-        let stem = self.names.unique(&pending.prompt_id, &format!(".{}.safetensors", pending.phase));
-        let file: Arc<str> = Arc::from(format!("{TENSORS_DIR}/{stem}"));
-        let mut keys = FileNames::default();
-        for (event, row) in &mut pending.rows {
-            if row.is_some() {
-                let row_index = event.logical_tok_idx.unwrap_or_default();
-                let key = keys.unique_key(format!("{}.{}.{row_index}", event.point, event.layer));
-                event.payload = Some(PayloadRef { file: file.clone(), key: Arc::from(key) });
-            }
-        }
-        let list: Vec<Tensor<'_>> = pending
-            .rows
-            .iter()
-            .filter_map(|(event, row)| Some(Tensor { key: event.payload.as_ref()?.key.clone(), row: row.as_ref()? }))
-            .collect();
-        let path = self.dir.join(&*file);
-        let file = tensors::lay_out(&list).map_err(|e| io_error("write", &path)(e.into()))?;
-        let bytes = file.len();
-        within(&mut self.written, self.limit, bytes, &path)?;
-        tensors::write(&path, file).map_err(io_error("write", &path))
-    }
-
     fn write_events(&mut self, pending: &Pending) -> Result<(), TraceError> {
         let key = (pending.prompt_id.clone(), pending.phase);
         let name = match self.traces.get(&key) {
@@ -334,25 +316,13 @@ impl RunWriter {
             serde_json::to_writer(&mut lines, event).map_err(|e| io_error("write", &path)(e.into()))?;
             lines.push(b'\n');
         }
-        within(&mut self.written, self.limit, lines.len() as u64, &path)?;
+        self.count(lines.len() as u64, &path)?;
         let write = || -> std::io::Result<()> {
             let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
             file.write_all(&lines)?;
             file.sync_data()
         };
         write().map_err(io_error("write", &path))
-    }
-}
-
-/// Counts bytes that are about to be written, if they may be.
-fn within(written: &mut u64, limit: Option<u64>, next: u64, path: &Path) -> Result<(), TraceError> {
-    let all = written.saturating_add(next);
-    match limit.filter(|limit| all > *limit) {
-        Some(limit) => Err(TraceError::Limit { path: path.to_owned(), next, limit }),
-        None => {
-            *written = all;
-            Ok(())
-        }
     }
 }
 

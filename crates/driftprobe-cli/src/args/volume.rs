@@ -15,6 +15,9 @@ pub struct VolumeArgs {
     /// than rounding. Traces all layers, unless --layers names some
     #[arg(long, conflicts_with_all = ["no_payloads", "record_only", "sweep", "remote"])]
     pub two_pass: bool,
+    /// Compress whole rows (zstd), file by file where it saves a tenth or more
+    #[arg(long, conflicts_with = "no_payloads")]
+    pub compress: bool,
 }
 
 /// A number of bytes.

@@ -31,6 +31,8 @@ pub struct Plan {
     pub payloads: bool,
     /// Which of the rows are kept whole, where not all are.
     pub rows: Option<RowPlan>,
+    /// Whether payloads are compressed where that pays.
+    pub compress: bool,
     /// Whether a run that lies in the folder already may be replaced.
     pub overwrite: bool,
 }
@@ -50,6 +52,7 @@ impl Plan {
             unwatched: false,
             payloads: true,
             rows: None,
+            compress: false,
             overwrite: false,
         }
     }

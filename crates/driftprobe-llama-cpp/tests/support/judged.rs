@@ -25,6 +25,7 @@ pub fn plan(engine: &dyn Engine, tokens: &[u32], steps: usize) -> Plan {
         decoded: 0,
         payloads: true,
         rows: None,
+        compress: false,
         overwrite: true,
     }
 }
