@@ -49,8 +49,8 @@ Examples:
   driftprobe run --model llama.gguf --engine llama-cpp --flash-attention on
   driftprobe run --sweep prefill-attention=blocked:64,blocked:16 --steps 24
   driftprobe run --shard 1/3 --out runs/parts --record-only
-  driftprobe run --budget 5MB --steps 4 --compress
-  driftprobe run --two-pass --fault SCALE_WRONG@decode:layer5
+  driftprobe run --budget 50MB --steps 4 --compress
+  driftprobe run --two-pass --mode as_designed
 
 Honoured environment variables (an option given here comes first):
   GRETA_TRACE_LAYERS, GRETA_TRACE_STAGE_LAYERS   as --layers
