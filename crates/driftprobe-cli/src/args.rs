@@ -10,6 +10,7 @@ mod merge;
 mod reach;
 pub mod report;
 mod sweep;
+mod volume;
 
 pub use analyze::AnalyzeArgs;
 pub use compare::{CompareArgs, ComparedPhase};
@@ -20,6 +21,7 @@ pub use logprobs::{LogprobsArgs, LogprobsFormat};
 pub use merge::MergeArgs;
 pub use reach::{ReachArgs, ReachFormat};
 pub use sweep::Axis;
+pub use volume::VolumeArgs;
 
 use crate::import::{IMPORT_EXAMPLES, ImportArgs};
 use crate::remote::RemoteArgs;
@@ -49,6 +51,8 @@ Examples:
   driftprobe run --model llama.gguf --engine llama-cpp --flash-attention on
   driftprobe run --sweep prefill-attention=blocked:64,blocked:16 --steps 24
   driftprobe run --shard 1/3 --out runs/parts --record-only
+  driftprobe run --budget 50MB --steps 4 --compress
+  driftprobe run --two-pass --mode as_designed
 
 Honoured environment variables (an option given here comes first):
   GRETA_TRACE_LAYERS, GRETA_TRACE_STAGE_LAYERS   as --layers
@@ -225,6 +229,8 @@ pub struct RunArgs {
     /// Keep hashes, statistics and eight values of each row, but not the rows themselves
     #[arg(long)]
     pub no_payloads: bool,
+    #[command(flatten)]
+    pub volume: VolumeArgs,
     /// Record only; `driftprobe analyze` judges the run later, here or elsewhere
     #[arg(long)]
     pub record_only: bool,

@@ -24,6 +24,7 @@ mod remote;
 mod report;
 mod run;
 mod same_file;
+mod search;
 mod sweep;
 
 pub use analyze::{contract, judge_lying};

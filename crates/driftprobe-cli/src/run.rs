@@ -10,18 +10,18 @@ use crate::output;
 use crate::progress::TerminalWatcher;
 use crate::prompts;
 use crate::remote;
+use crate::search::search;
 use crate::sweep;
 use driftprobe::Analysis;
 use driftprobe::examine::Oracle;
-use driftprobe::search::{between, with_search};
-use driftprobe_engine::record::{self, Plan, record, record_both};
+use driftprobe::search::with_search;
+use driftprobe_engine::record::{self, Budget, Plan, RowPlan, record, record_both};
 use driftprobe_engine::{Engine, EngineError};
 use driftprobe_model::Model;
-use driftprobe_trace::{Manifest, Mode, ModelInfo, Phase, Point, PromptInfo, Run, SEARCH_PREFIX};
+use driftprobe_trace::{Manifest, Mode, ModelInfo, Phase, Point, PromptInfo, Run};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// The layers that are traced when none are named.
 const LAYERS_BY_DEFAULT: &[usize] = &[0, 1, 2, 4, 8];
@@ -64,21 +64,34 @@ fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
     let engine = engine::open(&args.engine, args.fault.as_ref(), &model, &prompts)?;
     let engine = engine.as_ref();
     let mode = if args.mode == Modes::KvAligned { Mode::KvAligned } else { Mode::AsDesigned };
-    let plan = Plan {
+    let volume = &args.volume;
+    let everywhere = volume.two_pass || volume.budget.is_some();
+    let mut plan = Plan {
         prompts,
         steps: args.engine.steps,
-        layers: layers(&args.engine, engine.layers())?,
+        layers: match everywhere {
+            true => layers_or(&args.engine, engine.layers(), (0..engine.layers()).collect())?,
+            false => layers(&args.engine, engine.layers())?,
+        },
         points: points(&args.engine, engine)?,
         repeats: args.repeats,
         forced: false,
         decoded: 0,
         unwatched: true,
         payloads: !args.no_payloads,
+        rows: None,
+        compress: volume.compress,
         overwrite: args.overwrite,
         mode,
     };
     record::check(engine, &plan)?;
     check_context(&plan, &model)?;
+    let modes = if args.mode == Modes::Both { 2 } else { 1 };
+    if let Some(size) = volume.budget {
+        plan.rows = Some(RowPlan::within(engine, &plan, &base, Budget { bytes: size.0, modes })?);
+    } else if volume.two_pass {
+        plan.rows = Some(RowPlan::first_pass(engine, &plan, &base, modes)?);
+    }
     let dir = match &args.out {
         Some(dir) => {
             args.shard.map_or_else(|| dir.clone(), |shard| dir.join(by_prompt::shard_folder(shard.index, shard.of)))
@@ -105,36 +118,6 @@ fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
     }
 }
 
-/// Rounds of the search for a fault between recorded layers; each narrows them down to at most an eighth.
-const ROUNDS_MAX: usize = 8;
-
-/// Records the layers between which a fault lies, until it is found in one of them.
-pub fn search(
-    engine: &dyn Engine,
-    plan: &Plan,
-    analysis: &Analysis,
-    (dir, oracle): (&Path, &Oracle<'_>),
-) -> Result<Vec<Arc<Analysis>>, Failure> {
-    let mut rounds = Vec::new();
-    let mut open = between(analysis, engine.layers());
-    while let Some(found) = open.take().filter(|_| rounds.len() < ROUNDS_MAX) {
-        let prompts = plan.prompts.iter().filter(|prompt| *prompt.id == *found.prompt_id).cloned().collect();
-        // Whatever was asked for, to tell one stage from the next takes all points.
-        let Plan { steps, forced, decoded, mode, .. } = *plan;
-        let everything = Plan::everything(engine, prompts);
-        let plan = Plan { layers: found.layers(), steps, forced, decoded, mode, overwrite: true, ..everything };
-        let folder = dir.join(format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
-        let mut watcher = TerminalWatcher::new();
-        let recorded = record(engine, &plan, &folder, Manifest::default(), &mut watcher);
-        watcher.finish();
-        recorded?;
-        let analysis = analyze::judge(&Run::open(&folder)?, Some(oracle))?;
-        open = between(&analysis, engine.layers()).filter(|next| *next != found);
-        rounds.push(Arc::new(analysis));
-    }
-    Ok(rounds)
-}
-
 /// Refuses sequences that are longer than the model was made for: what it computes there means little.
 pub fn check_context(plan: &Plan, model: &Model) -> Result<(), Failure> {
     let Some(context) = model.config.max_position_embeddings else { return Ok(()) };
@@ -158,10 +141,16 @@ fn asked(option: (&'static str, &Option<String>), variables: &[&'static str]) ->
     option.1.clone().map(|value| (option.0, value)).or_else(|| variables.iter().find_map(set))
 }
 
+/// The layers to trace, of `count`: those asked for, or some.
 pub fn layers(args: &EngineArgs, count: usize) -> Result<BTreeSet<usize>, Failure> {
+    layers_or(args, count, LAYERS_BY_DEFAULT.iter().copied().filter(|layer| *layer < count).collect())
+}
+
+/// The layers to trace: those asked for, or `others`.
+fn layers_or(args: &EngineArgs, count: usize, others: BTreeSet<usize>) -> Result<BTreeSet<usize>, Failure> {
     let Some((by, list)) = asked(("--layers", &args.layers), &["GRETA_TRACE_LAYERS", "GRETA_TRACE_STAGE_LAYERS"])
     else {
-        return Ok(LAYERS_BY_DEFAULT.iter().copied().filter(|l| *l < count).collect());
+        return Ok(others);
     };
     if list.trim() == "all" {
         return Ok((0..count).collect());

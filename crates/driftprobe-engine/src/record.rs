@@ -1,10 +1,14 @@
 //! Makes a run out of an engine: both phases of every prompt, each as often as asked, written as they are computed.
 
+mod budget;
+mod cost;
 mod output;
 mod plan;
 mod rows;
+mod sizes;
 mod unwatched;
 
+pub use budget::{Budget, RowPlan};
 pub use plan::{Plan, check};
 
 use crate::tap::{Selection, Tap};
@@ -84,6 +88,8 @@ struct Recorder<'a> {
     chosen: Vec<Vec<u64>>,
     done: u64,
     total: u64,
+    /// Bytes of payloads and events that were written, by mode.
+    written: Vec<u64>,
 }
 
 /// Records a run in `dir`. `base` brings what only the caller knows (model, host, environment, seed).
@@ -136,6 +142,7 @@ fn record_in(
         observer: ObserverEffect::default(),
         done: 0,
         total: 0,
+        written: Vec::new(),
     };
     recorder.total = recorder.work(dirs.len());
     let manifest = recorder.manifest(base);
@@ -176,6 +183,7 @@ impl Recorder<'_> {
             layers: Some(self.plan.layers.iter().filter_map(|l| i32::try_from(*l).ok()).collect()),
             points: Some(points),
             steps: u32::try_from(self.plan.steps).ok(),
+            recording: self.plan.rows.as_ref().map(|rows| rows.recording().clone()),
             ..base
         }
     }
@@ -244,6 +252,7 @@ impl Recorder<'_> {
             pass,
             step: 0,
             payloads: self.plan.payloads,
+            plan: self.plan.rows.as_ref(),
         }
     }
 
@@ -267,6 +276,12 @@ impl Recorder<'_> {
 
     /// One run in all modes: every prompt, prefill and decode.
     fn run(&mut self, outputs: &mut [Output], repeat: u32) -> Result<(), EngineError> {
+        let limit = self.plan.rows.as_ref().and_then(RowPlan::limit);
+        self.written.resize(outputs.len(), 0);
+        for (output, written) in outputs.iter_mut().zip(&self.written) {
+            output.writer.set_compression(self.plan.compress);
+            output.writer.set_limit(limit.map(|limit| limit.saturating_sub(*written)));
+        }
         let prompts: Vec<PromptInfo> = outputs.first().map(Output::prompts).unwrap_or_default();
         for (index, prompt) in prompts.iter().enumerate() {
             let first = prompt.tokens.len() - self.plan.steps;
@@ -290,6 +305,9 @@ impl Recorder<'_> {
                     self.unwatched(aligned, (index, prompt), first, [&of_prefill, &of_decode])?;
                 }
             }
+        }
+        for (output, written) in outputs.iter().zip(&mut self.written) {
+            *written += output.writer.written();
         }
         Ok(())
     }

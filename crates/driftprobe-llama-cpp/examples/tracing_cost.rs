@@ -115,6 +115,8 @@ fn traced(engine: &LlamaCppEngine, tokens: &[u32], layers: BTreeSet<usize>, dir:
         forced: false,
         decoded: 0,
         payloads: true,
+        rows: None,
+        compress: false,
         overwrite: true,
     };
     record(engine, &plan, &dir.join("run"), Manifest::default(), &mut Unwatched).expect("a recording");

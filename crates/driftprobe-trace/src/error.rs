@@ -130,6 +130,16 @@ pub enum TraceError {
         /// The hash of the payload's bytes.
         computed: RowHash,
     },
+    /// The run would become larger than it may.
+    #[error("{}: the next {next} bytes would bring the run to more than its {limit}", path.display())]
+    Limit {
+        /// The file that would be written.
+        path: PathBuf,
+        /// Bytes that were to come.
+        next: u64,
+        /// Bytes that the run may take.
+        limit: u64,
+    },
     /// A row that was given to the writer is not a row.
     #[error("prompt `{prompt_id}`, layer {layer}, `{point}`: {message}")]
     Record {
@@ -169,6 +179,7 @@ impl TraceError {
             TraceError::PayloadHash { .. } => {
                 "the tensor is not the one that was hashed: copy tensors/ again, or correct the engine's `payload` or `hash`"
             }
+            TraceError::Limit { .. } => "rows took more than was planned for them: allow more bytes, or trace less",
             TraceError::Record { .. } => "correct the engine that records this row",
         }
     }

@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod expected;
 mod filename;
+mod folder;
 mod hash;
 mod index;
 mod json;
@@ -19,11 +20,14 @@ mod lines;
 mod manifest;
 mod names;
 mod notes;
+mod observer;
+mod packed;
 mod payload;
 mod point;
 mod quick;
 mod raw;
 mod reading;
+mod recording;
 mod row;
 mod run;
 mod scalar;
@@ -43,13 +47,15 @@ pub use index::RunIndex;
 pub use json::quote_bare_words;
 pub use lines::MAX_LINE_BYTES;
 pub use manifest::{
-    AttentionInfo, EngineInfo, HostInfo, LogitsCompared, MANIFEST_FILE, Manifest, Mode, ModelInfo, ObserverEffect,
-    PointSet, PromptInfo, SCHEMA, ShardInfo,
+    AttentionInfo, EngineInfo, HostInfo, MANIFEST_FILE, Manifest, Mode, ModelInfo, PointSet, PromptInfo, SCHEMA,
+    ShardInfo,
 };
 pub use notes::Note;
+pub use observer::{LogitsCompared, ObserverEffect};
 pub use point::Point;
 pub use raw::{RawEvent, RawPayload};
 pub use reading::Reading;
+pub use recording::{Compression, LeftOutBy, RECORDING_VERSION, Recording, RowGroup, grouped, sampled_at};
 pub use row::{GRETA_HASHED_VALUES, Row, element_count};
 pub use run::{ALIGNED_DIR, Rows, Run, SEARCH_PREFIX, Store, TENSORS_DIR, TRACES_DIR, repeat_dirs};
 pub use scalar::{Hash64, Num, Text};

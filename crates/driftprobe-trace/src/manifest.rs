@@ -3,6 +3,8 @@
 
 use crate::contract::Contract;
 use crate::json::{self, Located};
+use crate::observer::ObserverEffect;
+use crate::recording::{Compression, Recording};
 use crate::{Phase, Point, TraceError};
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
@@ -140,30 +142,6 @@ pub struct PromptInfo {
     pub extra: Map<String, Value>,
 }
 
-/// Logits of a phase that was traced against those of the same phase untraced.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LogitsCompared {
-    /// Rows of logits that were compared.
-    pub rows: u64,
-    /// Of them bit-equal ones.
-    pub equal: u64,
-    /// Largest max |traced − untraced|; `None` if it is not finite.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_abs: Option<f64>,
-    /// Fields that this version does not know.
-    #[serde(flatten)]
-    pub extra: Map<String, Value>,
-}
-
-/// What tracing did to the engine, seen in its logits.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ObserverEffect {
-    /// In prefill.
-    pub prefill: LogitsCompared,
-    /// In decode.
-    pub decode: LogitsCompared,
-}
-
 /// Of what a run is a part, where its prompts were shared out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardInfo {
@@ -245,6 +223,12 @@ pub struct Manifest {
     /// Of what the run is a part, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<ShardInfo>,
+    /// Which rows were left out on purpose, if any were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<Recording>,
+    /// What compressing the payloads came to, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
     /// Logits with and without tracing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observer: Option<ObserverEffect>,
@@ -283,6 +267,8 @@ impl Default for Manifest {
             steps: None,
             slots: None,
             shard: None,
+            recording: None,
+            compression: None,
             observer: None,
             seed: None,
             env: BTreeMap::new(),
@@ -339,6 +325,9 @@ impl Manifest {
             if prompts.iter().collect::<BTreeSet<_>>().len() < prompts.len() {
                 return Some(("shard.prompts".to_owned(), "an id is there twice".to_owned()));
             }
+        }
+        if let Some(fault) = self.recording.as_ref().and_then(Recording::fault) {
+            return Some(fault);
         }
         let mut layers = BTreeSet::new();
         for (i, layer) in self.layers.iter().flatten().enumerate() {

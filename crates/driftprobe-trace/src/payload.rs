@@ -2,6 +2,7 @@
 //!
 //! A path in an event is data from a stranger: it may not leave the run's folder, by itself or through a link.
 
+use crate::packed::{PACKED_SUFFIX, Packed};
 use crate::{Dtype, Event, PayloadRef, Row, TraceError};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
@@ -21,13 +22,25 @@ pub struct MappedBytes {
 impl MappedBytes {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        self.file.map.get(self.range.clone()).unwrap_or_default()
+        match &self.file.bytes {
+            Bytes::Mapped(map) => map.get(self.range.clone()).unwrap_or_default(),
+            // Rows of compressed files have bytes of their own.
+            Bytes::Packed(_) => &[],
+        }
     }
+}
+
+/// Where a file's bytes are.
+enum Bytes {
+    /// As they are.
+    Mapped(Mmap),
+    /// Compressed.
+    Packed(Packed),
 }
 
 /// One mapped safetensors file with its checked header.
 struct TensorFile {
-    map: Mmap,
+    bytes: Bytes,
     header: safetensors::tensor::Metadata,
     data_at: usize,
 }
@@ -65,8 +78,15 @@ impl Payloads {
             return Err(refuse(format!("its shape is {shape:?}, the event says {stated:?}")));
         }
         let (start, end) = info.data_offsets;
-        let range = file.data_at + start..file.data_at + end;
         let shape = event.shape.clone().unwrap_or(shape);
+        if let Bytes::Packed(packed) = &file.bytes {
+            // What the tensor's own type and shape take is all that is decompressed for it.
+            crate::row::check_len(dtype, &shape, end - start).map_err(|e| refuse(e.to_string()))?;
+            let at = |offset: usize| (file.data_at + offset) as u64;
+            let bytes = packed.bytes(at(start)..at(end)).map_err(refuse)?;
+            return Row::new(dtype, shape, bytes).map(Some).map_err(|e| refuse(e.to_string()));
+        }
+        let range = file.data_at + start..file.data_at + end;
         Row::mapped(dtype, shape, MappedBytes { file, range }).map(Some).map_err(|e| refuse(e.to_string()))
     }
 
@@ -158,9 +178,38 @@ fn open(dir: &Path, name: &str) -> Result<(TensorFile, Identity), String> {
     // run's finished files accepts, as every program that maps safetensors does; the writer never changes a tensor file
     // in place, it renames a whole one into place.
     let map = unsafe { Mmap::map(&file) }.map_err(|e| format!("cannot map the file: {e}"))?;
-    let (header_len, header) =
-        SafeTensors::read_metadata(&map).map_err(|e| format!("the file is not valid safetensors: {e}"))?;
-    Ok((TensorFile { map, header, data_at: 8 + header_len }, identity))
+    let invalid = |e: &dyn std::fmt::Display| format!("the file is not valid safetensors: {e}");
+    if name.ends_with(PACKED_SUFFIX) {
+        let packed = Packed::open(map)?;
+        let (header, data_at) = unpacked_header(&packed).map_err(|e| invalid(&e))?;
+        return Ok((TensorFile { bytes: Bytes::Packed(packed), header, data_at }, identity));
+    }
+    let (header_len, header) = SafeTensors::read_metadata(&map).map_err(|e| invalid(&e))?;
+    Ok((TensorFile { bytes: Bytes::Mapped(map), header, data_at: 8 + header_len }, identity))
+}
+
+/// The header of a compressed file, and where the tensors' bytes begin. As of a plain file, they lie one behind the other
+/// and fill it.
+fn unpacked_header(packed: &Packed) -> Result<(safetensors::tensor::Metadata, usize), String> {
+    let head = packed.head()?;
+    let (len, json) = head.split_first_chunk::<8>().ok_or("its header is cut short")?;
+    if u64::from_le_bytes(*len) != json.len() as u64 {
+        return Err("its first frame is not its header".to_owned());
+    }
+    let header: safetensors::tensor::Metadata = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+    let mut offsets: Vec<(usize, usize)> = header.tensors().values().map(|info| info.data_offsets).collect();
+    offsets.sort_unstable();
+    let mut end = 0;
+    for (start, stop) in offsets {
+        if start != end || stop < start {
+            return Err("its tensors overlap, or do not lie one behind the other".to_owned());
+        }
+        end = stop;
+    }
+    if packed.plain_len() != (head.len() as u64).saturating_add(end as u64) {
+        return Err("its frames do not hold as much as its header says".to_owned());
+    }
+    Ok((header, head.len()))
 }
 
 fn dtype_of(dtype: safetensors::Dtype) -> Option<Dtype> {

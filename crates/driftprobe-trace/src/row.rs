@@ -126,7 +126,8 @@ impl Row {
     }
 }
 
-fn check_len(dtype: Dtype, shape: &[u64], len: usize) -> Result<(), RowError> {
+/// Whether so many bytes are a row of this type and shape.
+pub(crate) fn check_len(dtype: Dtype, shape: &[u64], len: usize) -> Result<(), RowError> {
     let count = element_count(shape).and_then(|n| n.checked_mul(dtype.size_bytes() as u64));
     match count {
         None => Err(RowError::Overflow { shape: shape.to_vec() }),

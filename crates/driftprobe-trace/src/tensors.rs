@@ -1,6 +1,7 @@
 //! Writing a safetensors file from rows, without copying them.
 
-use crate::{Dtype, Row, write};
+use crate::folder::replace;
+use crate::{Dtype, Row};
 use serde_json::{Map, Value, json};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -12,8 +13,32 @@ pub struct Tensor<'a> {
     pub row: &'a Row,
 }
 
-/// Writes the file and renames it into place. Wider dtypes come first, so that every tensor is aligned.
-pub fn write(path: &Path, tensors: &[Tensor<'_>]) -> io::Result<()> {
+/// A file that is to be written: its header, and its rows in the order of the file.
+pub struct Laid<'a> {
+    header: Vec<u8>,
+    order: Vec<&'a Tensor<'a>>,
+    data: u64,
+}
+
+impl Laid<'_> {
+    /// Bytes that the file will have.
+    pub fn len(&self) -> u64 {
+        8 + self.header.len() as u64 + self.data
+    }
+
+    /// The header with the bytes that say how long it is.
+    pub fn head(&self) -> Vec<u8> {
+        [&(self.header.len() as u64).to_le_bytes(), self.header.as_slice()].concat()
+    }
+
+    /// The tensors' bytes, in the order of the file.
+    pub fn tensors(&self) -> impl Iterator<Item = &[u8]> {
+        self.order.iter().map(|tensor| tensor.row.bytes())
+    }
+}
+
+/// Lays the file out. Wider dtypes come first, so that every tensor is aligned.
+pub fn lay_out<'a>(tensors: &'a [Tensor<'a>]) -> serde_json::Result<Laid<'a>> {
     let mut order: Vec<&Tensor<'_>> = tensors.iter().collect();
     order.sort_by_key(|t| std::cmp::Reverse(t.row.dtype.size_bytes()));
     let mut header = Map::new();
@@ -26,12 +51,16 @@ pub fn write(path: &Path, tensors: &[Tensor<'_>]) -> io::Result<()> {
     }
     let mut header = serde_json::to_vec(&Value::Object(header))?;
     header.resize(header.len().next_multiple_of(8), b' ');
-    write::replace(path, |file| {
-        let mut out = BufWriter::with_capacity(1 << 18, file);
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        for tensor in &order {
-            out.write_all(tensor.row.bytes())?;
+    Ok(Laid { header, order, data: at as u64 })
+}
+
+/// Writes the file and renames it into place.
+pub fn write(path: &Path, file: &Laid<'_>) -> io::Result<()> {
+    replace(path, |out| {
+        let mut out = BufWriter::with_capacity(1 << 18, out);
+        out.write_all(&file.head())?;
+        for bytes in file.tensors() {
+            out.write_all(bytes)?;
         }
         out.flush()
     })

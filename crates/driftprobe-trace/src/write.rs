@@ -1,22 +1,21 @@
 //! Writing a run. Payloads come first, then the events that point to them, and `complete: true` last, so that a run
 //! that is cut short at any moment can be read and says that it was.
 
+mod payloads;
+
 use crate::filename::FileNames;
+use crate::folder::{delete_run, holds_run, io_error, write_manifest};
 use crate::manifest::{MANIFEST_FILE, Manifest};
-use crate::run::{ALIGNED_DIR, SEARCH_PREFIX, TENSORS_DIR, TRACES_DIR, repeat_number};
-use crate::tensors::{self, Tensor};
-use crate::{Dtype, Event, HashAlgo, LogitsTop, PayloadRef, Phase, Point, Row, RowStats, Sample, Source, TraceError};
+use crate::run::{TENSORS_DIR, TRACES_DIR};
+use crate::{Dtype, Event, HashAlgo, LogitsTop, Phase, Point, Row, RowStats, Sample, Source, TraceError};
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How many of a row's first values an event holds, unless asked otherwise.
 pub const SAMPLE_VALUES: usize = 8;
-
-/// What `analyze` writes into `report/`.
-const REPORT_FILES: [&str; 5] = ["drift.md", "drift.tsv", "drift.json", "drift.html", "junit.xml"];
 
 /// A row as an engine hands it over.
 #[derive(Clone, Debug)]
@@ -68,6 +67,10 @@ pub struct RunWriter {
     names: FileNames,
     traces: BTreeMap<(Arc<str>, Phase), String>,
     pending: Option<Pending>,
+    /// Bytes of payloads and events so far.
+    written: u64,
+    limit: Option<u64>,
+    compress: bool,
 }
 
 impl RunWriter {
@@ -113,6 +116,9 @@ impl RunWriter {
             names: FileNames::default(),
             traces: BTreeMap::new(),
             pending: None,
+            written: 0,
+            limit: None,
+            compress: false,
         })
     }
 
@@ -121,9 +127,19 @@ impl RunWriter {
         self.sample_values = count;
     }
 
-    /// The manifest as it stands.
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+    /// Bytes of payloads and events that may be written at most; more are refused before they are written.
+    pub fn set_limit(&mut self, bytes: Option<u64>) {
+        self.limit = bytes;
+    }
+
+    /// Whether files of payloads are compressed, where that pays: see `compression` in the manifest.
+    pub fn set_compression(&mut self, on: bool) {
+        self.compress = on;
+    }
+
+    /// Bytes of payloads and events that were written.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// The manifest that [`RunWriter::finish`] will write; what becomes known during the run is put in here.
@@ -147,6 +163,18 @@ impl RunWriter {
     /// [`TraceError::Record`] if no phase was begun, if the bytes are not of this dtype and shape, or if a layered point
     /// has a negative layer.
     pub fn record(&mut self, record: RowRecord) -> Result<(), TraceError> {
+        self.record_at(record, None)
+    }
+
+    /// As [`RunWriter::record`], but the event's sample holds the values at these indices in place of the first ones.
+    ///
+    /// # Errors
+    /// As [`RunWriter::record`]; and if an index lies outside the row.
+    pub fn record_sampled(&mut self, record: RowRecord, at: &[u64]) -> Result<(), TraceError> {
+        self.record_at(record, Some(at))
+    }
+
+    fn record_at(&mut self, record: RowRecord, at: Option<&[u64]>) -> Result<(), TraceError> {
         let (point, layer) = (record.point, if record.point.layered() { record.layer } else { -1 });
         let prompt_id = self.pending.as_ref().map_or_else(String::new, |p| p.prompt_id.to_string());
         let refuse = |message: String| TraceError::Record { prompt_id, point: point.id(), layer, message };
@@ -187,8 +215,11 @@ impl RunWriter {
             logits: record.logits_top,
             source: Source { file: Arc::from(""), line: 0 },
         };
-        let (event, row) = (described(event, &row, self.sample_values), record.payload.then_some(row));
-        pending.rows.push((event, row));
+        let mut event = described(event, &row, self.sample_values);
+        if let Some(at) = at {
+            event.sample = Some(sample(&row, at).map_err(refuse)?);
+        }
+        pending.rows.push((event, record.payload.then_some(row)));
         Ok(())
     }
 
@@ -265,29 +296,6 @@ impl RunWriter {
         }
     }
 
-    fn write_payloads(&mut self, pending: &mut Pending) -> Result<(), TraceError> {
-        if pending.rows.iter().all(|(_, row)| row.is_none()) {
-            return Ok(());
-        }
-        let stem = self.names.unique(&pending.prompt_id, &format!(".{}.safetensors", pending.phase));
-        let file: Arc<str> = Arc::from(format!("{TENSORS_DIR}/{stem}"));
-        let mut keys = FileNames::default();
-        for (event, row) in &mut pending.rows {
-            if row.is_some() {
-                let row_index = event.logical_tok_idx.unwrap_or_default();
-                let key = keys.unique_key(format!("{}.{}.{row_index}", event.point, event.layer));
-                event.payload = Some(PayloadRef { file: file.clone(), key: Arc::from(key) });
-            }
-        }
-        let list: Vec<Tensor<'_>> = pending
-            .rows
-            .iter()
-            .filter_map(|(event, row)| Some(Tensor { key: event.payload.as_ref()?.key.clone(), row: row.as_ref()? }))
-            .collect();
-        let path = self.dir.join(&*file);
-        tensors::write(&path, &list).map_err(io_error("write", &path))
-    }
-
     fn write_events(&mut self, pending: &Pending) -> Result<(), TraceError> {
         let key = (pending.prompt_id.clone(), pending.phase);
         let name = match self.traces.get(&key) {
@@ -308,6 +316,7 @@ impl RunWriter {
             serde_json::to_writer(&mut lines, event).map_err(|e| io_error("write", &path)(e.into()))?;
             lines.push(b'\n');
         }
+        self.count(lines.len() as u64, &path)?;
         let write = || -> std::io::Result<()> {
             let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
             file.write_all(&lines)?;
@@ -315,6 +324,15 @@ impl RunWriter {
         };
         write().map_err(io_error("write", &path))
     }
+}
+
+/// The values at these indices.
+fn sample(row: &Row, at: &[u64]) -> Result<Sample, String> {
+    let all = row.to_f64();
+    let value = |at: &u64| usize::try_from(*at).ok().and_then(|at| all.get(at)).copied();
+    let values: Option<Vec<f64>> = at.iter().map(value).collect();
+    let values = values.ok_or_else(|| format!("a sample index lies outside the row's {} values", all.len()))?;
+    Ok(Sample { values, idx: Some(at.to_vec()) })
 }
 
 /// The event with what its row's bytes say of it.
@@ -330,60 +348,4 @@ fn described(event: Event, row: &Row, sample_values: usize) -> Event {
         logits: (event.point == Point::Logits).then(|| event.logits.unwrap_or_else(|| row.logits_top())),
         ..event
     }
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TraceError {
-    let path = path.to_owned();
-    move |source| TraceError::Io { action, path, source }
-}
-
-fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), TraceError> {
-    let path = dir.join(MANIFEST_FILE);
-    let write = || -> std::io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(manifest)?;
-        text.push(b'\n');
-        replace(&path, |file| file.write_all(&text))
-    };
-    write().map_err(io_error("write", &path))
-}
-
-/// Writes a whole file and renames it into place; nobody ever sees a part of it.
-pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> std::io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    let result = File::create(&part).and_then(|mut file| {
-        write(&mut file)?;
-        file.sync_all()
-    });
-    match result.and_then(|()| fs::rename(&part, path)) {
-        Ok(()) => Ok(()),
-        Err(e) => {
-            // The part is of no use to anyone; that it cannot be deleted either adds nothing to the first error.
-            let _ = fs::remove_file(&part);
-            Err(e)
-        }
-    }
-}
-
-fn holds_run(dir: &Path) -> bool {
-    let has_entries = |folder: &str| fs::read_dir(dir.join(folder)).is_ok_and(|mut entries| entries.next().is_some());
-    dir.join(MANIFEST_FILE).exists() || has_entries(TRACES_DIR) || has_entries(TENSORS_DIR)
-}
-
-fn delete_run(dir: &Path) -> Result<(), TraceError> {
-    let reports = REPORT_FILES.iter().map(|name| dir.join("report").join(name));
-    for file in reports.chain([dir.join(MANIFEST_FILE)]).filter(|f| f.exists()) {
-        fs::remove_file(&file).map_err(io_error("delete", &file))?;
-    }
-    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
-        let path = entry.map_err(io_error("list", dir))?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let of_run = name == TRACES_DIR || name == TENSORS_DIR || repeat_number(name).is_some();
-        let inner = (name == ALIGNED_DIR || name.starts_with(SEARCH_PREFIX)) && holds_run(&path);
-        if (of_run || inner) && path.is_dir() {
-            fs::remove_dir_all(&path).map_err(io_error("delete", &path))?;
-        }
-    }
-    Ok(())
 }

@@ -54,11 +54,16 @@ fn its_examples_are_read() -> Result<(), TraceError> {
     assert_eq!((run.events.len(), run.unmapped.len()), (events, 0));
     assert_eq!(run.notes, [Note::ManifestMissing, Note::HashAlgoAssumed { count: 3 }]);
     let manifests = blocks("json");
-    assert_eq!(manifests.len(), 1);
-    for text in manifests {
-        let manifest = Manifest::parse(text, Path::new("docs/trace-format.md"))?;
-        assert!(manifest.extra.is_empty(), "the example has a field that the code does not know");
-        assert_eq!(manifest.expected().map(|keys| keys.len()), Some(2 * (5 + 1)));
-    }
+    assert_eq!(manifests.len(), 2);
+    let manifest = |text: &str| Manifest::parse(text, Path::new("docs/trace-format.md"));
+    let (whole, left_out) = (manifest(manifests[0])?, manifest(manifests[1])?);
+    assert!(whole.extra.is_empty() && left_out.extra.is_empty(), "the example has a field that the code does not know");
+    assert_eq!(whole.expected().map(|keys| keys.len()), Some(2 * (5 + 1)));
+    let recording = left_out.recording.expect("what was left out");
+    assert!(recording.extra.is_empty() && recording.samples == 64);
+    assert!(recording.is_left_out(Point::AttnOut, 2) && !recording.is_left_out(Point::AttnOut, 23));
+    // A later version may mean other things by the same words.
+    let later = manifests[1].replace("\"version\": 1", "\"version\": 2");
+    assert!(manifest(&later).is_err_and(|error| error.to_string().contains("recording.version")));
     Ok(())
 }

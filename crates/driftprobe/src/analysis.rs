@@ -16,6 +16,7 @@ use crate::grounds::{
 };
 use crate::judge::{JudgedPair, PairVerdict, judge};
 use crate::kv::AttentionEvidence;
+use crate::left_out::LeftOut;
 use crate::modes::ModeRow;
 use crate::pair::{Pairing, WhyLoose, pair};
 use crate::place::{Place, Places, describe};
@@ -50,6 +51,8 @@ pub struct Analysis {
     pub options: Options,
     /// What the run says of itself.
     pub manifest: Option<Manifest>,
+    /// What was left out of it on purpose.
+    pub left_out: Option<LeftOut>,
     /// What reading it noticed, in words.
     pub reading_notes: Vec<String>,
     /// The verdict, the first failure and the reasons.
@@ -312,6 +315,7 @@ pub fn analyze_against(
     let mut analysis = Analysis {
         options,
         manifest: run.manifest.clone(),
+        left_out: LeftOut::of(run),
         reading_notes: run.notes.iter().map(Note::to_string).collect(),
         verdict,
         counts,

@@ -43,7 +43,12 @@ pub fn attribute_by(pairs: &mut [JudgedPair], stands: &Stands<'_>, names: [&str;
                 Standing::LastRows(_) => last_rows,
                 _ => false,
             };
-            if standings.iter().all(clean) {
+            if standings.iter().any(is_left_out) && standings.iter().all(|one| clean(one) || is_left_out(one)) {
+                // Its own values stay undecided; what follows it is judged.
+                pair.findings.retain(|finding| finding.code != ReasonCode::Differs);
+                let detail = "known by a sample, as planned; the stretch around it ends within rounding".to_owned();
+                pair.findings.push(Finding { code: ReasonCode::LeftOut, detail });
+            } else if standings.iter().all(clean) {
                 let inputs_equal = inputs_equal(pair, &equal);
                 let contract = pair.stages.iter().flatten().any(|stage| stage.fitted);
                 pair.findings.retain(|finding| finding.code != ReasonCode::Differs);
@@ -55,8 +60,16 @@ pub fn attribute_by(pairs: &mut [JudgedPair], stands: &Stands<'_>, names: [&str;
             } else {
                 unjudged(pair, &standings, names);
             }
+        } else if standings.iter().any(|standing| matches!(standing, Standing::LeftOpen(_))) {
+            // Rows that are equal may be wrong alike: whole ones would have been judged.
+            pair.verdict = PairVerdict::Undecided;
+            unjudged(pair, &standings, names);
         }
     }
+}
+
+fn is_left_out(standing: &Standing) -> bool {
+    matches!(standing, Standing::LeftOut)
 }
 
 /// Whether the rows of a cache that differ are among the last ones, whose sources were recorded.
@@ -98,7 +111,7 @@ fn fault(pair: &mut JudgedPair, standings: &[Standing; 2], names: [&str; 2]) {
 /// Says why a difference is not judged.
 fn unjudged(pair: &mut JudgedPair, standings: &[Standing; 2], names: [&str; 2]) {
     for (name, standing) in names.into_iter().zip(standings) {
-        if let Standing::Unknown(why) | Standing::LastRows(why) = standing {
+        if let Standing::Unknown(why) | Standing::LastRows(why) | Standing::LeftOpen(why) = standing {
             pair.findings.push(Finding { code: ReasonCode::NotJudged, detail: format!("{name}: {why}") });
         }
     }

@@ -1,5 +1,6 @@
 //! What the model says of a run: every recorded stage of both phases, judged by itself.
 
+mod left_out;
 mod mixed;
 mod slots;
 mod standing;
@@ -11,7 +12,7 @@ use crate::place::Part;
 use crate::progress::{Progress, Watch, Work};
 use crate::simulate::{Simulation, Study};
 use driftprobe_model::Model;
-use driftprobe_trace::{Contract, Event, Phase, Point, Row, Rows, Run, TraceError};
+use driftprobe_trace::{Contract, Event, Phase, Point, Recording, Row, Rows, Run, TraceError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -89,6 +90,8 @@ pub struct Examination {
     pub power: Vec<PowerRow>,
     /// The four usual suspects of attention, each tested.
     pub suspects: Vec<Examined>,
+    /// Which rows were left out on purpose.
+    recording: Option<Recording>,
     /// Where each stage's judgement stands.
     index: BTreeMap<RowKey, usize>,
     gaps: BTreeMap<RowKey, usize>,
@@ -121,6 +124,10 @@ pub enum Standing {
     Gap(String),
     /// Of a cache: its last rows are, up to its own; those of earlier positions are not known.
     LastRows(String),
+    /// It was left out on purpose. What is recorded of it is within rounding, and so is what follows it.
+    LeftOut,
+    /// It was left out on purpose, and nothing shows that what lies around it is sound.
+    LeftOpen(String),
     /// Not known.
     Unknown(String),
 }
@@ -181,6 +188,7 @@ pub fn examine(
     let study = simulation.watched(events, &rows, progress).unwrap_or_default();
     progress(Progress { work: Work::Bugs, done: 0, total: 1 });
     let mut all = Examination::new(phases, findings.unwrap_or_default(), study);
+    all.recording = run.manifest.as_ref().and_then(|manifest| manifest.recording.clone());
     all.config_differs = config_differs(run, oracle.model);
     all.causes = cause::find(&replay, events, &rows, &all.phases).unwrap_or_default();
     all.name_slots(&simulation, run, &rows);

@@ -5,6 +5,7 @@ use crate::attribute::in_words;
 use crate::coverage::Expectation;
 use crate::examine::Examination;
 use crate::judge::JudgedPair;
+use crate::left_out::LeftOut;
 use crate::oracle::StageJudgement;
 use crate::pair::Pairing;
 use crate::place::{Part, describe, describe_row};
@@ -52,6 +53,9 @@ pub fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, 
     }
     for (point, phase) in &expectation.one_phase {
         reasons.add(ReasonCode::OnePhasePoint, format!("{point}: {phase} only"));
+    }
+    if let Some(left_out) = LeftOut::of(run) {
+        reasons.add_many(ReasonCode::LeftOut, left_out.rows, left_out.in_words());
     }
     if let Some(observer) = run.manifest.as_ref().and_then(|manifest| manifest.observer.as_ref()) {
         observer_reasons(observer, reasons);
@@ -156,7 +160,8 @@ pub fn pair_reasons(pairs: &[JudgedPair], reasons: &mut Reasons) {
     let mut vacuous: BTreeMap<Point, [u64; 2]> = BTreeMap::new();
     for pair in pairs {
         let place = describe(&pair.prefill);
-        for finding in &pair.findings {
+        // What was left out is told of the run as a whole.
+        for finding in pair.findings.iter().filter(|finding| finding.code != ReasonCode::LeftOut) {
             reasons.add(finding.code, format!("{place}: {}", finding.detail));
         }
         if !pair.absent.is_empty() {

@@ -137,6 +137,12 @@ impl JudgedPair {
         equal && !matches!(self.verdict, PairVerdict::NonFinite | PairVerdict::Fault)
     }
 
+    /// Whether the rows were left out on purpose and differ, and nothing speaks against them: undecided, and no ground
+    /// against PASS.
+    pub fn is_left_out(&self) -> bool {
+        self.verdict == PairVerdict::Undecided && self.findings.iter().any(|one| one.code == ReasonCode::LeftOut)
+    }
+
     /// Position of the row, from whichever event names it.
     pub fn position(&self) -> Option<u64> {
         position_of(&self.prefill).or_else(|| position_of(&self.decode))

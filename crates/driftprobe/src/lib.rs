@@ -21,6 +21,7 @@ pub mod grounds;
 pub mod hypotheses;
 pub mod judge;
 pub mod kv;
+pub mod left_out;
 pub mod logprobs;
 pub mod metrics;
 pub mod modes;

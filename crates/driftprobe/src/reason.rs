@@ -104,6 +104,8 @@ reasons! {
         "allow more operations (--simulate), or record all points of all layers";
     NotAligned, "NOT_ALIGNED", true, "the run is not one with prefill's cache under decode: its mode is another, or rows of earlier positions are not prefill's",
         "record it again: before each step, put prefill's rows into decode's cache";
+    LeftOut, "LEFT_OUT", false, "rows were left out on purpose: of them only samples, statistics and hashes are known",
+        "allow a larger --budget, or record the layers in question whole with --layers";
     LooseContract, "LOOSE_CONTRACT", true, "the contract allows so much rounding that gross faults would hide in it",
         "declare the arithmetic that the engine really has";
     LooserThanSeen, "LOOSER_THAN_SEEN", false, "the contract allows a hundred times the rounding that the record shows: faults as small as that hide in it",

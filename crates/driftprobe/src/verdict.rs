@@ -170,7 +170,7 @@ pub fn reach(
     let non_finite_pair = pairs.iter().find(|pair| pair.verdict == PairVerdict::NonFinite);
     let non_finite_loose = unpaired.iter().find(|one| one.nan > 0);
     let non_finite = non_finite_pair.map(|pair| &pair.prefill).or(non_finite_loose.map(|one| &one.event));
-    let all_good = pairs.iter().all(|pair| pair.verdict.is_good());
+    let all_good = pairs.iter().all(|pair| pair.verdict.is_good() || pair.is_left_out());
     let all_identical = pairs.iter().all(|pair| pair.verdict == PairVerdict::Identical);
     let mut first_failure = first_difference.clone();
     let (verdict, root_cause, why) = if let Some(first) = first_fault {

@@ -7,6 +7,7 @@ use crate::failure::Failure;
 use crate::output;
 use crate::progress::TerminalWatcher;
 use crate::run;
+use crate::search::search;
 use driftprobe::examine::Oracle;
 use driftprobe::logprobs::{Link, Pair, logprob, shows};
 use driftprobe::search::with_search;
@@ -50,7 +51,7 @@ impl Tracer<'_> {
         }
         let oracle = Oracle { budget_flops: self.args.simulate, ..Oracle::new(self.model) };
         let analysis = analyze::judge(&Run::open(&dir)?, Some(&oracle))?;
-        let rounds = run::search(self.engine, &plan, &analysis, (&dir, &oracle))?;
+        let rounds = search(self.engine, &plan, &analysis, (&dir, &oracle))?;
         let analysis = with_search(analysis, rounds);
         output::files(&analysis, &analyze::beside(&dir))?;
         Ok(Link::of(pair, &analysis, dir.display().to_string(), run_delta(&dir, pair.token_id)?))

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub(super) struct Output {
     pub(super) mode: Mode,
     pub(super) writer: RunWriter,
+    /// As it was when the recording began.
+    manifest: Manifest,
     dir: PathBuf,
 }
 
@@ -15,27 +17,28 @@ impl Output {
     /// Takes the folder.
     pub(super) fn start(mode: Mode, dir: PathBuf, base: Manifest, overwrite: bool) -> Result<Output, EngineError> {
         let begin = if overwrite { RunWriter::overwrite } else { RunWriter::create };
-        let writer = begin(&dir, Manifest { mode: Some(mode), ..base })?;
-        Ok(Output { mode, writer, dir })
+        let manifest = Manifest { mode: Some(mode), ..base };
+        let writer = begin(&dir, manifest.clone())?;
+        Ok(Output { mode, writer, manifest, dir })
     }
 
     /// Begins anew, with a manifest that says what is recorded.
     pub(super) fn promise(&mut self, prompts: Vec<PromptInfo>) -> Result<(), EngineError> {
-        let manifest = Manifest { prompts: Some(prompts), ..self.writer.manifest().clone() };
-        self.writer = RunWriter::overwrite(&self.dir, manifest)?;
+        self.manifest.prompts = Some(prompts);
+        self.writer = RunWriter::overwrite(&self.dir, self.manifest.clone())?;
         Ok(())
     }
 
     /// What is recorded.
     pub(super) fn prompts(&self) -> Vec<PromptInfo> {
-        self.writer.manifest().prompts.clone().unwrap_or_default()
+        self.manifest.prompts.clone().unwrap_or_default()
     }
 
     /// A repeat of this run, in its own folder.
     pub(super) fn repeat(&self, repeat: u32) -> Result<Output, EngineError> {
-        let manifest = Manifest { repeat, observer: None, ..self.writer.manifest().clone() };
+        let manifest = Manifest { repeat, ..self.manifest.clone() };
         let dir = self.dir.join(format!("repeat-{repeat}"));
-        Ok(Output { mode: self.mode, writer: RunWriter::overwrite(&dir, manifest)?, dir })
+        Ok(Output { mode: self.mode, writer: RunWriter::overwrite(&dir, manifest.clone())?, manifest, dir })
     }
 
     /// Ends it.

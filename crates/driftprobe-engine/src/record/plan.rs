@@ -1,5 +1,6 @@
 //! What to record, and whether that fits the engine.
 
+use super::RowPlan;
 use crate::{Engine, EngineError};
 use driftprobe_trace::{Mode, Phase, Point, PromptInfo};
 use std::collections::BTreeSet;
@@ -28,6 +29,10 @@ pub struct Plan {
     pub unwatched: bool,
     /// Whether whole rows are kept.
     pub payloads: bool,
+    /// Which of the rows are kept whole, where not all are.
+    pub rows: Option<RowPlan>,
+    /// Whether payloads are compressed where that pays.
+    pub compress: bool,
     /// Whether a run that lies in the folder already may be replaced.
     pub overwrite: bool,
 }
@@ -46,6 +51,8 @@ impl Plan {
             repeats: 0,
             unwatched: false,
             payloads: true,
+            rows: None,
+            compress: false,
             overwrite: false,
         }
     }

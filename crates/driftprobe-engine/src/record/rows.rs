@@ -1,6 +1,6 @@
 //! The rows of one forward pass, on their way from the tap to the run.
 
-use super::{Pass, Progress, RowKey, Watcher};
+use super::{Pass, Progress, RowKey, RowPlan, Watcher};
 use crate::EngineError;
 use crate::tap::{Receiver, TappedRow};
 use driftprobe_trace::{HashAlgo, RowHash, RowRecord, RunWriter};
@@ -19,6 +19,7 @@ pub(super) struct Rows<'r> {
     pub(super) pass: (Pass, u32),
     pub(super) step: u64,
     pub(super) payloads: bool,
+    pub(super) plan: Option<&'r RowPlan>,
 }
 
 impl Rows<'_> {
@@ -27,9 +28,14 @@ impl Rows<'_> {
         let (pass, repeat) = self.pass;
         let key = (self.prompt.0, pass, row.point, row.layer, row.pos);
         let hash = hash_of(row);
+        let planned = self.plan.is_none_or(|plan| plan.keeps(row.point, row.layer));
         if repeat == 0 {
             self.hashes.insert(key, hash);
-            return Ok(self.payloads);
+            return Ok(self.payloads && planned);
+        }
+        // A repeat that is not planned for keeps no rows: how many of them would differ is not known beforehand.
+        if self.plan.is_some() {
+            return Ok(false);
         }
         Ok(self.payloads && self.hashes.get(&key) != Some(&hash))
     }
@@ -39,10 +45,19 @@ fn hash_of(row: &TappedRow) -> RowHash {
     RowHash { algo: HashAlgo::Xxh3_64, value: driftprobe_trace::xxh3_64(&row.bytes) }
 }
 
+fn write(writer: &mut RunWriter, record: RowRecord, sample: Option<&[u64]>) -> Result<(), EngineError> {
+    Ok(match sample {
+        Some(at) => writer.record_sampled(record, at)?,
+        None => writer.record(record)?,
+    })
+}
+
 impl Receiver for Rows<'_> {
     fn row(&mut self, row: TappedRow) -> Result<(), EngineError> {
         let payload = self.keeps(&row)?;
         let token_id = self.prompt.2.get(row.pos).copied().unwrap_or_default();
+        let left_out = self.plan.filter(|plan| !plan.keeps(row.point, row.layer));
+        let sample = left_out.and_then(|plan| plan.sample(row.point, &row.shape));
         let record = RowRecord {
             point: row.point,
             layer: row.layer,
@@ -61,9 +76,9 @@ impl Receiver for Rows<'_> {
         };
         if let Some((last, others)) = self.writers.split_last_mut() {
             for writer in others {
-                writer.record(record.clone())?;
+                write(writer, record.clone(), sample.as_deref())?;
             }
-            last.record(record)?;
+            write(last, record, sample.as_deref())?;
         }
         Ok(())
     }

@@ -24,6 +24,8 @@ pub fn plan(engine: &dyn Engine, tokens: &[u32], steps: usize) -> Plan {
         forced: false,
         decoded: 0,
         payloads: true,
+        rows: None,
+        compress: false,
         overwrite: true,
     }
 }

@@ -239,6 +239,7 @@ mod tests {
             pos: 3,
             from: input(Point::ResidualPostMlp, from),
             to: input(Point::ResidualPreAttn, to),
+            whole: true,
             ratio: 50.0,
             score: 20.0,
             inherited: false,

@@ -38,6 +38,9 @@ pub(super) fn limits(analysis: &Analysis) -> Vec<String> {
     if analysis.verdict.verdict == Verdict::Pass {
         out.push("Anything of prompts, positions, layers and points that were not recorded.".to_owned());
     }
+    if let Some(left_out) = &analysis.left_out {
+        out.push(format!("Anything of values that were left out: {}.", left_out.in_words()));
+    }
     if judged {
         out.extend(replayed(analysis));
     } else if analysis.verdict.verdict != Verdict::Pass

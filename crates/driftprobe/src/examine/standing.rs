@@ -141,22 +141,37 @@ impl Examination {
         }
         let place = Input { point: event.point, layer: event.layer };
         let key = (event.phase, event.prompt_id.clone(), pos, place);
-        if matches!(event.point, Point::KCache | Point::VCache) {
-            return self.cache_standing(&key, stage);
+        let standing = match event.point {
+            Point::KCache | Point::VCache => self.cache_standing(&key, stage),
+            _ => self.row_standing(&key, stage),
+        };
+        match standing {
+            Standing::Unknown(_) | Standing::LastRows(_) => self.left_out(event, &key).unwrap_or(standing),
+            known => known,
         }
+    }
+
+    /// Of any row but a cache's.
+    fn row_standing(&self, key: &RowKey, stage: Option<&StageJudgement>) -> Standing {
+        let (phase, pos, place) = (key.0, key.2, key.3);
         if stage.is_some_and(|stage| stage.outcome.is_clean()) {
             return Standing::Clean;
         }
-        if let Some(gap) = self.gaps.get(&key).and_then(|at| self.study.gaps.get(*at)) {
-            return if gap.flagged { Standing::Gap(gap_in_words(gap)) } else { Standing::Clean };
+        if let Some(gap) = self.gaps.get(key).and_then(|at| self.study.gaps.get(*at)) {
+            match (gap.flagged, gap.whole) {
+                (true, _) => return Standing::Gap(gap_in_words(gap)),
+                (false, true) => return Standing::Clean,
+                // A sample is not taken for the row.
+                (false, false) => {}
+            }
         }
         let why = match stage.map(|stage| &stage.outcome) {
             Some(Outcome::Unjudged(why)) => unjudged_in_words(why, pos),
             _ => "nothing of this row to judge".to_owned(),
         };
-        let mut tokens = self.tokens.get(&key).into_iter().flatten().filter_map(|at| self.study.tokens.get(*at));
+        let mut tokens = self.tokens.get(key).into_iter().flatten().filter_map(|at| self.study.tokens.get(*at));
         let Some(token) = tokens.next_back() else { return Standing::Unknown(why) };
-        match (token.flagged, token.shown == Shown::Row, self.is_first(event.phase, place)) {
+        match (token.flagged, token.shown == Shown::Row, self.is_first(phase, place)) {
             (false, true, _) => Standing::Clean,
             // What is recorded of it is too far off, whatever the rest may be.
             (true, _, true) => Standing::Fault(token_in_words(token)),
@@ -236,7 +251,7 @@ fn gap_in_words(gap: &Gap) -> String {
     )
 }
 
-fn token_in_words(token: &TokenJudgement) -> String {
+pub(super) fn token_in_words(token: &TokenJudgement) -> String {
     let what = token.slot.map_or_else(|| "the row".to_owned(), |slot| format!("the row of position {slot}"));
     format!("{what} is {:.3e} times as far from what the tokens give as rounding makes it", token.distance_ratio)
 }

@@ -68,6 +68,7 @@ pub fn report(analysis: &Analysis) -> DriftReport {
         pairs,
         codes: analysis.codes.iter().map(|&(code, count)| CodeEntry { code, count }).collect(),
         coverage: coverage(analysis),
+        left_out: analysis.left_out.clone(),
         repeats: analysis.repeats.iter().map(repeat).collect(),
         run: analysis.manifest.as_ref().map_or(Value::Null, provenance),
         reading_notes: analysis.reading_notes.clone(),

@@ -24,6 +24,7 @@ pub use cause::{
 pub use compare::{CompareReport, ComparedPhaseEntry, ComparedRowEntry, OfRun};
 pub use row::{CacheEntry, FindingEntry, LogitsEntry, NumbersEntry, RowEntry, SideEntry, StatisticEntry};
 
+use crate::left_out::LeftOut;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -108,6 +109,8 @@ pub struct DriftReport {
     pub codes: Vec<CodeEntry>,
     /// What was promised, found and paired.
     pub coverage: CoverageEntry,
+    /// What was left out of the run on purpose, to save room; null where nothing was.
+    pub left_out: Option<LeftOut>,
     /// Each phase against its self-repeats.
     pub repeats: Vec<RepeatEntry>,
     /// What the run says of itself: engine, model, contract, environment.

@@ -182,9 +182,10 @@ pub fn to_terminal(analysis: &Analysis) -> Styled {
         out.line(Style::Strong, heading);
         for reason in reasons {
             let what = match reason.code {
-                ReasonCode::RecordingNotes | ReasonCode::ReadingFindings | ReasonCode::ContractFinding => {
-                    reason.examples.join("; ")
-                }
+                ReasonCode::RecordingNotes
+                | ReasonCode::ReadingFindings
+                | ReasonCode::ContractFinding
+                | ReasonCode::LeftOut => reason.examples.join("; "),
                 code => code.sentence().to_owned(),
             };
             out.wrapped("  ", Style::Plain, &format!("{} ({}): {what}", reason.code.id(), reason.count));

@@ -26,6 +26,8 @@ pub struct Gap {
     pub from: Input,
     /// The next recorded row.
     pub to: Input,
+    /// Whether that row is recorded whole; else a sample or statistics of it were looked at.
+    pub whole: bool,
     /// Distance from the replayed row, in units of the RMS of the draws'.
     pub ratio: f64,
     /// By how many standard deviations of the draws' its logarithm is larger than theirs.
@@ -112,6 +114,7 @@ impl Gaps {
             pos,
             from: since.from,
             to: place,
+            whole: views.first().is_some_and(|view| view.row().is_some()),
             ratio: measure.ratio,
             score: measure.score,
             inherited,
