@@ -120,7 +120,7 @@ fn a_deep_model_is_searched_in_a_fraction_of_the_payloads() {
     let shape = LlamaShape { layers: 12, ..LlamaShape::TINY };
     random_llama(&dir.path().join("deep.gguf"), shape, candle_core::quantized::GgmlDType::F32);
     let tokens: Vec<u32> = (0..24).map(|i| (i * 7 + 3) % 48).collect();
-    fs::write(dir.path().join("p.json"), serde_json::to_string(&tokens).unwrap()).unwrap();
+    fs::write(dir.path().join("p.json"), serde_json::json!({"id": "p", "tokens": tokens}).to_string()).unwrap();
     let of = |how: &[&str], out: &str| {
         let args = ["run", "--model", "deep.gguf", "--prompts", "p.json", "--repeats", "0", "--mode", "as_designed"];
         let fault = ["--fault", "GQA_MAP@decode:layer7", "--out", out];

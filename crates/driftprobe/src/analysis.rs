@@ -104,9 +104,11 @@ impl Analysis {
     /// What explains the first failure: the cause of its phase, where it is the same place.
     pub fn cause(&self) -> Option<&Cause> {
         let first = self.verdict.first_failure.as_ref()?;
+        // What was recorded again shows more than what it was recorded again for.
+        let again = self.search.iter().rev().map(|round| &round.examination);
+        let own = std::iter::once(&self.examination);
         let others = self.aligned.iter().map(|aligned| &aligned.examination);
-        let others = others.chain(self.search.iter().map(|round| &round.examination));
-        let causes = std::iter::once(&self.examination).chain(others).flatten().flat_map(|e| &e.causes);
+        let causes = again.chain(own).chain(others).flatten().flat_map(|e| &e.causes);
         let fits = |cause: &&Cause| {
             cause.point == first.point
                 && cause.layer == first.layer
