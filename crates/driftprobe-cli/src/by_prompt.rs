@@ -9,7 +9,7 @@ mod store;
 mod subject;
 
 pub use shards::{shard_folder, shard_of};
-pub use store::Store;
+pub use store::{Store, plan_of};
 
 use crate::analyze::{beside, contract};
 use crate::args::AnalyzeArgs;

@@ -6,7 +6,7 @@ use driftprobe_trace::{Num, Phase};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{Cursor, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// Longest line of logits.
@@ -121,6 +121,12 @@ impl LogitsLines {
     /// If it cannot be opened.
     pub fn open(path: &Path) -> Result<LogitsLines> {
         Ok(LogitsLines { lines: JsonLines::open(path, LINE_BYTES_MAX, LINE_HINT)?, ended: false })
+    }
+
+    /// The lines of these bytes; `path` is what errors call their file.
+    pub fn of_bytes(path: &Path, bytes: Vec<u8>) -> LogitsLines {
+        let lines = JsonLines::of(path, Box::new(Cursor::new(bytes)), LINE_BYTES_MAX, LINE_HINT);
+        LogitsLines { lines, ended: false }
     }
 
     fn read(&mut self) -> Result<Option<LogitsLine>> {

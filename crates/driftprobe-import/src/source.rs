@@ -8,7 +8,9 @@ mod msprobe;
 mod sglang;
 
 pub use greta::{Loose, loose};
+pub use hugging_face::tensors as hugging_face_tensors;
 pub use llama_cpp::ids as token_ids;
+pub use msprobe::tensors as msprobe_tensors;
 
 use crate::error::{ImportError, Result};
 use crate::load::{Loader, Origin};
@@ -16,6 +18,9 @@ use driftprobe_trace::{Phase, Point};
 use std::cmp::Ordering;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// Longest name of a tensor. Names join keys on the way to it, and every tensor has its own.
+pub(crate) const NAME_BYTES_MAX: usize = 4096;
 
 /// A dump's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,6 +246,13 @@ pub fn beside(folder: &Path, index: &Path, name: &str) -> Result<PathBuf> {
         return Err(ImportError::file(index, format!("`{name}` is not the name of a file beside it"), hint));
     }
     Ok(folder.join(plain))
+}
+
+/// Why a tensor's name is refused.
+pub(crate) fn too_long(index: &Path, name: &str) -> ImportError {
+    let begins: String = name.chars().take(40).collect();
+    let what = format!("a name of more than {NAME_BYTES_MAX} bytes, which begins `{begins}`");
+    ImportError::file(index, what, "a tensor's name joins the keys that lead to it: shorten them")
 }
 
 /// The one rank of a dump, or the one that was asked for.

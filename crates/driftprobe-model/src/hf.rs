@@ -48,7 +48,7 @@ pub fn map_weights(folder: &Path) -> Result<Weights, ModelError> {
 }
 
 /// Where the tensors of one file lie.
-fn safetensors_entries(path: &Path, bytes: &FileBytes) -> Result<BTreeMap<String, WeightEntry>, ModelError> {
+pub(crate) fn safetensors_entries(path: &Path, bytes: &FileBytes) -> Result<BTreeMap<String, WeightEntry>, ModelError> {
     let mut entries = BTreeMap::new();
     let tensors = SafeTensors::deserialize(bytes.as_slice()).map_err(|e| ModelError::malformed(path, e.to_string()))?;
     for (name, view) in tensors.iter() {
@@ -112,8 +112,11 @@ fn read_json(path: &Path) -> Result<Map<String, Value>, ModelError> {
     if size > JSON_BYTES_MAX {
         return Err(ModelError::malformed(path, format!("is {size} bytes long, expected at most {JSON_BYTES_MAX}")));
     }
-    let text = fs::read(path).map_err(ModelError::io(path))?;
-    match serde_json::from_slice(&text) {
+    json_object(path, &fs::read(path).map_err(ModelError::io(path))?)
+}
+
+fn json_object(path: &Path, text: &[u8]) -> Result<Map<String, Value>, ModelError> {
+    match serde_json::from_slice(text) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(ModelError::malformed(path, "expected a JSON object")),
         Err(e) => Err(ModelError::malformed(path, e.to_string())),
@@ -336,12 +339,9 @@ pub fn tokenizer_file(folder: &Path) -> Option<PathBuf> {
     Some(folder.join("tokenizer.json")).filter(|p| p.exists())
 }
 
-pub(crate) fn demo_config(bytes: &[u8]) -> Result<Config, ModelError> {
-    let path = Path::new("DEMO/config.json");
-    match serde_json::from_slice(bytes) {
-        Ok(Value::Object(map)) => parse_config(path, &map),
-        Ok(_) | Err(_) => Err(ModelError::malformed(path, "expected a JSON object")),
-    }
+/// A config of these bytes; `path` is what errors call them.
+pub(crate) fn config_of(path: &Path, bytes: &[u8]) -> Result<Config, ModelError> {
+    parse_config(path, &json_object(path, bytes)?)
 }
 
 pub(crate) fn demo_weights(bytes: &'static [u8]) -> Result<Weights, ModelError> {

@@ -97,6 +97,11 @@ impl FileBytes {
         FileBytes(Arc::new(Source::Fixed(bytes)))
     }
 
+    /// Bytes in memory.
+    pub(crate) fn held(bytes: Vec<u8>) -> FileBytes {
+        FileBytes(Arc::new(Source::Held(bytes)))
+    }
+
     /// All of it.
     pub fn as_slice(&self) -> &[u8] {
         match &*self.0 {
@@ -204,7 +209,7 @@ impl Weight {
         if !cols.is_multiple_of(values) || bytes.len() != len {
             return None;
         }
-        let bytes = FileBytes(Arc::new(Source::Held(bytes)));
+        let bytes = FileBytes::held(bytes);
         let entry = WeightEntry { bytes, offset: 0, len, dtype, shape: vec![rows, cols] };
         Some(Weight { name: name.to_owned(), entry })
     }

@@ -4,6 +4,8 @@
 //! Hashes are `u64` from end to end. This crate gives no verdict.
 mod accept;
 mod blocks;
+#[doc(hidden)]
+pub mod bytes;
 mod contract;
 mod dtype;
 mod error;
@@ -38,7 +40,7 @@ pub use expected::ExpectedKey;
 pub use hash::{xxh3_64, xxh3_128};
 pub use index::RunIndex;
 pub use json::quote_bare_words;
-pub use lines::MAX_LINE_BYTES;
+pub use lines::{Gunzip, MAX_LINE_BYTES};
 pub use manifest::{
     AttentionInfo, EngineInfo, HostInfo, LogitsCompared, MANIFEST_FILE, Manifest, Mode, ModelInfo, ObserverEffect,
     PointSet, PromptInfo, SCHEMA, ShardInfo,

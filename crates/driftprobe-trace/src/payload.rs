@@ -5,6 +5,7 @@
 use crate::{Dtype, Event, PayloadRef, Row, TraceError};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
@@ -28,7 +29,7 @@ impl MappedBytes {
 /// One mapped safetensors file with its checked header.
 struct TensorFile {
     map: Mmap,
-    header: safetensors::tensor::Metadata,
+    header: Metadata,
     data_at: usize,
 }
 
@@ -52,21 +53,7 @@ impl Payloads {
         let Some(payload) = &event.payload else { return Ok(None) };
         let refuse = |message: String| refusal(dir, event, payload, message);
         let file = self.file(dir, payload).map_err(&refuse)?;
-        let info = file.header.info(&payload.key).ok_or_else(|| refuse("the file holds no such tensor".into()))?;
-        let dtype = dtype_of(info.dtype)
-            .ok_or_else(|| refuse(format!("its dtype is {:?}; rows are F64, F32, F16 or BF16", info.dtype)))?;
-        if let Some(stated) = event.dtype.filter(|&d| d != dtype) {
-            return Err(refuse(format!("its dtype is {dtype}, the event says {stated}")));
-        }
-        let shape: Vec<u64> = info.shape.iter().map(|&d| d as u64).collect();
-        if let Some(stated) = &event.shape
-            && crate::row::element_count(stated) != crate::row::element_count(&shape)
-        {
-            return Err(refuse(format!("its shape is {shape:?}, the event says {stated:?}")));
-        }
-        let (start, end) = info.data_offsets;
-        let range = file.data_at + start..file.data_at + end;
-        let shape = event.shape.clone().unwrap_or(shape);
+        let (dtype, shape, range) = locate((&file.header, file.data_at), &payload.key, event).map_err(&refuse)?;
         Row::mapped(dtype, shape, MappedBytes { file, range }).map(Some).map_err(|e| refuse(e.to_string()))
     }
 
@@ -85,6 +72,43 @@ impl Payloads {
         files.insert(payload.file.clone(), file.clone());
         Ok(file)
     }
+}
+
+/// Dtype and shape of the row that an event points to, and where it lies in the file.
+fn locate(
+    (header, data_at): (&Metadata, usize),
+    key: &str,
+    event: &Event,
+) -> Result<(Dtype, Vec<u64>, Range<usize>), String> {
+    let info = header.info(key).ok_or("the file holds no such tensor")?;
+    let dtype =
+        dtype_of(info.dtype).ok_or_else(|| format!("its dtype is {:?}; rows are F64, F32, F16 or BF16", info.dtype))?;
+    if let Some(stated) = event.dtype.filter(|&d| d != dtype) {
+        return Err(format!("its dtype is {dtype}, the event says {stated}"));
+    }
+    let shape: Vec<u64> = info.shape.iter().map(|&d| d as u64).collect();
+    if let Some(stated) = &event.shape
+        && crate::row::element_count(stated) != crate::row::element_count(&shape)
+    {
+        return Err(format!("its shape is {shape:?}, the event says {stated:?}"));
+    }
+    let (start, end) = info.data_offsets;
+    Ok((dtype, event.shape.clone().unwrap_or(shape), data_at + start..data_at + end))
+}
+
+/// The row that an event's payload has in a payload file of these bytes; `None` if it has no payload.
+pub fn row_in(bytes: &[u8], event: &Event) -> Result<Option<Row>, String> {
+    let (header, data_at) = header_of(bytes)?;
+    let Some(payload) = &event.payload else { return Ok(None) };
+    let (dtype, shape, range) = locate((&header, data_at), &payload.key, event)?;
+    let bytes = bytes.get(range).ok_or("the row leaves the file")?;
+    Row::new(dtype, shape, bytes.to_vec()).map(Some).map_err(|e| e.to_string())
+}
+
+/// A payload file's header, and where its tensors begin.
+fn header_of(bytes: &[u8]) -> Result<(Metadata, usize), String> {
+    let read = SafeTensors::read_metadata(bytes).map_err(|e| format!("the file is not valid safetensors: {e}"))?;
+    Ok((read.1, 8 + read.0))
 }
 
 fn refusal(dir: &Path, event: &Event, payload: &PayloadRef, message: String) -> TraceError {
@@ -158,9 +182,8 @@ fn open(dir: &Path, name: &str) -> Result<(TensorFile, Identity), String> {
     // run's finished files accepts, as every program that maps safetensors does; the writer never changes a tensor file
     // in place, it renames a whole one into place.
     let map = unsafe { Mmap::map(&file) }.map_err(|e| format!("cannot map the file: {e}"))?;
-    let (header_len, header) =
-        SafeTensors::read_metadata(&map).map_err(|e| format!("the file is not valid safetensors: {e}"))?;
-    Ok((TensorFile { map, header, data_at: 8 + header_len }, identity))
+    let (header, data_at) = header_of(&map)?;
+    Ok((TensorFile { map, header, data_at }, identity))
 }
 
 fn dtype_of(dtype: safetensors::Dtype) -> Option<Dtype> {
