@@ -1,9 +1,9 @@
-//! Feeds `settings::contract`.
+//! Feeds `program::contract`.
 #![no_main]
 
-use driftprobe_hostile::{Watched, settings};
+use driftprobe_hostile::{Watched, program};
 
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| settings::contract(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| program::contract(data));

@@ -1,9 +1,9 @@
-//! Feeds `settings::map`.
+//! Feeds `dumps::map`.
 #![no_main]
 
-use driftprobe_hostile::{Watched, settings};
+use driftprobe_hostile::{Watched, dumps};
 
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| settings::map(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| dumps::map(data));

@@ -1,9 +1,9 @@
-//! Feeds `settings::plan`.
+//! Feeds `program::plan`.
 #![no_main]
 
-use driftprobe_hostile::{Watched, settings};
+use driftprobe_hostile::{Watched, program};
 
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| settings::plan(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| program::plan(data));

@@ -1,9 +1,9 @@
-//! Feeds `settings::prompts`.
+//! Feeds `program::prompts`.
 #![no_main]
 
-use driftprobe_hostile::{Watched, settings};
+use driftprobe_hostile::{Watched, program};
 
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| settings::prompts(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| program::prompts(data));

@@ -1,16 +1,17 @@
-//! Readers of what other tools and other machines wrote: arrays, pickles, archives, lines of numbers.
+//! Readers of what other tools and other machines wrote: arrays, pickles, archives, lines of numbers, and maps of them.
 
 use crate::built;
 use crate::memory::{allowance, bounded};
 use crate::runs::folder;
 use crate::told;
 use driftprobe_import::{
-    LogitsLines, Tensor, TorchFile, hugging_face_tensors, logprob_line, logprobs_of_bytes, msprobe_tensors, npy,
+    LogitsLines, Map, Tensor, TorchFile, hugging_face_tensors, logprob_line, logprobs_of_bytes, msprobe_tensors, npy,
 };
 use driftprobe_remote::{parse_list, unpack};
 use driftprobe_trace::Phase;
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A tensor whose values are larger than its file: an expanded view.
 const EXPANDED_BYTES: usize = 64 << 20;
@@ -131,9 +132,25 @@ pub fn archive(data: &[u8]) {
         Err(e) => assert!(!e.is_empty()),
         Ok(bytes) => {
             let len = |path: &Path| fs::metadata(inner.join(path)).expect("a file that came out").len();
-            assert_eq!(bytes, files.iter().map(|file| len(&file.path)).sum::<u64>());
+            let paths: BTreeSet<&PathBuf> = files.iter().map(|file| &file.path).collect();
+            assert_eq!(bytes, paths.into_iter().map(|path| len(path)).sum::<u64>());
         }
     }
     let _ = fs::remove_dir_all(&outer);
     assert!(strays <= 1, "something was written beside the folder");
+}
+
+/// A mapping file, asked for some names.
+pub fn map(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match bounded(4 * allowance(data.len()), || Map::parse("m", text)) {
+        Err(e) => told(&e, e.hint()),
+        Ok(map) => {
+            let names = ["model.layers.3.self_attn.q_proj", "a.0", "", "é.1.2", "model.layers.99999999999.x"];
+            let flags = map.flags(None, names.iter().copied());
+            for name in names {
+                map.find(name, &flags);
+            }
+        }
+    }
 }

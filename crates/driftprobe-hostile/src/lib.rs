@@ -7,8 +7,9 @@ pub mod built;
 pub mod dumps;
 mod memory;
 pub mod models;
+#[cfg(feature = "program")]
+pub mod program;
 pub mod runs;
-pub mod settings;
 
 pub use memory::{Watched, bounded};
 
@@ -19,7 +20,8 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("archive", dumps::archive),
     ("config", models::config),
-    ("contract", settings::contract),
+    #[cfg(feature = "program")]
+    ("contract", program::contract),
     ("events", runs::events),
     ("events_gz", runs::events_gz),
     ("gguf", models::gguf),
@@ -28,13 +30,16 @@ pub const TARGETS: &[Target] = &[
     ("logits", dumps::logits),
     ("logprobs", dumps::logprobs),
     ("manifest", runs::manifest),
-    ("map", settings::map),
-    ("matrix", settings::matrix),
+    ("map", dumps::map),
+    #[cfg(feature = "program")]
+    ("matrix", program::matrix),
     ("npy", dumps::npy),
     ("payload", runs::payload),
     ("pickle", dumps::pickle),
-    ("plan", settings::plan),
-    ("prompts", settings::prompts),
+    #[cfg(feature = "program")]
+    ("plan", program::plan),
+    #[cfg(feature = "program")]
+    ("prompts", program::prompts),
     ("safetensors", models::safetensors),
     ("tokenizer", models::tokenizer),
     ("torch", dumps::torch),

@@ -87,9 +87,14 @@ impl Tensor {
         if from.checked_add(width).is_none_or(|end| end > all) {
             return Err(format!("has no columns {from} to {} in shape {:?}", from.saturating_add(width), self.shape));
         }
-        let size = self.kind.size_bytes();
-        let range = from as usize * size..(from + width) as usize * size;
-        let parts = self.bytes.chunks_exact((all as usize * size).max(1));
+        let size = self.kind.size_bytes() as u64;
+        // An empty tensor may have an axis of any length.
+        let byte = |column: u64| column.checked_mul(size).and_then(|at| usize::try_from(at).ok());
+        let (Some(begin), Some(end), Some(part)) = (byte(from), byte(from + width), byte(all)) else {
+            return Err(format!("has too many columns in shape {:?}", self.shape));
+        };
+        let range = begin..end;
+        let parts = self.bytes.chunks_exact(part.max(1));
         let bytes = parts.filter_map(|part| part.get(range.clone())).flatten().copied().collect();
         let mut shape = self.shape.clone();
         if let Some(last) = shape.last_mut() {
@@ -125,11 +130,16 @@ impl Tensor {
             if self.shape.get(axis).is_none_or(|&all| index >= all) {
                 return Err(outside());
             }
-            base = stride(axis).ok_or_else(outside)? * index as usize;
+            base =
+                stride(axis).and_then(|stride| stride.checked_mul(usize::try_from(index).ok()?)).ok_or_else(outside)?;
         }
         let axes: Option<Vec<(u64, usize)>> = order.iter().map(|&axis| Some((size(axis)?, stride(axis)?))).collect();
         let axes = axes.ok_or_else(outside)?;
         let shape: Vec<u64> = axes.iter().map(|(size, _)| *size).collect();
+        // An empty tensor may have axes of any length, which are not walked.
+        if element_count(&shape).ok_or_else(outside)? == 0 {
+            return Tensor::new(self.kind, shape, vec![]);
+        }
         let width = self.kind.size_bytes();
         let mut bytes = Vec::new();
         let mut offsets = vec![base];

@@ -180,7 +180,10 @@ fn gather(view: &View, storage: &[u8]) -> std::result::Result<Tensor, String> {
         return Err(format!("shape {:?} is larger than its storage by far: an expanded view", view.shape));
     };
     let mut out = Vec::with_capacity(bytes as usize);
-    append(view, 0, view.offset as usize, (width, storage), &mut out);
+    // An empty tensor may have axes of any length, which are not walked.
+    if bytes > 0 {
+        append(view, 0, view.offset as usize, (width, storage), &mut out);
+    }
     Tensor::new(view.storage.kind, view.shape.clone(), out)
 }
 

@@ -12,6 +12,7 @@ mod dequant;
 mod error;
 mod gguf;
 mod hf;
+mod isolate;
 mod layout;
 mod model;
 pub mod reference;

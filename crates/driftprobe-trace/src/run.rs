@@ -6,6 +6,7 @@
 use crate::accept::{Accepted, Interner, Unmapped, accept};
 use crate::blocks;
 use crate::event::HashCheck;
+use crate::expected::PROMISED_ROWS_MAX;
 use crate::json::quote_bare_words;
 use crate::lines::{Lines, MAX_LINE_BYTES, Next};
 use crate::manifest::{MANIFEST_FILE, Manifest};
@@ -125,6 +126,9 @@ pub(crate) struct Layout {
 
 fn read_one(path: &Path) -> Result<Run, TraceError> {
     let Layout { dir, manifest, files, ignored } = layout(path)?;
+    if let Some(rows) = manifest.as_ref().and_then(Manifest::expected_count).filter(|rows| *rows > PROMISED_ROWS_MAX) {
+        return Err(TraceError::Promise { path: dir.join(MANIFEST_FILE), rows });
+    }
     let reading = blocks::read(&files, manifest.as_ref().is_some_and(|m| m.complete))?;
     let mut notes = reading.notes.into_list(manifest.as_ref().map(|m| m.complete));
     notes.extend(ignored.into_iter().map(|name| Note::IgnoredFile { name }));

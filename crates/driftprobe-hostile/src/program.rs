@@ -1,10 +1,9 @@
-//! Readers of what a user hands over: contracts, mapping files, matrices, prompts, plans.
+//! What judge and program read: contracts, matrices, prompts, plans of shared work.
 
 use crate::memory::{allowance, bounded};
 use crate::told;
 use driftprobe::oracle::Arithmetic;
 use driftprobe_cli::{Failure, bytes};
-use driftprobe_import::Map;
 use driftprobe_trace::{Contract, Dtype, Phase, Point};
 
 fn told_by(failure: &Failure) {
@@ -21,21 +20,6 @@ pub fn contract(data: &[u8]) {
     for phase in Phase::ALL {
         for point in Point::ALL {
             Arithmetic::resolve(Some(&contract), phase, *point, Dtype::F32);
-        }
-    }
-}
-
-/// A mapping file, asked for some names.
-pub fn map(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
-    match bounded(4 * allowance(data.len()), || Map::parse("m", text)) {
-        Err(e) => told(&e, e.hint()),
-        Ok(map) => {
-            let names = ["model.layers.3.self_attn.q_proj", "a.0", "", "é.1.2", "model.layers.99999999999.x"];
-            let flags = map.flags(None, names.iter().copied());
-            for name in names {
-                map.find(name, &flags);
-            }
         }
     }
 }
