@@ -115,7 +115,8 @@ def main():
                     put("pickle", archive.read(name), 4096)
         if path.stat().st_size <= 4096:
             put("torch", path.read_bytes(), 4096)
-    put("torch_built", b"\x40" + bytes([34, 12, 0, 12, 14, 0, 33, 36]) + bytes(range(38)))
+    put("torch_built", bytes([32, 5, 26, 31, 34, 12, 0, 14, 1, 0, 13, 1, 35, 8]))
+    put("torch_built", bytes(range(38)))
     for path in sorted((ROOT / "crates/driftprobe-import/src/maps").glob("*.toml")):
         put("map", path.read_bytes())
     logits = {"token_idx": 5, "token_id": 42, "logits": [0.5, -1e3, 2]}

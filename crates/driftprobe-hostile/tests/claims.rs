@@ -72,8 +72,9 @@ fn arrays_and_payloads() {
 #[test]
 fn archives_and_pickles() {
     // A tensor `a` of two values in a dict.
-    let recipe = [8, 5, 26, 31, 34, 255, 2, b'K', 0, 0, 14, 1, 0, 14, 1, 35, 8];
-    let torch = built::torch(&recipe);
+    let torch = built::torch(&[32, 5, 26, 31, 34, 12, 0, 14, 1, 0, 13, 1, 35, 8]);
+    let opened = driftprobe_import::TorchFile::of_bytes(std::path::Path::new("a.pt"), torch.clone());
+    assert_eq!(opened.unwrap().tensors().collect::<Vec<_>>(), [("a", &[2][..])]);
     lie_in_binary("torch", &torch);
     let at = torch.windows(2).position(|two| two == b"\x80\x02").unwrap();
     let end = at + torch[at..].iter().position(|byte| *byte == b'.').unwrap() + 1;

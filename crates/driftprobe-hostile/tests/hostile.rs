@@ -1,7 +1,7 @@
 //! The files of `tests/hostile/`: each is refused with the words that its README has for it, in bounded memory.
 
 use driftprobe_hostile::{Watched, bounded};
-use driftprobe_import::{Tensor, hugging_face_tensors, npy, pickle, read_logprobs};
+use driftprobe_import::{hugging_face_tensors, npy, pickle, read_logprobs};
 use driftprobe_model::{Tokenizer, Weights};
 use driftprobe_remote::{File, parse_list, unpack};
 use driftprobe_trace::{Phase, Run};
@@ -41,19 +41,12 @@ fn said(reader: &str, path: &Path) -> Result<(), String> {
             Ok(tokenizer) => tokenizer.encode("a").map(|ids| assert_eq!(ids, [0], "one token and nothing around it")),
         },
         "logprobs" => read_logprobs(path, Phase::Decode).map(drop).map_err(|e| with_hint(e.to_string(), e.hint())),
-        "npy" => npy::read(path, &bytes()).map(|tensor| cut(&tensor)).map_err(|e| with_hint(e.to_string(), e.hint())),
+        "npy" => npy::read(path, &bytes()).map(drop).map_err(|e| with_hint(e.to_string(), e.hint())),
         "pickle" => pickle::read(&bytes()).map_err(|e| e.to_string())?.tensors().map(drop),
         "run" => Run::open(path).map(drop).map_err(|e| with_hint(e.to_string(), e.hint())),
         "tree" => hugging_face_tensors(path, &bytes()).map(drop).map_err(|e| with_hint(e.to_string(), e.hint())),
         _ => panic!("tests/hostile/{reader}: no reader of this name"),
     }
-}
-
-fn cut(tensor: &Tensor) {
-    assert!(tensor.bytes.is_empty());
-    assert!(tensor.slice(None, None, &[0, 1]).is_ok_and(|same| same == *tensor));
-    assert!(tensor.slice(Some((1, 0)), None, &[0]).is_ok_and(|none| none.bytes.is_empty()) || tensor.shape[1] == 0);
-    let _ = tensor.columns(0, tensor.shape[1]);
 }
 
 /// Rows of the README's table: file, reason, what the reader says.

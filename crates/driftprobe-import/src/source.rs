@@ -19,6 +19,8 @@ use std::cmp::Ordering;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Largest index of a dump that is read: what says which tensors there are, in memory as JSON.
+pub(crate) const INDEX_BYTES_MAX: u64 = 256 << 20;
 /// Longest name of a tensor. Names join keys on the way to it, and every tensor has its own.
 pub(crate) const NAME_BYTES_MAX: usize = 4096;
 
@@ -181,6 +183,11 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
             match is_dir {
                 true if depth < DEPTH_MAX => todo.push((entry.path(), depth + 1)),
                 true => {}
+                // A pipe or a device, which a link may lead to, has no end.
+                false if fs::metadata(entry.path()).is_ok_and(|kind| !kind.is_file() && !kind.is_dir()) => {
+                    let hint = "take it out of the dump; do not import what a stranger wrote";
+                    return Err(ImportError::file(&entry.path(), "is neither a file nor a folder", hint));
+                }
                 false => found.push(entry.path()),
             }
         }

@@ -59,6 +59,11 @@ impl Tensor {
     /// # Errors
     /// If there are more or fewer bytes than kind and shape say.
     pub fn new(kind: Kind, shape: Vec<u64>, bytes: Vec<u8>) -> Result<Tensor, String> {
+        // An empty axis would hide others of any length.
+        let axes = shape.iter().filter(|size| **size > 0);
+        if axes.copied().try_fold(kind.size_bytes() as u64, u64::checked_mul).is_none() {
+            return Err(format!("a tensor of {kind} and shape {shape:?} is more than can be counted"));
+        }
         let expected = element_count(&shape).and_then(|count| count.checked_mul(kind.size_bytes() as u64));
         if expected == Some(bytes.len() as u64) {
             return Ok(Tensor { kind, shape, bytes });
@@ -136,11 +141,13 @@ impl Tensor {
         let axes: Option<Vec<(u64, usize)>> = order.iter().map(|&axis| Some((size(axis)?, stride(axis)?))).collect();
         let axes = axes.ok_or_else(outside)?;
         let shape: Vec<u64> = axes.iter().map(|(size, _)| *size).collect();
-        // An empty tensor may have axes of any length, which are not walked.
-        if element_count(&shape).ok_or_else(outside)? == 0 {
-            return Tensor::new(self.kind, shape, vec![]);
-        }
         let width = self.kind.size_bytes();
+        // An empty tensor may have axes of any length, which are not walked.
+        match element_count(&shape).and_then(|count| count.checked_mul(width as u64)) {
+            Some(0) => return Tensor::new(self.kind, shape, vec![]),
+            Some(bytes) if bytes <= self.bytes.len() as u64 => {}
+            _ => return Err(outside()),
+        }
         let mut bytes = Vec::new();
         let mut offsets = vec![base];
         for (size, stride) in &axes {

@@ -5,7 +5,7 @@
 use crate::error::{ImportError, Result};
 use crate::pickle::{self, PICKLE_BYTES_MAX, View};
 use crate::tensor::Tensor;
-use driftprobe_trace::element_count;
+use driftprobe_trace::{element_count, regular};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek};
@@ -42,7 +42,7 @@ impl TorchFile {
     /// # Errors
     /// If it is no archive of torch, is compressed or damaged, or if its pickle is refused.
     pub fn open(path: &Path) -> Result<TorchFile> {
-        let file = File::open(path).map_err(|e| ImportError::io("open", path, &e))?;
+        let file = regular(path).and_then(|_| File::open(path)).map_err(|e| ImportError::io("open", path, &e))?;
         TorchFile::of(path, Box::new(BufReader::new(file)))
     }
 

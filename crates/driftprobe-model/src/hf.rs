@@ -2,7 +2,7 @@
 
 use crate::config::{Activation, Architecture, Config};
 use crate::rope::{Rope, RopeLayout, RopeScaling, yarn_mscale};
-use crate::weights::{FileBytes, WeightDtype, WeightEntry, Weights};
+use crate::weights::{FileBytes, WeightDtype, WeightEntry, Weights, regular};
 use crate::{ModelError, gguf};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
@@ -61,6 +61,12 @@ pub(crate) fn safetensors_entries(path: &Path, bytes: &FileBytes) -> Result<BTre
                 return Err(ModelError::unsupported(path, what, "safetensors weights may be F32, F16 or BF16"));
             }
         };
+        // An empty axis would hide others of any length.
+        let axes = view.shape().iter().filter(|d| **d > 0);
+        if axes.copied().try_fold(dtype.block().1, usize::checked_mul).is_none() {
+            let what = format!("tensor {name} of shape {:?} is too large", view.shape());
+            return Err(ModelError::malformed(path, what));
+        }
         // The view lies inside the file's bytes, so the distance of the two starts is its offset.
         let offset = view.data().as_ptr() as usize - bytes.as_slice().as_ptr() as usize;
         let entry =
@@ -108,11 +114,16 @@ fn shards(folder: &Path, index: &Path) -> Result<(Vec<PathBuf>, Listed), ModelEr
 }
 
 fn read_json(path: &Path) -> Result<Map<String, Value>, ModelError> {
-    let size = fs::metadata(path).map_err(ModelError::io(path))?.len();
-    if size > JSON_BYTES_MAX {
-        return Err(ModelError::malformed(path, format!("is {size} bytes long, expected at most {JSON_BYTES_MAX}")));
+    json_object(path, &read_bounded(path, JSON_BYTES_MAX)?)
+}
+
+/// The bytes of a regular file of at most so many.
+pub(crate) fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>, ModelError> {
+    let size = regular(path)?;
+    if size > bytes_max {
+        return Err(ModelError::malformed(path, format!("is {size} bytes long, expected at most {bytes_max}")));
     }
-    json_object(path, &fs::read(path).map_err(ModelError::io(path))?)
+    fs::read(path).map_err(ModelError::io(path))
 }
 
 fn json_object(path: &Path, text: &[u8]) -> Result<Map<String, Value>, ModelError> {

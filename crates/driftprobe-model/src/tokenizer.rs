@@ -4,9 +4,12 @@ mod from_gguf;
 
 use crate::ModelError;
 use crate::gguf::{self, Gguf};
+use crate::hf;
 use crate::isolate::isolated;
-use std::fs;
 use std::path::Path;
+
+/// Largest `tokenizer.json` that is read; those of 256 000 tokens have 34 MB.
+const JSON_BYTES_MAX: u64 = 512 << 20;
 
 /// Turns text into token ids and back.
 pub struct Tokenizer(tokenizers::Tokenizer);
@@ -20,7 +23,7 @@ impl Tokenizer {
         if gguf::is_gguf_name(path) {
             return Tokenizer::from_gguf(path, &gguf::open_header(path)?);
         }
-        Tokenizer::from_json(path, &fs::read(path).map_err(ModelError::io(path))?)
+        Tokenizer::from_json(path, &hf::read_bounded(path, JSON_BYTES_MAX)?)
     }
 
     pub(crate) fn from_json(path: &Path, bytes: &[u8]) -> Result<Tokenizer, ModelError> {

@@ -73,6 +73,16 @@ impl WeightDtype {
     }
 }
 
+/// Refuses a path that leads, through links or not, to a device, a pipe or a folder: opening it might wait forever, and
+/// reading it never end. The length otherwise.
+pub fn regular(path: &Path) -> Result<u64, ModelError> {
+    let metadata = std::fs::metadata(path).map_err(ModelError::io(path))?;
+    match metadata.is_file() {
+        true => Ok(metadata.len()),
+        false => Err(ModelError::malformed(path, "is not a regular file")),
+    }
+}
+
 /// A file's bytes: mapped, or built into the binary.
 #[derive(Clone)]
 pub struct FileBytes(Arc<Source>);
@@ -86,6 +96,7 @@ enum Source {
 impl FileBytes {
     /// Maps a file. Nothing is read until it is looked at.
     pub fn map(path: &Path) -> Result<FileBytes, ModelError> {
+        regular(path)?;
         let file = File::open(path).map_err(ModelError::io(path))?;
         // SAFETY: the mapping is read-only and private to this process's reads. A file that another process truncates
         // while it is mapped would fault; weight files are not rewritten in place by the tools that make them.

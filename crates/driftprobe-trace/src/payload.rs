@@ -2,6 +2,7 @@
 //!
 //! A path in an event is data from a stranger: it may not leave the run's folder, by itself or through a link.
 
+use crate::files::regular;
 use crate::{Dtype, Event, PayloadRef, Row, TraceError};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
@@ -172,11 +173,8 @@ fn open(dir: &Path, name: &str) -> Result<(TensorFile, Identity), String> {
     if !path.starts_with(&root) {
         return Err("the path leads out of the run's folder through a link".to_owned());
     }
-    let file = File::open(&path).map_err(|e| format!("cannot open the file: {e}"))?;
+    let file = regular(&path).and_then(|_| File::open(&path)).map_err(|e| format!("cannot open the file: {e}"))?;
     let metadata = file.metadata().map_err(|e| format!("cannot open the file: {e}"))?;
-    if !metadata.is_file() {
-        return Err("not a regular file".to_owned());
-    }
     let identity = identity(&path, &metadata);
     // SAFETY: the map is only read. Another process could change or truncate the file meanwhile, which a reader of a
     // run's finished files accepts, as every program that maps safetensors does; the writer never changes a tensor file

@@ -7,6 +7,7 @@ use crate::accept::{Accepted, Interner, Unmapped, accept};
 use crate::blocks;
 use crate::event::HashCheck;
 use crate::expected::PROMISED_ROWS_MAX;
+use crate::files::read_file;
 use crate::json::quote_bare_words;
 use crate::lines::{Lines, MAX_LINE_BYTES, Next};
 use crate::manifest::{MANIFEST_FILE, Manifest};
@@ -27,6 +28,9 @@ pub const SEARCH_PREFIX: &str = "search-";
 pub const TRACES_DIR: &str = "traces";
 /// Folder of a run that holds its payloads.
 pub const TENSORS_DIR: &str = "tensors";
+
+/// Largest manifest that is read: the tokens of some hundred thousand prompts.
+const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 
 /// A run that was read: its events in memory, its payloads mapped when asked for.
 #[derive(Clone, Debug, Default)]
@@ -143,8 +147,9 @@ pub(crate) fn layout(path: &Path) -> Result<Layout, TraceError> {
     let (dir, manifest, files) = if kind.is_dir() {
         let manifest_path = path.join(MANIFEST_FILE);
         let manifest = if manifest_path.exists() {
-            let text = fs::read_to_string(&manifest_path).map_err(io_error("read", &manifest_path))?;
-            Some(Manifest::parse(&text, &manifest_path)?)
+            let bytes = read_file(&manifest_path, MANIFEST_BYTES_MAX);
+            let text = bytes.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
+            Some(Manifest::parse(&text.map_err(io_error("read", &manifest_path))?, &manifest_path)?)
         } else {
             None
         };

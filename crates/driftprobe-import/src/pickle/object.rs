@@ -139,7 +139,9 @@ impl Objects {
     /// If containers are nested too deeply or there are too many.
     pub fn tensors(&self) -> Result<Vec<(String, View)>, String> {
         let mut found = Vec::new();
-        let mut walk = Walk { todo: vec![(self.root, String::new(), 0)], visits: 1, named: 0 };
+        // Tensors are shared now and then, not everything many times: a small file gives no long list.
+        let visits_max = VISITS_MAX.min(1024 + 16 * self.all.len());
+        let mut walk = Walk { todo: vec![(self.root, String::new(), 0)], visits: 1, visits_max, named: 0 };
         while let Some((id, name, depth)) = walk.todo.pop() {
             if depth > DEPTH_MAX {
                 return Err(format!("containers nested more than {DEPTH_MAX} deep"));
@@ -171,14 +173,16 @@ impl Objects {
 struct Walk {
     todo: Vec<(Id, String, usize)>,
     visits: usize,
+    visits_max: usize,
     named: usize,
 }
 
 impl Walk {
     fn add(&mut self, id: Id, (name, key): (&str, &str), depth: usize) -> Result<(), String> {
         self.visits += 1;
-        if self.visits > VISITS_MAX {
-            return Err(format!("more than {VISITS_MAX} objects, counted as often as they are used"));
+        if self.visits > self.visits_max {
+            let most = self.visits_max;
+            return Err(format!("more than {most} objects, counted as often as they are used"));
         }
         let len = name.len().saturating_add(key.len());
         self.named = self.named.saturating_add(len);

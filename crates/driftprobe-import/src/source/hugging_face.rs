@@ -1,10 +1,10 @@
 //! The model debugger of Hugging Face transformers: a tree of calls in JSON, a safetensors file a tensor.
 
-use super::{NAME_BYTES_MAX, Named, Pass, below, beside, name_of, too_long};
+use super::{INDEX_BYTES_MAX, NAME_BYTES_MAX, Named, Pass, below, beside, name_of, too_long};
 use crate::error::{ImportError, Result};
 use crate::load::Origin;
+use driftprobe_trace::read_file;
 use serde_json::Value;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 const FULL: &str = "_debug_tree_FULL_TENSORS.json";
@@ -26,7 +26,7 @@ pub fn passes(root: &Path, files: &[PathBuf]) -> Result<Vec<Pass>> {
 }
 
 fn pass(root: &Path, file: &Path) -> Result<Pass> {
-    let text = fs::read(file).map_err(|e| ImportError::io("read", file, &e))?;
+    let text = read_file(file, INDEX_BYTES_MAX).map_err(|e| ImportError::io("read", file, &e))?;
     let label = below(root, file.parent().unwrap_or(root));
     let label = if label.is_empty() { name_of(root).to_owned() } else { label };
     Ok(Pass { label, tensors: named(file, &text)?, ..Pass::default() })

@@ -1,11 +1,11 @@
 //! msprobe's dumps: `stepN/rankR/dump.json` and the tensors that it names.
 
-use super::{NAME_BYTES_MAX, Named, Pass, below, beside, name_of, natural, one_rank, too_long};
+use super::{INDEX_BYTES_MAX, NAME_BYTES_MAX, Named, Pass, below, beside, name_of, natural, one_rank, too_long};
 use crate::error::{ImportError, Result};
 use crate::load::{Loader, Origin};
+use driftprobe_trace::read_file;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Whether a file is an index of msprobe.
@@ -55,7 +55,7 @@ pub fn tensors(file: &Path, text: &[u8]) -> Result<BTreeMap<u64, Names>> {
 }
 
 fn step(root: &Path, file: &Path, loader: &mut Loader) -> Result<Vec<Pass>> {
-    let text = fs::read(file).map_err(|e| ImportError::io("read", file, &e))?;
+    let text = read_file(file, INDEX_BYTES_MAX).map_err(|e| ImportError::io("read", file, &e))?;
     let folder = file.parent().unwrap_or(root).join("dump_tensor_data");
     let mut calls: BTreeMap<u64, Vec<Named>> = BTreeMap::new();
     for (call, tensors) in tensors(file, &text)? {
