@@ -26,6 +26,10 @@ def packed(pieces):
     return out.getvalue()
 
 
+def gz(data):
+    return gzip.compress(data, mtime=0)
+
+
 def text(value):
     return struct.pack("<Q", len(value)) + value.encode()
 
@@ -72,10 +76,10 @@ def runs():
     put("run/promises-36-million-rows/manifest.json", json.dumps(many, separators=(",", ":")))
     event = b'{"event":"stage_trace","prompt_id":"p","phase":"decode","point":"x_in","layer":0}\n'
     # Past the 64 MiB that are always let pass: 96 MB.
-    block = event * 8192
+    block = b'{"event":"other","of":"' + b"a" * (1 << 20) + b'"}\n'
     put("run/bomb-of-lines.jsonl.gz", packed(block for _ in range(96_000_000 // len(block))))
     put("run/bomb-of-one-line.jsonl.gz", packed(b" " * (1 << 20) for _ in range(65)))
-    put("run/member-after-damage.jsonl.gz", gzip.compress(event) + b"\x1f\x8b\x08\x00garbage")
+    put("run/member-after-damage.jsonl.gz", gz(event) + b"\x1f\x8b\x08\x00" + b"\xff" * 64)
 
 
 def models():
@@ -122,14 +126,14 @@ def dumps():
 
 
 def archives():
-    put("archive/leaves-its-folder.tar.gz", gzip.compress(entry("run/../../evil", b"0", b"x") + bytes(1024)))
-    put("archive/absolute.tar.gz", gzip.compress(entry("/tmp/evil", b"0", b"x") + bytes(1024)))
-    put("archive/link.tar.gz", gzip.compress(entry("run/a", b"2") + bytes(1024)))
-    put("archive/not-announced.tar.gz", gzip.compress(entry("run/b", b"0", b"x") + bytes(1024)))
+    put("archive/leaves-its-folder.tar.gz", gz(entry("run/../../evil", b"0", b"x") + bytes(1024)))
+    put("archive/absolute.tar.gz", gz(entry("/tmp/evil", b"0", b"x") + bytes(1024)))
+    put("archive/link.tar.gz", gz(entry("run/a", b"2") + bytes(1024)))
+    put("archive/not-announced.tar.gz", gz(entry("run/b", b"0", b"x") + bytes(1024)))
     put("archive/name-of-8-megabytes.tar.gz",
-        gzip.compress(entry("././@LongLink", b"L", b"a" * (8 << 20)) + entry("run/a", b"0", b"x") + bytes(1024)))
-    put("archive/5000-folders.tar.gz", gzip.compress(b"".join(entry(f"run/{n}/", b"5") for n in range(5000))))
-    put("archive/claims-8-gigabytes.tar.gz", gzip.compress(entry("run/a", b"0", b"x", size=8**11 - 1) + bytes(1024)))
+        gz(entry("././@LongLink", b"L", b"a" * (8 << 20)) + entry("run/a", b"0", b"x") + bytes(1024)))
+    put("archive/1500-folders.tar.gz", gz(b"".join(entry(f"run/{n}/", b"5") for n in range(1500))))
+    put("archive/claims-8-gigabytes.tar.gz", gz(entry("run/a", b"0", b"x", size=8**11 - 1) + bytes(1024)))
 
 
 runs()

@@ -111,7 +111,7 @@ pub fn unpack(packed: impl Read, files: &[File], folder: &Path) -> Result<u64, S
 /// gzip can pack a thousandfold.
 const BETWEEN_BYTES_MAX: u64 = 1 << 20;
 /// Most folders: they are made without having been announced.
-const FOLDERS_MAX: usize = 4096;
+const FOLDERS_MAX: usize = 1024;
 
 /// A reader that gives so many bytes and refuses more.
 struct Metered<'a, R> {
