@@ -1,25 +1,20 @@
-"""Prefill and decode of one prompt compared as one writes it with PyTorch hooks: each hooked output of each phase goes into a
-file of its own, and a loop over the files compares them.
+"""Prefill and decode of one prompt compared as one does it with PyTorch hooks: one program puts each hooked output of each phase
+into a file of its own, and another compares the files.
 
-Usage: hooks.py make FOLDER LAYERS           writes a random Llama of so many layers, by transformers
-       hooks.py run FOLDER WORK LAYERS IDS STEPS   traces and compares; answers with one JSON object
+Usage: hooks.py make FOLDER LAYERS HIDDEN           writes a random Llama, by transformers
+       hooks.py dump FOLDER WORK LAYERS IDS STEPS   runs both phases; the last STEPS tokens are decoded one by one
+       hooks.py compare WORK
 
-LAYERS of `run` and IDS are numbers with commas between them; the last STEPS tokens are decoded one by one.
+LAYERS of `dump` and IDS are numbers with commas between them. `dump` and `compare` answer with one JSON object.
 """
-
-import time
-
-STARTED = time.perf_counter()
 
 import glob
 import json
 import os
 import sys
+import time
 
 import torch
-import transformers
-
-IMPORTED = time.perf_counter()
 
 POINTS = {
     "attn_norm_out": "input_layernorm",
@@ -37,14 +32,16 @@ POINTS = {
 THRESHOLD = 1e-3
 
 
-def make(folder, layers):
+def make(folder, layers, hidden):
+    import transformers
+
     torch.manual_seed(1)
     config = transformers.LlamaConfig(
-        hidden_size=1024, intermediate_size=4096, num_attention_heads=16, num_key_value_heads=8, vocab_size=32000,
-        num_hidden_layers=layers, max_position_embeddings=4096, tie_word_embeddings=False,
+        hidden_size=hidden, intermediate_size=4 * hidden, num_attention_heads=hidden // 64,
+        num_key_value_heads=hidden // 128, vocab_size=32000, num_hidden_layers=layers, max_position_embeddings=4096,
+        tie_word_embeddings=False,
     )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    print("{}")
 
 
 class Dumper:
@@ -66,6 +63,8 @@ class Dumper:
 
 
 def trace(model, work, layers, ids, steps):
+    from transformers import DynamicCache
+
     dumper = Dumper(work)
     inner = model.model
     for phase in ("prefill", "decode"):
@@ -83,7 +82,7 @@ def trace(model, work, layers, ids, steps):
         logits = model(tokens, use_cache=False).logits
         assert logits.shape[1] == len(ids)
         dumper.phase, dumper.positions = "decode", []
-        cache = transformers.DynamicCache()
+        cache = DynamicCache()
         model(tokens[:, :first], past_key_values=cache, use_cache=True, logits_to_keep=1)
         for position in range(first, len(ids)):
             dumper.positions, dumper.first = [position], position
@@ -106,28 +105,36 @@ def compare(work):
     return {"rows": rows, "worst": worst, "first": first, "verdict": "PASS" if rows and first is None else "FAIL"}
 
 
-def run(folder, work, layers, ids, steps):
-    times = [STARTED, IMPORTED]
+def dump(folder, work, layers, ids, steps):
+    import transformers
+
+    imported = time.perf_counter()
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     model.eval()
-    times.append(time.perf_counter())
+    loaded = time.perf_counter()
     dumping = trace(model, work, layers, ids, steps)
-    times.append(time.perf_counter())
-    answer = compare(work)
-    times.append(time.perf_counter())
-    imports, load, traced, compared = (after - before for before, after in zip(times, times[1:]))
-    answer.update(
-        imports_s=imports, load_s=load, passes_s=traced - dumping, dump_s=dumping, compare_s=compared,
-        versions=f"torch {torch.__version__} transformers {transformers.__version__} python {sys.version.split()[0]}",
-    )
-    print(json.dumps(answer))
+    ended = time.perf_counter()
+    versions = f"torch {torch.__version__} transformers {transformers.__version__} python {sys.version.split()[0]}"
+    return {"load_s": loaded - imported, "passes_s": ended - loaded - dumping, "dump_s": dumping, "versions": versions}
 
 
 def numbers(text):
     return [int(number) for number in text.split(",")]
 
 
-if sys.argv[1] == "make":
-    make(sys.argv[2], int(sys.argv[3]))
-else:
-    run(sys.argv[2], sys.argv[3], numbers(sys.argv[4]), numbers(sys.argv[5]), int(sys.argv[6]))
+def main():
+    what, folder, *rest = sys.argv[1:]
+    if what == "make":
+        make(folder, *map(int, rest))
+        answer = {}
+    elif what == "dump":
+        work, layers, ids, steps = rest
+        answer = dump(folder, work, numbers(layers), numbers(ids), int(steps))
+    else:
+        started = time.perf_counter()
+        answer = compare(folder)
+        answer["compare_s"] = time.perf_counter() - started
+    print(json.dumps(answer))
+
+
+main()

@@ -1,7 +1,10 @@
-//! `cargo xtask scale`: memory and time of judging as runs grow to ten million events, whole and by prompt.
+//! `cargo xtask scale`: memory and time of judging as runs grow: to ten million events, whole and by prompt; by generated payloads of
+//! a hundred gigabytes; and in each dimension by itself.
 
 mod generate;
+mod growth;
 mod plot;
+mod rows;
 
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write as _;
@@ -26,9 +29,18 @@ pub struct Args {
     /// The program [default: the one beside this]
     #[arg(long)]
     driftprobe: Option<PathBuf>,
-    /// Draw the memory over the events into this file.
+    /// Draw the memory over the events, or over the payloads, into this file.
     #[arg(long, value_name = "SVG")]
     plot: Option<PathBuf>,
+    /// Instead: payloads of so many GB, made when they are asked for.
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_missing_value = "1,3,10,30,100")]
+    volume: Option<Vec<u64>>,
+    /// Instead: how time grows in prompts, layers, tokens and values; the best of so many rounds.
+    #[arg(long, num_args = 0..=1, default_missing_value = "3")]
+    growth: Option<usize>,
+    /// Judge one generated run in this process.
+    #[arg(long, hide = true, value_delimiter = ',')]
+    once: Option<Vec<usize>>,
 }
 
 /// What judging one run took.
@@ -49,6 +61,15 @@ pub struct Cost {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    if let Some(shape) = &args.once {
+        return growth::once(shape);
+    }
+    if let Some(rounds) = args.growth {
+        return growth::table(rounds).map(drop);
+    }
+    if let Some(gigabytes) = &args.volume {
+        return volume(gigabytes, args.plot.as_deref());
+    }
     let beside = std::env::current_exe()?.with_file_name("driftprobe");
     let program = args.driftprobe.unwrap_or(beside);
     ensure!(program.is_file(), "{} is not there: cargo build --release", program.display());
@@ -73,6 +94,21 @@ pub fn run(args: Args) -> Result<()> {
     let over = all.iter().find(|taken| taken.by_prompt.rss_bytes >= RSS_MAX_BYTES);
     ensure!(over.is_none(), "more than 1 GiB");
     Ok(())
+}
+
+/// Memory over generated payloads.
+fn volume(gigabytes: &[u64], plot: Option<&Path>) -> Result<()> {
+    let all = growth::volumes(gigabytes)?;
+    let mut text = "| payloads GB | seconds | peak memory MB |\n|---|---|---|\n".to_owned();
+    for (bytes, judged) in &all {
+        let (gb, mb) = (*bytes as f64 / 1e9, judged.rss_bytes as f64 / 1e6);
+        writeln!(text, "| {gb:.0} | {:.1} | {mb:.0} |", judged.seconds)?;
+    }
+    print!("{text}");
+    match plot {
+        None => Ok(()),
+        Some(path) => plot::volume(&all, path),
+    }
 }
 
 /// Runs the program on a run that must pass, and looks at its memory until it ends.

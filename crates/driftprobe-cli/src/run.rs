@@ -14,10 +14,10 @@ use crate::sweep;
 use driftprobe::Analysis;
 use driftprobe::examine::Oracle;
 use driftprobe::search::{between, with_search};
-use driftprobe_engine::record::{self, Plan, record};
+use driftprobe_engine::record::{self, Plan, record, record_both};
 use driftprobe_engine::{Engine, EngineError};
 use driftprobe_model::Model;
-use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, ModelInfo, Phase, Point, PromptInfo, Run, SEARCH_PREFIX};
+use driftprobe_trace::{Manifest, Mode, ModelInfo, Phase, Point, PromptInfo, Run, SEARCH_PREFIX};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -86,11 +86,8 @@ fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
         None => new_folder(Path::new("runs"), &model)?,
     };
     let mut watcher = TerminalWatcher::new();
-    let mut recorded = record(engine, &plan, &dir, base.clone(), &mut watcher);
-    if recorded.is_ok() && args.mode == Modes::Both {
-        let aligned = Plan { mode: Mode::KvAligned, ..plan.clone() };
-        recorded = record(engine, &aligned, &dir.join(ALIGNED_DIR), base, &mut watcher);
-    }
+    let record = if args.mode == Modes::Both { record_both } else { record };
+    let recorded = record(engine, &plan, &dir, base, &mut watcher);
     watcher.finish();
     match recorded {
         Ok(_) if args.record_only => {

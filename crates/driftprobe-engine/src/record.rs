@@ -1,5 +1,6 @@
 //! Makes a run out of an engine: both phases of every prompt, each as often as asked, written as they are computed.
 
+mod output;
 mod plan;
 mod rows;
 mod unwatched;
@@ -8,7 +9,11 @@ pub use plan::{Plan, check};
 
 use crate::tap::{Selection, Tap};
 use crate::{Engine, EngineError, Session};
-use driftprobe_trace::{Manifest, Mode, ObserverEffect, Phase, Point, PointSet, PromptInfo, RowHash, RunWriter};
+use driftprobe_trace::RunWriter;
+use driftprobe_trace::{
+    ALIGNED_DIR, Manifest, Mode, ObserverEffect, Phase, Point, PointSet, PromptInfo, RowHash, xxh3_64,
+};
+use output::Output;
 use rows::Rows;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -46,16 +51,37 @@ impl Watcher for Unwatched {
     }
 }
 
-type RowKey = (usize, Phase, Point, i32, usize);
+/// Prompt, what computed it, point, layer, position.
+type RowKey = (usize, Pass, Point, i32, usize);
+
+/// What computes rows. Prefill does the same in both modes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Pass {
+    Prefill,
+    Decode(Mode),
+}
+
+impl Pass {
+    fn phase(self) -> Phase {
+        match self {
+            Pass::Prefill => Phase::Prefill,
+            Pass::Decode(_) => Phase::Decode,
+        }
+    }
+}
 
 struct Recorder<'a> {
     engine: &'a dyn Engine,
     plan: &'a Plan,
+    /// Whether both modes are recorded, the plan's own aside.
+    both: bool,
     watcher: &'a mut dyn Watcher,
     /// Hashes of the run itself, which repeats are compared with.
     hashes: HashMap<RowKey, RowHash>,
     /// Logits with and without tracing.
     observer: ObserverEffect,
+    /// Hashes of the logits of each prompt's untraced decode, where choosing its tokens computed them.
+    chosen: Vec<Vec<u64>>,
     done: u64,
     total: u64,
 }
@@ -73,37 +99,62 @@ pub fn record(
     base: Manifest,
     watcher: &mut dyn Watcher,
 ) -> Result<Manifest, EngineError> {
+    record_in(engine, plan, vec![(plan.mode, dir.to_owned())], base, watcher)
+}
+
+/// Records a run in `dir` as the engine is designed, and inside it the same with prefill's cache under decode. Prefill, which is
+/// the same in both, is computed once and stands in both; so are the engine's own choices of tokens.
+///
+/// # Errors
+/// As [`record`].
+pub fn record_both(
+    engine: &dyn Engine,
+    plan: &Plan,
+    dir: &Path,
+    base: Manifest,
+    watcher: &mut dyn Watcher,
+) -> Result<Manifest, EngineError> {
+    let dirs = vec![(Mode::AsDesigned, dir.to_owned()), (Mode::KvAligned, dir.join(ALIGNED_DIR))];
+    record_in(engine, plan, dirs, base, watcher)
+}
+
+fn record_in(
+    engine: &dyn Engine,
+    plan: &Plan,
+    dirs: Vec<(Mode, std::path::PathBuf)>,
+    base: Manifest,
+    watcher: &mut dyn Watcher,
+) -> Result<Manifest, EngineError> {
     check(engine, plan)?;
     let mut recorder = Recorder {
         engine,
         plan,
+        both: dirs.len() > 1,
         watcher,
         hashes: HashMap::new(),
+        chosen: Vec::new(),
         observer: ObserverEffect::default(),
         done: 0,
         total: 0,
     };
-    recorder.total = recorder.work();
-    let mut manifest = recorder.manifest(base);
-    let start = if plan.overwrite { RunWriter::overwrite } else { RunWriter::create };
-    // The folder is taken before the tokens of further steps are chosen: that is work already, and may be interrupted.
-    let writer = start(dir, manifest.clone())?;
-    manifest.prompts = match recorder.extended_prompts() {
-        Ok(prompts) => Some(prompts),
-        Err(e) => {
-            writer.finish(false)?;
-            return Err(e);
-        }
-    };
-    let mut writer = RunWriter::overwrite(dir, manifest.clone())?;
-    // `complete` is written last, when the repeats have ended too.
-    match recorder.run_all(&mut writer, dir, &manifest) {
-        Ok(()) => Ok(writer.finish(true)?),
-        Err(e) => {
-            writer.finish(false)?;
-            Err(e)
-        }
+    recorder.total = recorder.work(dirs.len());
+    let manifest = recorder.manifest(base);
+    // The folders are taken before the tokens of further steps are chosen: that is work already, and may be interrupted.
+    let mut outputs: Vec<Output> = vec![];
+    for (mode, dir) in dirs {
+        outputs.push(Output::start(mode, dir, manifest.clone(), plan.overwrite)?);
     }
+    let outcome = recorder.extended_prompts().and_then(|prompts| {
+        outputs.iter_mut().try_for_each(|output| output.promise(prompts.clone()))?;
+        recorder.run_all(&mut outputs)
+    });
+    // `complete` is written last, when the repeats have ended too; that of the run that holds the others at the very last.
+    let mut finished = None;
+    for output in outputs.into_iter().rev() {
+        finished = Some(output.finish(outcome.is_ok())?);
+    }
+    outcome?;
+    finished.ok_or_else(|| EngineError::request("there is no folder to record into", "name one"))
 }
 
 impl Recorder<'_> {
@@ -120,7 +171,6 @@ impl Recorder<'_> {
         let (prefill, decode) = (of(Phase::Prefill), of(Phase::Decode));
         let points = if prefill == decode { PointSet::Both(prefill) } else { PointSet::PerPhase { prefill, decode } };
         Manifest {
-            mode: Some(self.plan.mode),
             engine: Some(self.engine.info()),
             contract: Some(self.engine.contract()),
             layers: Some(self.plan.layers.iter().filter_map(|l| i32::try_from(*l).ok()).collect()),
@@ -130,14 +180,24 @@ impl Recorder<'_> {
         }
     }
 
-    /// Token-layers of the whole recording: prefill feeds n+k−1 tokens; decode n−1, then k.
-    fn work(&self) -> u64 {
+    /// Token-layers of the whole recording: prefill feeds n+k−1 tokens; decode n−1, then k, in each mode. Choosing tokens is
+    /// a decode without a tap, which need not be run again to see what a tap does.
+    fn work(&self, modes: usize) -> u64 {
         let extra = self.plan.chosen();
-        let once: usize = self.plan.prompts.iter().map(|p| 2 * (p.tokens.len() + extra)).sum();
-        let choosing: usize =
-            if extra > 0 { self.plan.prompts.iter().map(|p| p.tokens.len() + extra - 1).sum() } else { 0 };
-        let all = once * (1 + self.plan.repeats as usize + usize::from(self.plan.unwatched)) + choosing;
-        (all * self.engine.layers()) as u64
+        let once: usize = self.plan.prompts.iter().map(|p| p.tokens.len() + extra).sum();
+        let repeats = 1 + self.plan.repeats as usize;
+        let untraced = match (self.plan.unwatched, extra > 0) {
+            (false, false) => 0,
+            (true, true) if !self.decodes_as_chosen() => 3,
+            (true, _) => 2,
+            (false, true) => 1,
+        };
+        (once * ((1 + modes) * repeats + untraced) * self.engine.layers()) as u64
+    }
+
+    /// Whether choosing tokens computes what the run's own decode does, but for the tap.
+    fn decodes_as_chosen(&self) -> bool {
+        self.both || self.plan.mode == Mode::AsDesigned
     }
 
     /// Each prompt with the k − 1 tokens that the engine itself chooses behind it.
@@ -147,27 +207,35 @@ impl Recorder<'_> {
             return Ok(prompts);
         }
         for prompt in &mut prompts {
-            let session = &mut *self.engine.session()?;
-            let n = prompt.tokens.len();
-            let mut logits = {
-                let mut rows = self.rows(None, &prompt.id, (Phase::Prefill, 0));
-                session.prefill(&prompt.tokens, n - 1..n, &mut Tap::watched(&mut rows))?
-            };
-            for step in 1..=self.plan.chosen() {
-                let token = greedy(&logits);
-                prompt.tokens.push(token);
-                if step < self.plan.chosen() {
-                    let mut rows = self.rows(None, &prompt.id, (Phase::Decode, 0));
-                    logits = session.decode(token, &mut Tap::watched(&mut rows))?;
-                }
-            }
+            let (tokens, hashes) = self.choose(prompt)?;
+            prompt.tokens.extend(tokens);
+            self.chosen.push(hashes);
         }
         Ok(prompts)
     }
 
-    fn rows<'r>(&'r mut self, writer: Option<&'r mut RunWriter>, prompt_id: &'r str, pass: (Phase, u32)) -> Rows<'r> {
+    /// Decodes a prompt's last token and what follows, untraced: the tokens, and hashes of the logits of all steps.
+    fn choose(&mut self, prompt: &PromptInfo) -> Result<(Vec<u32>, Vec<u64>), EngineError> {
+        let engine = self.engine;
+        let session = &mut *engine.unwatched_session()?;
+        let Some((last, before)) = prompt.tokens.split_last() else { return Ok((vec![], vec![])) };
+        self.feed(session, &prompt.id, before, 0)?;
+        let (mut token, mut tokens, mut hashes) = (*last, vec![], vec![]);
+        loop {
+            let mut rows = self.rows(vec![], &prompt.id, (Pass::Decode(Mode::AsDesigned), 0));
+            let logits = session.decode(token, &mut Tap::watched(&mut rows))?;
+            hashes.push(hash_of(&logits));
+            if hashes.len() == self.plan.steps {
+                return Ok((tokens, hashes));
+            }
+            token = greedy(&logits);
+            tokens.push(token);
+        }
+    }
+
+    fn rows<'r>(&'r mut self, writers: Vec<&'r mut RunWriter>, prompt_id: &'r str, pass: (Pass, u32)) -> Rows<'r> {
         Rows {
-            writer,
+            writers,
             watcher: &mut *self.watcher,
             hashes: &mut self.hashes,
             done: &mut self.done,
@@ -179,35 +247,48 @@ impl Recorder<'_> {
         }
     }
 
-    fn run_all(&mut self, writer: &mut RunWriter, dir: &Path, manifest: &Manifest) -> Result<(), EngineError> {
-        self.run(writer, manifest, 0)?;
-        writer.manifest_mut().observer = self.plan.unwatched.then(|| self.observer.clone());
+    fn run_all(&mut self, outputs: &mut [Output]) -> Result<(), EngineError> {
+        self.run(outputs, 0)?;
+        // In the other mode prefill is the same, and a cache that is replaced is a watched one.
+        if let Some(first) = outputs.first_mut() {
+            first.writer.manifest_mut().observer = self.plan.unwatched.then(|| self.observer.clone());
+        }
         for repeat in 1..=self.plan.repeats {
-            let again = Manifest { repeat, ..manifest.clone() };
-            let mut writer = RunWriter::overwrite(&dir.join(format!("repeat-{repeat}")), again)?;
-            let outcome = self.run(&mut writer, manifest, repeat);
-            writer.finish(outcome.is_ok())?;
+            let again = outputs.iter().map(|output| output.repeat(repeat));
+            let mut again = again.collect::<Result<Vec<Output>, EngineError>>()?;
+            let outcome = self.run(&mut again, repeat);
+            for output in again {
+                output.finish(outcome.is_ok())?;
+            }
             outcome?;
         }
         Ok(())
     }
 
-    /// One run: every prompt, prefill and decode.
-    fn run(&mut self, writer: &mut RunWriter, manifest: &Manifest, repeat: u32) -> Result<(), EngineError> {
-        for (index, prompt) in manifest.prompts.iter().flatten().enumerate() {
-            let steps = self.plan.steps;
-            let first = prompt.tokens.len() - steps;
-            writer.begin(&prompt.id, Phase::Prefill)?;
+    /// One run in all modes: every prompt, prefill and decode.
+    fn run(&mut self, outputs: &mut [Output], repeat: u32) -> Result<(), EngineError> {
+        let prompts: Vec<PromptInfo> = outputs.first().map(Output::prompts).unwrap_or_default();
+        for (index, prompt) in prompts.iter().enumerate() {
+            let first = prompt.tokens.len() - self.plan.steps;
             let engine = self.engine;
             let mut prefilled = engine.session()?;
-            let of_prefill = self.prefill(&mut *prefilled, writer, (index, prompt), (first, repeat))?;
+            let mut writers = vec![];
+            for output in outputs.iter_mut() {
+                output.writer.begin(&prompt.id, Phase::Prefill)?;
+                writers.push(&mut output.writer);
+            }
+            let of_prefill = self.prefill(&mut *prefilled, writers, (index, prompt), (first, repeat))?;
             // Only alignment needs prefill's cache beyond this point.
-            let aligned = (self.plan.mode == Mode::KvAligned).then_some(prefilled);
-            writer.begin(&prompt.id, Phase::Decode)?;
-            let of_decode = self.decode(aligned.as_deref(), Some(writer), (index, prompt), (first, repeat))?;
-            writer.flush_prompt()?;
-            if repeat == 0 && self.plan.unwatched {
-                self.unwatched(aligned.as_deref(), (index, prompt), first, [of_prefill, of_decode])?;
+            let needed = outputs.iter().any(|output| output.mode == Mode::KvAligned);
+            let prefilled = needed.then_some(prefilled);
+            for (number, output) in outputs.iter_mut().enumerate() {
+                let aligned = prefilled.as_deref().filter(|_| output.mode == Mode::KvAligned);
+                output.writer.begin(&prompt.id, Phase::Decode)?;
+                let of_decode = self.decode(aligned, Some(output), (index, prompt), (first, repeat))?;
+                output.writer.flush_prompt()?;
+                if number == 0 && repeat == 0 && self.plan.unwatched {
+                    self.unwatched(aligned, (index, prompt), first, [&of_prefill, &of_decode])?;
+                }
             }
         }
         Ok(())
@@ -216,49 +297,43 @@ impl Recorder<'_> {
     fn prefill(
         &mut self,
         session: &mut dyn Session,
-        writer: &mut RunWriter,
+        writers: Vec<&mut RunWriter>,
         (index, prompt): (usize, &PromptInfo),
         (first, repeat): (usize, u32),
     ) -> Result<Vec<f32>, EngineError> {
         let selection = self.selection(Phase::Prefill);
         let positions = first..prompt.tokens.len();
-        let mut rows = self.rows(Some(writer), &prompt.id, (Phase::Prefill, repeat));
+        let mut rows = self.rows(writers, &prompt.id, (Pass::Prefill, repeat));
         rows.prompt = (index, &prompt.id, &prompt.tokens);
         let mut tap = Tap::open(&selection, positions.clone(), &mut rows);
         session.prefill(&prompt.tokens, positions, &mut tap)
     }
 
-    /// Decode's steps, and their logits. Without a writer nothing is tapped.
+    /// Decode's steps, and their logits. Without an output nothing is tapped.
     fn decode(
         &mut self,
         aligned: Option<&dyn Session>,
-        mut writer: Option<&mut RunWriter>,
+        mut output: Option<&mut Output>,
         (index, prompt): (usize, &PromptInfo),
         (first, repeat): (usize, u32),
     ) -> Result<Vec<f32>, EngineError> {
         let selection = self.selection(Phase::Decode);
         let engine = self.engine;
         // Only a watched session lets its cache be replaced.
-        let unwatched = writer.is_none() && aligned.is_none();
+        let unwatched = output.is_none() && aligned.is_none();
         let session = &mut *if unwatched { engine.unwatched_session()? } else { engine.session()? };
         let mut logits = Vec::new();
-        let (whole, decoded) = prompt.tokens[..first].split_at(first.saturating_sub(self.plan.decoded));
-        if !whole.is_empty() {
-            let mut rows = self.rows(None, &prompt.id, (Phase::Decode, repeat));
-            session.prefill(whole, 0..0, &mut Tap::watched(&mut rows))?;
-        }
-        for token in decoded {
-            let mut rows = self.rows(None, &prompt.id, (Phase::Decode, repeat));
-            session.decode(*token, &mut Tap::watched(&mut rows))?;
-        }
+        self.feed(session, &prompt.id, &prompt.tokens[..first], repeat)?;
+        let pass = Pass::Decode(output.as_ref().map_or(self.plan.mode, |output| output.mode));
         let mut own = 0;
         for (pos, token) in prompt.tokens.iter().enumerate().skip(first) {
             if let Some(prefilled) = aligned {
                 align(session, prefilled, own..pos, engine.layers())?;
                 own = pos;
             }
-            let tapped = writer.is_some();
-            let mut rows = self.rows(writer.as_deref_mut(), &prompt.id, (Phase::Decode, repeat));
+            let tapped = output.is_some();
+            let writers = output.as_deref_mut().map(|output| &mut output.writer).into_iter().collect();
+            let mut rows = self.rows(writers, &prompt.id, (pass, repeat));
             rows.prompt = (index, &prompt.id, &prompt.tokens);
             rows.step = (pos - first) as u64 + 1;
             let own = pos..pos + 1;
@@ -267,6 +342,31 @@ impl Recorder<'_> {
         }
         Ok(logits)
     }
+
+    /// Feeds what lies before decode's steps: by one prefill, and the last of it one by one if the plan says so.
+    fn feed(
+        &mut self,
+        session: &mut dyn Session,
+        prompt_id: &str,
+        before: &[u32],
+        repeat: u32,
+    ) -> Result<(), EngineError> {
+        let (whole, decoded) = before.split_at(before.len().saturating_sub(self.plan.decoded));
+        let pass = (Pass::Decode(self.plan.mode), repeat);
+        if !whole.is_empty() {
+            let mut rows = self.rows(vec![], prompt_id, pass);
+            session.prefill(whole, 0..0, &mut Tap::watched(&mut rows))?;
+        }
+        for token in decoded {
+            let mut rows = self.rows(vec![], prompt_id, pass);
+            session.decode(*token, &mut Tap::watched(&mut rows))?;
+        }
+        Ok(())
+    }
+}
+
+fn hash_of(logits: &[f32]) -> u64 {
+    xxh3_64(&logits.iter().flat_map(|logit| logit.to_le_bytes()).collect::<Vec<_>>())
 }
 
 /// Replaces decode's cache rows by prefill's, in every layer.

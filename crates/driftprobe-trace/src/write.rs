@@ -121,6 +121,11 @@ impl RunWriter {
         self.sample_values = count;
     }
 
+    /// The manifest as it stands.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
     /// The manifest that [`RunWriter::finish`] will write; what becomes known during the run is put in here.
     pub fn manifest_mut(&mut self) -> &mut Manifest {
         &mut self.manifest

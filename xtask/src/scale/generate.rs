@@ -14,7 +14,7 @@ const LAYERS: i32 = 8;
 /// Decode steps.
 const STEPS: usize = 30;
 /// Tokens before the first traced one.
-const BEFORE: usize = 40;
+pub const BEFORE: usize = 40;
 /// Values of a row.
 const VALUES: usize = 32;
 /// Values of a row that its event holds.
@@ -99,7 +99,7 @@ fn row(prompt: &PromptInfo, point: Point, layer: i32, position: usize) -> Row {
     Row::from_f32(&values.collect::<Vec<_>>())
 }
 
-fn event(prompt: &PromptInfo, phase: Phase, (point, layer, position): (Point, i32, usize), row: &Row) -> Event {
+pub fn event(prompt: &PromptInfo, phase: Phase, (point, layer, position): (Point, i32, usize), row: &Row) -> Event {
     let step = position - BEFORE;
     let (spelling, step, seq_len) = match phase {
         Phase::Prefill => ("prefill".to_owned(), 0, prompt.tokens.len()),

@@ -1,21 +1,22 @@
 //! The rows of one forward pass, on their way from the tap to the run.
 
-use super::{Progress, RowKey, Watcher};
+use super::{Pass, Progress, RowKey, Watcher};
 use crate::EngineError;
 use crate::tap::{Receiver, TappedRow};
-use driftprobe_trace::{HashAlgo, Phase, RowHash, RowRecord, RunWriter};
+use driftprobe_trace::{HashAlgo, RowHash, RowRecord, RunWriter};
 use std::collections::HashMap;
 
 /// Receives one forward pass.
 pub(super) struct Rows<'r> {
-    pub(super) writer: Option<&'r mut RunWriter>,
+    /// Nobody, one mode's, or both modes'.
+    pub(super) writers: Vec<&'r mut RunWriter>,
     pub(super) watcher: &'r mut dyn Watcher,
     pub(super) hashes: &'r mut HashMap<RowKey, RowHash>,
     pub(super) done: &'r mut u64,
     pub(super) total: u64,
     pub(super) prompt: (usize, &'r str, &'r [u32]),
-    /// Phase and repeat.
-    pub(super) pass: (Phase, u32),
+    /// What computes it, and the repeat.
+    pub(super) pass: (Pass, u32),
     pub(super) step: u64,
     pub(super) payloads: bool,
 }
@@ -23,8 +24,8 @@ pub(super) struct Rows<'r> {
 impl Rows<'_> {
     /// Whether a row's bytes are kept: a repeat keeps only what differs from the run itself.
     fn keeps(&mut self, row: &TappedRow) -> Result<bool, EngineError> {
-        let (phase, repeat) = self.pass;
-        let key = (self.prompt.0, phase, row.point, row.layer, row.pos);
+        let (pass, repeat) = self.pass;
+        let key = (self.prompt.0, pass, row.point, row.layer, row.pos);
         let hash = hash_of(row);
         if repeat == 0 {
             self.hashes.insert(key, hash);
@@ -41,9 +42,8 @@ fn hash_of(row: &TappedRow) -> RowHash {
 impl Receiver for Rows<'_> {
     fn row(&mut self, row: TappedRow) -> Result<(), EngineError> {
         let payload = self.keeps(&row)?;
-        let Some(writer) = &mut self.writer else { return Ok(()) };
         let token_id = self.prompt.2.get(row.pos).copied().unwrap_or_default();
-        writer.record(RowRecord {
+        let record = RowRecord {
             point: row.point,
             layer: row.layer,
             step: self.step,
@@ -58,12 +58,19 @@ impl Receiver for Rows<'_> {
             bytes: row.bytes,
             logits_top: None,
             payload,
-        })?;
+        };
+        if let Some((last, others)) = self.writers.split_last_mut() {
+            for writer in others {
+                writer.record(record.clone())?;
+            }
+            last.record(record)?;
+        }
         Ok(())
     }
 
     fn layer(&mut self, layer: usize, tokens: usize) -> Result<(), EngineError> {
-        let (phase, repeat) = self.pass;
+        let (pass, repeat) = self.pass;
+        let phase = pass.phase();
         let progress = Progress { prompt_id: self.prompt.1, phase, repeat, layer, done: *self.done, total: self.total };
         *self.done += tokens as u64;
         if self.watcher.go_on(&progress) { Ok(()) } else { Err(EngineError::Interrupted) }

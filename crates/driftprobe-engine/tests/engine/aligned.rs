@@ -1,10 +1,11 @@
 //! `kv_aligned`: decode reads the very rows that prefill read, and everything else is as it was.
 
-use crate::support::recording::{plan, prompt};
+use crate::support::recording::{files, plan, prompt};
 use crate::support::{blocked, chunked, engine, plain, split_k, stored, tapped, tokens};
-use driftprobe_engine::record::{Plan, Progress, Unwatched, Watcher, record};
+use driftprobe_engine::record::{Plan, Progress, Unwatched, Watcher, record, record_both};
 use driftprobe_engine::{EmbeddedEngine, Engine, KvRows, Session, Settings, Storage, Tap};
 use driftprobe_trace::{Dtype, Event, Manifest, Mode, Phase, Point, Row, Rows, Run};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 fn aligned(engine: &EmbeddedEngine, tokens: &[u32], steps: usize) -> Plan {
@@ -139,6 +140,36 @@ fn the_progress_of_an_aligned_run_adds_up() {
             record(&engine, &plan, dir.path(), Manifest::default(), &mut watcher).unwrap();
             // The last layer to begin is decode's, of one token.
             assert_eq!(watcher.0 + 1, watcher.1, "{mode:?}, {steps} steps");
+        }
+    }
+}
+
+#[test]
+fn both_modes_at_once_are_the_bytes_of_one_after_the_other() {
+    for settings in [plain(), blocked(4), stored(Storage::Bf16, Storage::F16)] {
+        for steps in [1, 4] {
+            let engine = engine("hf/llama", &settings);
+            let (one, two, at_once) =
+                (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let plan = Plan { repeats: 1, unwatched: true, ..aligned(&engine, &tokens("hf/llama")[..7], steps) };
+            let designed = Plan { mode: Mode::AsDesigned, ..plan.clone() };
+            record(&engine, &designed, one.path(), Manifest::default(), &mut Unwatched).unwrap();
+            record(&engine, &plan, two.path(), Manifest::default(), &mut Unwatched).unwrap();
+            let mut watcher = Last::default();
+            record_both(&engine, &designed, at_once.path(), Manifest::default(), &mut watcher).unwrap();
+            assert_eq!(watcher.0 + 1, watcher.1, "{steps} steps");
+            let mut apart = files(one.path());
+            apart.extend(files(two.path()).into_iter().map(|(name, bytes)| (format!("kv_aligned/{name}"), bytes)));
+            let mut together = files(at_once.path());
+            // What the tap does is looked at in one of the modes.
+            let inner = "kv_aligned/manifest.json";
+            let read = |all: &mut BTreeMap<String, Vec<u8>>| {
+                let text = String::from_utf8(all.remove(inner).unwrap()).unwrap();
+                Manifest::parse(&text, Path::new(inner)).unwrap()
+            };
+            let (apart_manifest, manifest) = (read(&mut apart), read(&mut together));
+            assert_eq!(manifest, Manifest { observer: None, ..apart_manifest });
+            assert!(apart == together, "{steps} steps");
         }
     }
 }

@@ -39,9 +39,9 @@ impl Watcher for Count {
 fn a_recording_stopped_at_any_moment_is_readable_and_incomplete() {
     let engine = engine("hf/llama", &plain());
     let all = all_layers(&engine);
-    // Two prompts: choose (prefill, then one token), three times prefill + (prefill, three tokens): the run, untraced, and
-    // its repeat; two layers each.
-    assert_eq!(all, 2 * 2 * (2 + 3 * (1 + 1 + STEPS)));
+    // Two prompts: choose (prefill, three tokens), which is the untraced decode too; untraced prefill; twice prefill +
+    // (prefill, three tokens): the run and its repeat; two layers each.
+    assert_eq!(all, 2 * 2 * ((1 + STEPS) + 1 + 2 * (1 + 1 + STEPS)));
     let (mut with_events, mut with_repeat) = (0, 0);
     for layers in 0..all {
         let dir = tempfile::tempdir().unwrap();
@@ -118,9 +118,9 @@ fn progress_counts_every_token_of_every_layer_once_to_the_announced_total() {
         assert!(log.0.windows(2).all(|w| w[0].4 < w[1].4), "progress stands still");
         // The last layer of the last decode step is still to be done when it begins.
         assert_eq!(log.0.last().unwrap().4 + 1, total, "{:?}", settings.prefill_chunk_tokens);
-        // By hand, for prompts of 5 and 3 tokens and 2 layers: choosing 2 more feeds n, then 1; a run feeds n + 2 in
-        // prefill, and n − 1 and 3 in decode; there are two of them, and one that is not traced.
-        let by_hand: usize = [5, 3].iter().map(|n| 2 * ((n + 1) + 3 * ((n + 2) + (n - 1) + STEPS))).sum();
+        // By hand, for prompts of 5 and 3 tokens and 2 layers: a run feeds n + 2 in prefill, and n − 1 and 3 in decode; there
+        // are two of them, and one that is not traced, whose decode chooses the tokens.
+        let by_hand: usize = [5, 3].iter().map(|n| 2 * 3 * ((n + 2) + (n - 1) + STEPS)).sum();
         assert_eq!(total, by_hand as u64);
         let last = log.0.last().unwrap();
         assert_eq!((last.0.as_str(), last.1, last.2, last.3), ("half", Phase::Decode, 1, engine.layers() - 1));

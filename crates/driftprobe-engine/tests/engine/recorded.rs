@@ -3,7 +3,7 @@
 use crate::support::recording::{files, found, plan, prompt, record_to};
 use crate::support::{blocked, engine, everything, logits, plain, split_k, stored, tapped, tokens};
 use driftprobe_engine::record::Plan;
-use driftprobe_engine::{Engine, Settings, Storage, Tap};
+use driftprobe_engine::{EmbeddedEngine, Engine, EngineError, Session, Settings, Storage, Tap};
 use driftprobe_trace::{Dtype, ExpectedKey, HashCheck, Manifest, Mode, Phase, Point, Rows, Run};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -289,4 +289,52 @@ fn steps_whose_tokens_are_given_are_those_that_the_engine_would_choose_itself() 
         |run: &Run| run.events.iter().map(|e| (e.phase, e.point, e.layer, e.pos_id, e.hash)).collect::<Vec<_>>();
     assert!(hashes(&chosen) == hashes(&given) && !given.events.is_empty());
     assert_eq!(chosen.manifest.unwrap().prompts, given.manifest.unwrap().prompts);
+}
+
+/// Another engine where nobody looks.
+struct Shy(EmbeddedEngine, EmbeddedEngine);
+
+impl Engine for Shy {
+    fn info(&self) -> driftprobe_trace::EngineInfo {
+        self.0.info()
+    }
+    fn contract(&self) -> driftprobe_trace::Contract {
+        self.0.contract()
+    }
+    fn layers(&self) -> usize {
+        self.0.layers()
+    }
+    fn vocab(&self) -> usize {
+        self.0.vocab()
+    }
+    fn points(&self, phase: Phase) -> Vec<Point> {
+        self.0.points(phase)
+    }
+    fn session(&self) -> Result<Box<dyn Session + '_>, EngineError> {
+        self.0.session()
+    }
+    fn unwatched_session(&self) -> Result<Box<dyn Session + '_>, EngineError> {
+        self.1.session()
+    }
+}
+
+#[test]
+fn an_engine_that_computes_otherwise_unwatched_is_seen_also_where_its_own_choice_of_tokens_is_the_untraced_decode() {
+    let tokens = &tokens("hf/llama")[..8];
+    for steps in [1, 3] {
+        let other = engine("hf/llama", &stored(Storage::Bf16, Storage::Bf16));
+        let shy = Shy(engine("hf/llama", &plain()), other);
+        let plan = Plan { steps, repeats: 0, ..plan(&shy, tokens) };
+        let observer = |engine: &dyn Engine| {
+            let dir = tempfile::tempdir().unwrap();
+            record_to(engine, &plan, dir.path()).unwrap().observer.unwrap()
+        };
+        for phase in [observer(&shy).prefill, observer(&shy).decode] {
+            assert_eq!((phase.rows, phase.equal), (2 * steps as u64, 0), "{steps} steps");
+            assert!(phase.max_abs.is_some_and(|distance| distance > 0.0), "{steps} steps");
+        }
+        for phase in [observer(&shy.0).prefill, observer(&shy.0).decode] {
+            assert_eq!((phase.rows, phase.equal, phase.max_abs), (2 * steps as u64, 2 * steps as u64, Some(0.0)));
+        }
+    }
 }
