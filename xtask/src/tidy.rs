@@ -50,7 +50,8 @@ fn walk(root: &Path, dir: &Path, files: &mut Vec<File>) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let built = ["target", "runs", ".git", ".cache", "__pycache__", "shared"].contains(&name.as_str());
+        let built = ["target", "runs", ".git", ".cache", "__pycache__", "shared", "corpus", "artifacts"];
+        let built = built.contains(&name.as_str());
         if built || name.starts_with(".venv") || path.is_symlink() {
             continue;
         }

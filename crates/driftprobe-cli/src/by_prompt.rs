@@ -9,7 +9,7 @@ mod store;
 mod subject;
 
 pub use shards::{shard_folder, shard_of};
-pub use store::Store;
+pub use store::{Store, plan_of};
 pub use subject::{folders, names};
 
 use crate::analyze::{beside, contract};

@@ -1,5 +1,6 @@
 //! What the user sees when a command could not do its work: what, where, and a hint.
 
+use driftprobe::report::escape::visible;
 use driftprobe_engine::EngineError;
 use driftprobe_import::ImportError;
 use driftprobe_model::ModelError;
@@ -75,11 +76,16 @@ impl Failure {
     /// Prints it to standard error, coloured on a terminal only.
     pub fn print(&self) {
         let (red, cyan) = (anstyle::AnsiColor::Red.on_default().bold(), anstyle::AnsiColor::Cyan.on_default());
-        anstream::eprintln!("{red}error:{red:#} {}", self.what);
+        anstream::eprintln!("{red}error:{red:#} {}", shown(&self.what));
         if let Some(hint) = &self.hint {
-            anstream::eprintln!("{cyan}hint:{cyan:#} {hint}");
+            anstream::eprintln!("{cyan}hint:{cyan:#} {}", shown(hint));
         }
     }
+}
+
+/// What a terminal may be shown: names from files stay text. Lines stay lines.
+fn shown(text: &str) -> String {
+    text.split('\n').map(visible).collect::<Vec<_>>().join("\n")
 }
 
 impl From<ModelError> for Failure {
@@ -103,5 +109,15 @@ impl From<ImportError> for Failure {
 impl From<EngineError> for Failure {
     fn from(e: EngineError) -> Failure {
         Failure { hint: e.hint(), what: e.to_string(), code: driftprobe::EXIT_COULD_NOT_RUN }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn an_error_commands_no_terminal() {
+        assert_eq!(shown("a `\u{1b}]0;x\u{7}\r\u{202e}`\n  b"), "a `\\u{1b}]0;x\\u{7}\\r\\u{202e}`\n  b");
     }
 }

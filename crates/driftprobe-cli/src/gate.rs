@@ -97,12 +97,18 @@ fn refuse(path: &str, what: &str) -> Failure {
 fn matrix(path: &Path) -> Result<(String, Matrix), Failure> {
     let name = path.display().to_string();
     let text = fs::read_to_string(path).map_err(|e| Failure::io("read", path, &e))?;
-    let matrix: Matrix = match text.trim_start().starts_with('{') {
-        true => serde_json::from_str(&text).map_err(|e| refuse(&name, &e.to_string()))?,
-        false => toml::from_str(&text).map_err(|e| refuse(&name, &e.to_string()))?,
-    };
-    matrix.cells().map_err(|e| refuse(&name, &e))?;
+    let matrix = matrix_of(&name, &text)?;
     Ok((name, matrix))
+}
+
+/// A matrix of this text; `name` is what errors call its file.
+pub(crate) fn matrix_of(name: &str, text: &str) -> Result<Matrix, Failure> {
+    let matrix: Matrix = match text.trim_start().starts_with('{') {
+        true => serde_json::from_str(text).map_err(|e| refuse(name, &e.to_string()))?,
+        false => toml::from_str(text).map_err(|e| refuse(name, &e.to_string()))?,
+    };
+    matrix.cells().map_err(|e| refuse(name, &e))?;
+    Ok(matrix)
 }
 
 fn write(gate: &Gate, args: &GateArgs) -> Result<(), Failure> {

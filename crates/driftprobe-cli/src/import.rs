@@ -118,15 +118,19 @@ fn manifest(args: &ImportArgs) -> Result<Manifest, Failure> {
 
 /// Token ids from a JSON list (also as `tokens` of an object), or raw 32-bit ones.
 fn tokens(path: &Path) -> Result<Vec<u32>, Failure> {
-    let bytes = std::fs::read(path).map_err(|e| Failure::io("read", path, &e))?;
+    tokens_of(path, &std::fs::read(path).map_err(|e| Failure::io("read", path, &e))?)
+}
+
+/// Token ids of these bytes; the file's name tells which of the two they are.
+pub(crate) fn tokens_of(path: &Path, bytes: &[u8]) -> Result<Vec<u32>, Failure> {
     let refuse = |what: String| {
         let hint = "give a JSON list such as [1, 72, 101], {\"tokens\": [1, 72]}, or a file of 32-bit ids called *.bin";
         Failure::new(format!("{}: {what}", path.display()), hint)
     };
     let ids = if path.extension().is_some_and(|extension| extension == "bin") {
-        driftprobe_import::token_ids(&bytes).map_err(refuse)?
+        driftprobe_import::token_ids(bytes).map_err(refuse)?
     } else {
-        let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| refuse(e.to_string()))?;
+        let json: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| refuse(e.to_string()))?;
         let list = json.get("tokens").unwrap_or(&json).as_array().ok_or_else(|| refuse("no list".to_owned()))?;
         let id = |id: &serde_json::Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
         let ids: Option<Vec<u32>> = list.iter().map(id).collect();

@@ -3,6 +3,8 @@
 mod analyze;
 mod args;
 mod by_prompt;
+#[doc(hidden)]
+pub mod bytes;
 mod compare;
 mod doctor;
 mod engine;

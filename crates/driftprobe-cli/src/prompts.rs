@@ -143,6 +143,17 @@ fn file(path: &Path) -> Result<Vec<Prompt>, Failure> {
     Ok(vec![Prompt { id, content: Content::Text(trimmed(&text)) }])
 }
 
+/// How many prompts a JSON text has, and tokens of those that are given as tokens.
+pub(crate) fn count(path: &Path, text: &str) -> Result<(usize, u64), Failure> {
+    let prompts = json(path, text)?;
+    check_ids(&prompts)?;
+    let tokens = |prompt: &Prompt| match &prompt.content {
+        Content::Text(_) => 0,
+        Content::Tokens(tokens) => tokens.len() as u64,
+    };
+    Ok((prompts.len(), prompts.iter().map(tokens).sum()))
+}
+
 /// `[{"id": "p", "text": "…"}, {"id": "q", "tokens": [1, 2]}]`, or one such object.
 fn json(path: &Path, text: &str) -> Result<Vec<Prompt>, Failure> {
     let hint = r#"expected a list of {"id": "name", "text": "…"} or {"id": "name", "tokens": [1, 2]}"#;

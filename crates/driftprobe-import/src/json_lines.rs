@@ -1,8 +1,7 @@
 //! Lines of JSON from a file that may be compressed, one at a time, of limited length, each error with its line.
 
 use crate::error::{ImportError, Result};
-use driftprobe_trace::quote_bare_words;
-use flate2::read::MultiGzDecoder;
+use driftprobe_trace::{Gunzip, quote_bare_words};
 use serde::de::DeserializeOwned;
 use std::fmt::Display;
 use std::fs::File;
@@ -25,11 +24,16 @@ impl JsonLines {
     pub(crate) fn open(path: &Path, bytes_max: u64, hint: &'static str) -> Result<JsonLines> {
         let file = File::open(path).map_err(|e| ImportError::io("open", path, &e))?;
         let plain: Box<dyn Read> = match path.extension().is_some_and(|extension| extension == "gz") {
-            true => Box::new(MultiGzDecoder::new(file)),
+            true => Box::new(Gunzip::new(BufReader::new(file))),
             false => Box::new(file),
         };
+        Ok(JsonLines::of(path, plain, bytes_max, hint))
+    }
+
+    /// The lines that this reader gives; `path` is what errors call their file.
+    pub(crate) fn of(path: &Path, plain: Box<dyn Read>, bytes_max: u64, hint: &'static str) -> JsonLines {
         let lines = BufReader::new(plain);
-        Ok(JsonLines { path: path.to_owned(), lines, number: 0, bytes_max, hint, line: Vec::new() })
+        JsonLines { path: path.to_owned(), lines, number: 0, bytes_max, hint, line: Vec::new() }
     }
 
     /// An error at the line that was read last.

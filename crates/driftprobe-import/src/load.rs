@@ -4,9 +4,8 @@ use crate::error::{ImportError, Result};
 use crate::npy;
 use crate::tensor::{Kind, Tensor};
 use crate::torch_file::TorchFile;
-use driftprobe_trace::Dtype;
+use driftprobe_trace::{Dtype, read_file};
 use safetensors::{Dtype as Safe, SafeTensors};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where a tensor lies.
@@ -115,7 +114,7 @@ impl Loader {
     fn file(&mut self, path: &Path) -> Result<&[u8]> {
         let bytes = match self.bytes.take() {
             Some((open, bytes)) if open == path => bytes,
-            _ => fs::read(path).map_err(|e| ImportError::io("read", path, &e))?,
+            _ => read_file(path, u64::MAX).map_err(|e| ImportError::io("read", path, &e))?,
         };
         Ok(&self.bytes.insert((path.to_owned(), bytes)).1)
     }

@@ -2,15 +2,16 @@
 
 use crate::error::{ImportError, Result};
 use crate::json_lines::JsonLines;
-use driftprobe_trace::{Num, Phase};
+use driftprobe_trace::{Num, Phase, read_file};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::fs;
-use std::io::ErrorKind;
+use std::io::{Cursor, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// Longest line of logits.
 const LINE_BYTES_MAX: u64 = 64 << 20;
+/// Largest `metadata.json`.
+const METADATA_BYTES_MAX: u64 = 64 << 20;
 /// Names that the file may have.
 const NAMES: [&str; 2] = ["logits.jsonl.gz", "logits.jsonl"];
 
@@ -87,7 +88,7 @@ impl LogitsDump {
 /// If it cannot be read, or is no JSON object.
 pub fn metadata(folder: &Path) -> Result<Option<Map<String, Value>>> {
     let path = folder.join("metadata.json");
-    let text = match fs::read(&path) {
+    let text = match read_file(&path, METADATA_BYTES_MAX) {
         Ok(text) => text,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(ImportError::io("read", &path, &e)),
@@ -121,6 +122,12 @@ impl LogitsLines {
     /// If it cannot be opened.
     pub fn open(path: &Path) -> Result<LogitsLines> {
         Ok(LogitsLines { lines: JsonLines::open(path, LINE_BYTES_MAX, LINE_HINT)?, ended: false })
+    }
+
+    /// The lines of these bytes; `path` is what errors call their file.
+    pub fn of_bytes(path: &Path, bytes: Vec<u8>) -> LogitsLines {
+        let lines = JsonLines::of(path, Box::new(Cursor::new(bytes)), LINE_BYTES_MAX, LINE_HINT);
+        LogitsLines { lines, ended: false }
     }
 
     fn read(&mut self) -> Result<Option<LogitsLine>> {

@@ -4,6 +4,7 @@ use crate::error::{ImportError, Result};
 use crate::json_lines::JsonLines;
 use driftprobe_trace::{Num, Phase, xxh3_64};
 use serde::{Deserialize, Serialize};
+use std::io::Cursor;
 use std::path::Path;
 
 /// Longest line.
@@ -56,7 +57,18 @@ pub struct LogprobFile {
 /// # Errors
 /// If it cannot be opened, or a line is not of the format: with the line's number.
 pub fn read_logprobs(path: &Path, phase: Phase) -> Result<LogprobFile> {
-    let mut lines = JsonLines::open(path, LINE_BYTES_MAX, LINE_HINT)?;
+    read_lines(JsonLines::open(path, LINE_BYTES_MAX, LINE_HINT)?, phase)
+}
+
+/// Reads the bytes of such a file; `path` is what errors call it.
+///
+/// # Errors
+/// As [`read_logprobs`].
+pub fn logprobs_of_bytes(path: &Path, bytes: Vec<u8>, phase: Phase) -> Result<LogprobFile> {
+    read_lines(JsonLines::of(path, Box::new(Cursor::new(bytes)), LINE_BYTES_MAX, LINE_HINT), phase)
+}
+
+fn read_lines(mut lines: JsonLines, phase: Phase) -> Result<LogprobFile> {
     let mut file = LogprobFile { lines: Vec::new(), content: 0, names_phase: true, other_phase: None };
     while let Some(line) = lines.next::<Line>()? {
         if lines.number() > LINES_MAX {

@@ -8,7 +8,9 @@ mod msprobe;
 mod sglang;
 
 pub use greta::{Loose, loose};
+pub use hugging_face::tensors as hugging_face_tensors;
 pub use llama_cpp::ids as token_ids;
+pub use msprobe::tensors as msprobe_tensors;
 
 use crate::error::{ImportError, Result};
 use crate::load::{Loader, Origin};
@@ -16,6 +18,11 @@ use driftprobe_trace::{Phase, Point};
 use std::cmp::Ordering;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// Largest index of a dump that is read: what says which tensors there are, in memory as JSON.
+pub(crate) const INDEX_BYTES_MAX: u64 = 256 << 20;
+/// Longest name of a tensor. Names join keys on the way to it, and every tensor has its own.
+pub(crate) const NAME_BYTES_MAX: usize = 4096;
 
 /// A dump's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +183,11 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
             match is_dir {
                 true if depth < DEPTH_MAX => todo.push((entry.path(), depth + 1)),
                 true => {}
+                // A pipe or a device, which a link may lead to, has no end.
+                false if fs::metadata(entry.path()).is_ok_and(|kind| !kind.is_file() && !kind.is_dir()) => {
+                    let hint = "take it out of the dump; do not import what a stranger wrote";
+                    return Err(ImportError::file(&entry.path(), "is neither a file nor a folder", hint));
+                }
                 false => found.push(entry.path()),
             }
         }
@@ -241,6 +253,13 @@ pub fn beside(folder: &Path, index: &Path, name: &str) -> Result<PathBuf> {
         return Err(ImportError::file(index, format!("`{name}` is not the name of a file beside it"), hint));
     }
     Ok(folder.join(plain))
+}
+
+/// Why a tensor's name is refused.
+pub(crate) fn too_long(index: &Path, name: &str) -> ImportError {
+    let begins: String = name.chars().take(40).collect();
+    let what = format!("a name of more than {NAME_BYTES_MAX} bytes, which begins `{begins}`");
+    ImportError::file(index, what, "a tensor's name joins the keys that lead to it: shorten them")
 }
 
 /// The one rank of a dump, or the one that was asked for.

@@ -59,6 +59,11 @@ impl Tensor {
     /// # Errors
     /// If there are more or fewer bytes than kind and shape say.
     pub fn new(kind: Kind, shape: Vec<u64>, bytes: Vec<u8>) -> Result<Tensor, String> {
+        // An empty axis would hide others of any length.
+        let axes = shape.iter().filter(|size| **size > 0);
+        if axes.copied().try_fold(kind.size_bytes() as u64, u64::checked_mul).is_none() {
+            return Err(format!("a tensor of {kind} and shape {shape:?} is more than can be counted"));
+        }
         let expected = element_count(&shape).and_then(|count| count.checked_mul(kind.size_bytes() as u64));
         if expected == Some(bytes.len() as u64) {
             return Ok(Tensor { kind, shape, bytes });
@@ -87,9 +92,14 @@ impl Tensor {
         if from.checked_add(width).is_none_or(|end| end > all) {
             return Err(format!("has no columns {from} to {} in shape {:?}", from.saturating_add(width), self.shape));
         }
-        let size = self.kind.size_bytes();
-        let range = from as usize * size..(from + width) as usize * size;
-        let parts = self.bytes.chunks_exact((all as usize * size).max(1));
+        let size = self.kind.size_bytes() as u64;
+        // An empty tensor may have an axis of any length.
+        let byte = |column: u64| column.checked_mul(size).and_then(|at| usize::try_from(at).ok());
+        let (Some(begin), Some(end), Some(part)) = (byte(from), byte(from + width), byte(all)) else {
+            return Err(format!("has too many columns in shape {:?}", self.shape));
+        };
+        let range = begin..end;
+        let parts = self.bytes.chunks_exact(part.max(1));
         let bytes = parts.filter_map(|part| part.get(range.clone())).flatten().copied().collect();
         let mut shape = self.shape.clone();
         if let Some(last) = shape.last_mut() {
@@ -125,12 +135,19 @@ impl Tensor {
             if self.shape.get(axis).is_none_or(|&all| index >= all) {
                 return Err(outside());
             }
-            base = stride(axis).ok_or_else(outside)? * index as usize;
+            base =
+                stride(axis).and_then(|stride| stride.checked_mul(usize::try_from(index).ok()?)).ok_or_else(outside)?;
         }
         let axes: Option<Vec<(u64, usize)>> = order.iter().map(|&axis| Some((size(axis)?, stride(axis)?))).collect();
         let axes = axes.ok_or_else(outside)?;
         let shape: Vec<u64> = axes.iter().map(|(size, _)| *size).collect();
         let width = self.kind.size_bytes();
+        // An empty tensor may have axes of any length, which are not walked.
+        match element_count(&shape).and_then(|count| count.checked_mul(width as u64)) {
+            Some(0) => return Tensor::new(self.kind, shape, vec![]),
+            Some(bytes) if bytes <= self.bytes.len() as u64 => {}
+            _ => return Err(outside()),
+        }
         let mut bytes = Vec::new();
         let mut offsets = vec![base];
         for (size, stride) in &axes {

@@ -5,10 +5,10 @@
 use crate::error::{ImportError, Result};
 use crate::pickle::{self, PICKLE_BYTES_MAX, View};
 use crate::tensor::Tensor;
-use driftprobe_trace::element_count;
+use driftprobe_trace::{element_count, regular};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zip::{CompressionMethod, ZipArchive};
@@ -20,10 +20,15 @@ const ENTRIES_MAX: usize = 1 << 20;
 
 const HINT: &str = "write it with torch.save(tensors, path), as tensors in plain dicts, lists and tuples";
 
+/// Bytes that can be read from anywhere.
+trait Source: Read + Seek + Send {}
+
+impl<T: Read + Seek + Send> Source for T {}
+
 /// An opened `.pt` file.
 pub struct TorchFile {
     path: PathBuf,
-    archive: ZipArchive<BufReader<File>>,
+    archive: ZipArchive<Box<dyn Source>>,
     /// Number of the entry of each storage.
     entries: BTreeMap<String, usize>,
     tensors: Vec<(String, View)>,
@@ -37,7 +42,19 @@ impl TorchFile {
     /// # Errors
     /// If it is no archive of torch, is compressed or damaged, or if its pickle is refused.
     pub fn open(path: &Path) -> Result<TorchFile> {
-        let mut file = File::open(path).map_err(|e| ImportError::io("open", path, &e))?;
+        let file = regular(path).and_then(|_| File::open(path)).map_err(|e| ImportError::io("open", path, &e))?;
+        TorchFile::of(path, Box::new(BufReader::new(file)))
+    }
+
+    /// Reads the pickle of a file of these bytes; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`TorchFile::open`].
+    pub fn of_bytes(path: &Path, bytes: Vec<u8>) -> Result<TorchFile> {
+        TorchFile::of(path, Box::new(Cursor::new(bytes)))
+    }
+
+    fn of(path: &Path, mut file: Box<dyn Source>) -> Result<TorchFile> {
         let mut magic = [0; 4];
         if file.read_exact(&mut magic).is_err() || magic != *b"PK\x03\x04" {
             let hint = "write it with torch 1.6 or later, whose torch.save makes zip archives";
@@ -45,8 +62,7 @@ impl TorchFile {
         }
         let refuse = |what: String| ImportError::file(path, what, HINT);
         // The archive's reader seeks by itself.
-        let archive =
-            ZipArchive::new(BufReader::new(file)).map_err(|e| refuse(format!("not a whole zip archive: {e}")))?;
+        let archive = ZipArchive::new(file).map_err(|e| refuse(format!("not a whole zip archive: {e}")))?;
         let mut opened =
             TorchFile { path: path.to_owned(), archive, entries: BTreeMap::new(), tensors: vec![], last: None };
         let pickle = opened.index()?;
@@ -164,7 +180,10 @@ fn gather(view: &View, storage: &[u8]) -> std::result::Result<Tensor, String> {
         return Err(format!("shape {:?} is larger than its storage by far: an expanded view", view.shape));
     };
     let mut out = Vec::with_capacity(bytes as usize);
-    append(view, 0, view.offset as usize, (width, storage), &mut out);
+    // An empty tensor may have axes of any length, which are not walked.
+    if bytes > 0 {
+        append(view, 0, view.offset as usize, (width, storage), &mut out);
+    }
     Tensor::new(view.storage.kind, view.shape.clone(), out)
 }
 

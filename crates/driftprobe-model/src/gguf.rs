@@ -22,10 +22,14 @@ pub fn is_gguf_name(path: &Path) -> bool {
 
 /// A GGUF file, opened: metadata, config and mapped weights under Hugging Face names.
 pub fn open(path: &Path) -> Result<(Gguf, Config, Weights), ModelError> {
-    let bytes = FileBytes::map(path)?;
+    read(path, FileBytes::map(path)?)
+}
+
+/// The same of these bytes; `path` is what errors call them.
+pub fn read(path: &Path, bytes: FileBytes) -> Result<(Gguf, Config, Weights), ModelError> {
     let gguf = Gguf::parse(path, bytes.as_slice())?;
     let mut config = read_config(path, &gguf)?;
-    let mut weights = weights(path, bytes, &gguf, |name| hugging_face_name(config.architecture, name))?;
+    let mut weights = tensors(path, bytes, &gguf, |name| hugging_face_name(config.architecture, name))?;
     take_rope_factors(&mut config, &mut weights)?;
     config.tie_word_embeddings = weights.describe(layout::LM_HEAD).is_none();
     config.qkv_bias = weights.describe("model.layers.0.self_attn.q_proj.bias").is_some();
@@ -39,7 +43,7 @@ pub fn open(path: &Path) -> Result<(Gguf, Config, Weights), ModelError> {
 pub fn open_tensors(path: &Path) -> Result<Weights, ModelError> {
     let bytes = FileBytes::map(path)?;
     let gguf = Gguf::parse(path, bytes.as_slice())?;
-    weights(path, bytes, &gguf, str::to_owned)
+    tensors(path, bytes, &gguf, str::to_owned)
 }
 
 /// The header alone.
@@ -47,7 +51,13 @@ pub fn open_header(path: &Path) -> Result<Gguf, ModelError> {
     Gguf::parse(path, FileBytes::map(path)?.as_slice())
 }
 
-fn weights(path: &Path, bytes: FileBytes, gguf: &Gguf, rename: impl Fn(&str) -> String) -> Result<Weights, ModelError> {
+/// The tensors of these bytes under the names that `rename` gives them.
+pub fn tensors(
+    path: &Path,
+    bytes: FileBytes,
+    gguf: &Gguf,
+    rename: impl Fn(&str) -> String,
+) -> Result<Weights, ModelError> {
     let mut entries = BTreeMap::new();
     for tensor in &gguf.tensors {
         let entry = WeightEntry {

@@ -2,7 +2,7 @@
 
 use crate::config::{Activation, Architecture, Config};
 use crate::rope::{Rope, RopeLayout, RopeScaling, yarn_mscale};
-use crate::weights::{FileBytes, WeightDtype, WeightEntry, Weights};
+use crate::weights::{FileBytes, WeightDtype, WeightEntry, Weights, regular};
 use crate::{ModelError, gguf};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
@@ -48,7 +48,7 @@ pub fn map_weights(folder: &Path) -> Result<Weights, ModelError> {
 }
 
 /// Where the tensors of one file lie.
-fn safetensors_entries(path: &Path, bytes: &FileBytes) -> Result<BTreeMap<String, WeightEntry>, ModelError> {
+pub(crate) fn safetensors_entries(path: &Path, bytes: &FileBytes) -> Result<BTreeMap<String, WeightEntry>, ModelError> {
     let mut entries = BTreeMap::new();
     let tensors = SafeTensors::deserialize(bytes.as_slice()).map_err(|e| ModelError::malformed(path, e.to_string()))?;
     for (name, view) in tensors.iter() {
@@ -61,6 +61,12 @@ fn safetensors_entries(path: &Path, bytes: &FileBytes) -> Result<BTreeMap<String
                 return Err(ModelError::unsupported(path, what, "safetensors weights may be F32, F16 or BF16"));
             }
         };
+        // An empty axis would hide others of any length.
+        let axes = view.shape().iter().filter(|d| **d > 0);
+        if axes.copied().try_fold(dtype.block().1, usize::checked_mul).is_none() {
+            let what = format!("tensor {name} of shape {:?} is too large", view.shape());
+            return Err(ModelError::malformed(path, what));
+        }
         // The view lies inside the file's bytes, so the distance of the two starts is its offset.
         let offset = view.data().as_ptr() as usize - bytes.as_slice().as_ptr() as usize;
         let entry =
@@ -108,12 +114,20 @@ fn shards(folder: &Path, index: &Path) -> Result<(Vec<PathBuf>, Listed), ModelEr
 }
 
 fn read_json(path: &Path) -> Result<Map<String, Value>, ModelError> {
-    let size = fs::metadata(path).map_err(ModelError::io(path))?.len();
-    if size > JSON_BYTES_MAX {
-        return Err(ModelError::malformed(path, format!("is {size} bytes long, expected at most {JSON_BYTES_MAX}")));
+    json_object(path, &read_bounded(path, JSON_BYTES_MAX)?)
+}
+
+/// The bytes of a regular file of at most so many.
+pub(crate) fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>, ModelError> {
+    let size = regular(path)?;
+    if size > bytes_max {
+        return Err(ModelError::malformed(path, format!("is {size} bytes long, expected at most {bytes_max}")));
     }
-    let text = fs::read(path).map_err(ModelError::io(path))?;
-    match serde_json::from_slice(&text) {
+    fs::read(path).map_err(ModelError::io(path))
+}
+
+fn json_object(path: &Path, text: &[u8]) -> Result<Map<String, Value>, ModelError> {
+    match serde_json::from_slice(text) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(ModelError::malformed(path, "expected a JSON object")),
         Err(e) => Err(ModelError::malformed(path, e.to_string())),
@@ -336,12 +350,9 @@ pub fn tokenizer_file(folder: &Path) -> Option<PathBuf> {
     Some(folder.join("tokenizer.json")).filter(|p| p.exists())
 }
 
-pub(crate) fn demo_config(bytes: &[u8]) -> Result<Config, ModelError> {
-    let path = Path::new("DEMO/config.json");
-    match serde_json::from_slice(bytes) {
-        Ok(Value::Object(map)) => parse_config(path, &map),
-        Ok(_) | Err(_) => Err(ModelError::malformed(path, "expected a JSON object")),
-    }
+/// A config of these bytes; `path` is what errors call them.
+pub(crate) fn config_of(path: &Path, bytes: &[u8]) -> Result<Config, ModelError> {
+    parse_config(path, &json_object(path, bytes)?)
 }
 
 pub(crate) fn demo_weights(bytes: &'static [u8]) -> Result<Weights, ModelError> {

@@ -4,12 +4,15 @@
 //! one [`Config`], and weights under their Hugging Face names. Weights stay where they are: a [`Weight`] is a view into a
 //! mapped file, dequantised row by row on demand. What is not supported is refused by name before any work is done.
 
+#[doc(hidden)]
+pub mod bytes;
 mod config;
 mod demo;
 mod dequant;
 mod error;
 mod gguf;
 mod hf;
+mod isolate;
 mod layout;
 mod model;
 pub mod reference;

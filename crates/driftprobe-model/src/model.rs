@@ -71,7 +71,7 @@ impl Model {
     /// # Errors
     /// None in practice; its files are parsed like any other's.
     pub fn demo() -> Result<Model, ModelError> {
-        let config = hf::demo_config(demo::CONFIG)?;
+        let config = hf::config_of(Path::new("DEMO/config.json"), demo::CONFIG)?;
         let weights = hf::demo_weights(demo::WEIGHTS)?;
         layout::check(&config, &weights)?;
         let path = PathBuf::from("DEMO");

@@ -4,8 +4,12 @@ mod from_gguf;
 
 use crate::ModelError;
 use crate::gguf::{self, Gguf};
-use std::fs;
+use crate::hf;
+use crate::isolate::isolated;
 use std::path::Path;
+
+/// Largest `tokenizer.json` that is read; those of 256 000 tokens have 34 MB.
+const JSON_BYTES_MAX: u64 = 512 << 20;
 
 /// Turns text into token ids and back.
 pub struct Tokenizer(tokenizers::Tokenizer);
@@ -19,17 +23,25 @@ impl Tokenizer {
         if gguf::is_gguf_name(path) {
             return Tokenizer::from_gguf(path, &gguf::open_header(path)?);
         }
-        Tokenizer::from_json(path, &fs::read(path).map_err(ModelError::io(path))?)
+        Tokenizer::from_json(path, &hf::read_bounded(path, JSON_BYTES_MAX)?)
     }
 
     pub(crate) fn from_json(path: &Path, bytes: &[u8]) -> Result<Tokenizer, ModelError> {
-        let inner = tokenizers::Tokenizer::from_bytes(bytes);
-        inner.map(Tokenizer).map_err(|e| ModelError::malformed(path, format!("tokenizer: {e}")))
+        let refuse = |e: String| ModelError::malformed(path, format!("tokenizer: {e}"));
+        let mut inner = isolated(|| tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| e.to_string()))
+            .unwrap_or_else(|e| Err(broken(&e)))
+            .map_err(refuse)?;
+        // A prompt is run as it stands. What the file would pad it to has no bound.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| refuse(e.to_string()))?;
+        Ok(Tokenizer(inner))
     }
 
     /// Builds the tokenizer that a GGUF file's metadata describes.
     pub(crate) fn from_gguf(path: &Path, gguf: &Gguf) -> Result<Tokenizer, ModelError> {
-        from_gguf::build(path, gguf).map(Tokenizer)
+        let hint = "name a tokenizer.json with --tokenizer, or give prompts as token ids";
+        isolated(|| from_gguf::build(path, gguf).map(Tokenizer))
+            .unwrap_or_else(|e| Err(ModelError::unsupported(path, broken(&e), hint)))
     }
 
     /// Token ids of a text, with the special tokens that the model expects around it.
@@ -37,7 +49,8 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot represent the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
-        self.0.encode(text, true).map(|e| e.get_ids().to_vec()).map_err(|e| e.to_string())
+        let encode = || self.0.encode(text, true).map(|e| e.get_ids().to_vec()).map_err(|e| e.to_string());
+        isolated(encode).unwrap_or_else(|e| Err(broken(&e)))
     }
 
     /// Text of token ids, special tokens included.
@@ -45,6 +58,11 @@ impl Tokenizer {
     /// # Errors
     /// When an id is not in the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String, String> {
-        self.0.decode(ids, false).map_err(|e| e.to_string())
+        isolated(|| self.0.decode(ids, false).map_err(|e| e.to_string())).unwrap_or_else(|e| Err(broken(&e)))
     }
+}
+
+/// What the library says of a tokenizer that it cannot cope with.
+fn broken(panic: &str) -> String {
+    format!("the tokenizers library failed on it: {panic}")
 }

@@ -73,6 +73,16 @@ impl WeightDtype {
     }
 }
 
+/// Refuses a path that leads, through links or not, to a device, a pipe or a folder: opening it might wait forever, and
+/// reading it never end. The length otherwise.
+pub fn regular(path: &Path) -> Result<u64, ModelError> {
+    let metadata = std::fs::metadata(path).map_err(ModelError::io(path))?;
+    match metadata.is_file() {
+        true => Ok(metadata.len()),
+        false => Err(ModelError::malformed(path, "is not a regular file")),
+    }
+}
+
 /// A file's bytes: mapped, or built into the binary.
 #[derive(Clone)]
 pub struct FileBytes(Arc<Source>);
@@ -86,6 +96,7 @@ enum Source {
 impl FileBytes {
     /// Maps a file. Nothing is read until it is looked at.
     pub fn map(path: &Path) -> Result<FileBytes, ModelError> {
+        regular(path)?;
         let file = File::open(path).map_err(ModelError::io(path))?;
         // SAFETY: the mapping is read-only and private to this process's reads. A file that another process truncates
         // while it is mapped would fault; weight files are not rewritten in place by the tools that make them.
@@ -95,6 +106,11 @@ impl FileBytes {
 
     pub(crate) fn fixed(bytes: &'static [u8]) -> FileBytes {
         FileBytes(Arc::new(Source::Fixed(bytes)))
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn held(bytes: Vec<u8>) -> FileBytes {
+        FileBytes(Arc::new(Source::Held(bytes)))
     }
 
     /// All of it.
@@ -204,7 +220,7 @@ impl Weight {
         if !cols.is_multiple_of(values) || bytes.len() != len {
             return None;
         }
-        let bytes = FileBytes(Arc::new(Source::Held(bytes)));
+        let bytes = FileBytes::held(bytes);
         let entry = WeightEntry { bytes, offset: 0, len, dtype, shape: vec![rows, cols] };
         Some(Weight { name: name.to_owned(), entry })
     }

@@ -2,6 +2,7 @@
 
 use flate2::read::GzDecoder;
 use sha2::{Digest, Sha256};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -59,14 +60,22 @@ pub fn unpack(packed: impl Read, files: &[File], folder: &Path) -> Result<u64, S
     };
     let broken = |e: std::io::Error| format!("the archive is cut off or damaged: {e}");
     fs::create_dir_all(folder).map_err(io(folder))?;
-    let mut archive = tar::Archive::new(GzDecoder::new(packed));
+    let room = Cell::new(BETWEEN_BYTES_MAX);
+    let mut archive = tar::Archive::new(Metered { inner: GzDecoder::new(packed), room: &room });
+    let mut folders = 0;
     for entry in archive.entries().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
         let name = entry.path().map_err(broken)?.into_owned();
         let path = inside(&name)?;
         let target = folder.join(&path);
         match entry.header().entry_type() {
-            tar::EntryType::Directory => fs::create_dir_all(&target).map_err(io(&target))?,
+            tar::EntryType::Directory => {
+                folders += 1;
+                if folders > FOLDERS_MAX {
+                    return Err(format!("{}: more than {FOLDERS_MAX} folders", name.display()));
+                }
+                fs::create_dir_all(&target).map_err(io(&target))?;
+            }
             tar::EntryType::Regular => {
                 // Only what was announced is written, so that an archive cannot fill the disk with more.
                 if !expected.contains_key(path.as_path()) {
@@ -75,6 +84,7 @@ pub fn unpack(packed: impl Read, files: &[File], folder: &Path) -> Result<u64, S
                 if let Some(parent) = target.parent() {
                     fs::create_dir_all(parent).map_err(io(parent))?;
                 }
+                room.set(u64::MAX);
                 let (hash, bytes) = write(&mut entry, &target).map_err(io(&target))?;
                 if found.insert(path, hash).is_some() {
                     return Err(format!("{} is there twice", name.display()));
@@ -83,6 +93,7 @@ pub fn unpack(packed: impl Read, files: &[File], folder: &Path) -> Result<u64, S
             }
             other => return Err(format!("{} is neither file nor folder but {other:?}", name.display())),
         }
+        room.set(BETWEEN_BYTES_MAX);
     }
     for (path, hash) in expected {
         match found.get(path) {
@@ -94,6 +105,31 @@ pub fn unpack(packed: impl Read, files: &[File], folder: &Path) -> Result<u64, S
         }
     }
     Ok(total)
+}
+
+/// Most bytes from one entry's content to the next one's: headers and long names, which are held in memory and of which
+/// gzip can pack a thousandfold.
+const BETWEEN_BYTES_MAX: u64 = 1 << 20;
+/// Most folders: they are made without having been announced.
+const FOLDERS_MAX: usize = 1024;
+
+/// A reader that gives so many bytes and refuses more.
+struct Metered<'a, R> {
+    inner: R,
+    room: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Metered<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.room.get() == 0 {
+            let what = format!("more than {BETWEEN_BYTES_MAX} bytes between two files");
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what));
+        }
+        let most = usize::try_from(self.room.get()).unwrap_or(usize::MAX).min(into.len());
+        let read = self.inner.read(into.get_mut(..most).unwrap_or_default())?;
+        self.room.set(self.room.get().saturating_sub(read as u64));
+        Ok(read)
+    }
 }
 
 /// Writes a new file; its SHA-256 and length.

@@ -23,6 +23,18 @@ pub enum TraceError {
         /// The folder or file.
         path: PathBuf,
     },
+    /// The manifest promises more rows than are held in memory at once.
+    #[error(
+        "{}: prompts, steps, layers and points promise {rows} rows, more than {} at once",
+        path.display(),
+        crate::expected::PROMISED_ROWS_MAX
+    )]
+    Promise {
+        /// The manifest.
+        path: PathBuf,
+        /// How many.
+        rows: u64,
+    },
     /// A run would be written over another.
     #[error("{}: a run already lies here", path.display())]
     RunExists {
@@ -164,6 +176,9 @@ impl TraceError {
             TraceError::RunExists { .. } => "name another folder, or ask for this one to be overwritten",
             TraceError::Manifest { .. } => {
                 "correct the manifest by docs/trace-format.md, or take it away: traces without one can be read"
+            }
+            TraceError::Promise { .. } => {
+                "judge it prompt by prompt (driftprobe analyze --by-prompt), or correct the manifest"
             }
             TraceError::Schema { .. } => {
                 "this program reads schema 1; use the version of driftprobe that wrote the run"

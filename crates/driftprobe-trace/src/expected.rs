@@ -20,7 +20,19 @@ pub struct ExpectedKey {
     pub point: Point,
 }
 
+/// Most rows that a run may promise which is read as a whole; each is held in memory. A larger one is judged prompt by
+/// prompt.
+pub const PROMISED_ROWS_MAX: u64 = 1 << 25;
+
 impl Manifest {
+    /// How many keys [`Manifest::expected`] has, without making them.
+    pub fn expected_count(&self) -> Option<u64> {
+        let steps = u64::from(self.steps?);
+        let places = self.expected_places()?.len() as u64;
+        let rows = self.prompts.as_ref()?.iter().map(|prompt| steps.min(prompt.tokens.len() as u64));
+        Some(rows.fold(0u64, u64::saturating_add).saturating_mul(places))
+    }
+
     /// The pairs that the run must hold, each in both phases: prompts × k positions × ((layered points × layers) +
     /// unlayered points). Rows are n − 1 … n + k − 2 of a prompt with n + k − 1 tokens. Points that only one phase can give are expected of neither: see
     /// [`Manifest::one_sided_points`].

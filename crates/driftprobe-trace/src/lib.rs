@@ -4,6 +4,8 @@
 //! Hashes are `u64` from end to end. This crate gives no verdict.
 mod accept;
 mod blocks;
+#[doc(hidden)]
+pub mod bytes;
 mod contract;
 mod dtype;
 mod each;
@@ -11,6 +13,7 @@ mod error;
 mod event;
 mod expected;
 mod filename;
+mod files;
 mod folder;
 mod hash;
 mod index;
@@ -42,10 +45,11 @@ pub use each::{Folder, Given, each_event};
 pub use error::{RowError, TraceError};
 pub use event::{Event, HashAlgo, HashCheck, LogitsTop, PayloadRef, Phase, RowHash, RowStats, Sample, Source};
 pub use expected::ExpectedKey;
+pub use files::{read_file, regular};
 pub use hash::{xxh3_64, xxh3_128};
 pub use index::RunIndex;
 pub use json::quote_bare_words;
-pub use lines::MAX_LINE_BYTES;
+pub use lines::{Gunzip, MAX_LINE_BYTES};
 pub use manifest::{
     AttentionInfo, EngineInfo, HostInfo, MANIFEST_FILE, Manifest, Mode, ModelInfo, PointSet, PromptInfo, SCHEMA,
     ShardInfo,

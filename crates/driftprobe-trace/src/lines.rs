@@ -4,6 +4,8 @@ use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Longest line that is read. A full row of logits as JSON is a few MB; anything near this is not a trace.
 pub const MAX_LINE_BYTES: u64 = 64 << 20;
@@ -42,9 +44,14 @@ impl Lines {
         let file = BufReader::with_capacity(BUFFER_BYTES, File::open(path)?);
         let gz = path.extension().is_some_and(|e| e == "gz");
         Ok(match gz {
-            true => Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(file))),
+            true => Box::new(BufReader::with_capacity(BUFFER_BYTES, Gunzip::new(file))),
             false => Box::new(file),
         })
+    }
+
+    /// The lines that this reader gives.
+    pub fn over(reader: Box<dyn BufRead + Send>) -> Lines {
+        Lines { reader, line: Vec::new(), number: 0 }
     }
 
     /// The lines of these bytes of a file, behind so many others, and then what stopped the file's reader.
@@ -79,6 +86,66 @@ impl Lines {
             Ok(n) if n as u64 > MAX_LINE_BYTES => Ok(Next::TooLong),
             Ok(_) => Ok(Next::Line { ended: false }),
         }
+    }
+}
+
+/// Bytes that a compressed file may hold whatever its size.
+const FREE_BYTES: u64 = 64 << 20;
+/// How many times its size a compressed file may hold beyond that. Traces and logits shrink some tenfold, hardly fiftyfold;
+/// gzip can do a thousandfold.
+const EXPANSION_MAX: u64 = 256;
+
+/// A gzip file's content, of one or more members. A file that holds far more than its size allows is refused where it does,
+/// with [`ErrorKind::InvalidData`].
+pub struct Gunzip<R> {
+    inner: MultiGzDecoder<Counted<R>>,
+    packed: Arc<AtomicU64>,
+    given: u64,
+}
+
+impl<R: BufRead> Gunzip<R> {
+    /// Of these compressed bytes.
+    pub fn new(reader: R) -> Gunzip<R> {
+        let packed = Arc::new(AtomicU64::new(0));
+        Gunzip { inner: MultiGzDecoder::new(Counted { reader, count: packed.clone() }), packed, given: 0 }
+    }
+}
+
+impl<R: BufRead> Read for Gunzip<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(into)?;
+        self.given = self.given.saturating_add(read as u64);
+        let packed = self.packed.load(Ordering::Relaxed);
+        if self.given > FREE_BYTES.saturating_add(packed.saturating_mul(EXPANSION_MAX)) {
+            let what = format!("{packed} compressed bytes hold more than {EXPANSION_MAX} times as many");
+            return Err(io::Error::new(ErrorKind::InvalidData, what));
+        }
+        Ok(read)
+    }
+}
+
+/// Counts the bytes that are taken.
+struct Counted<R> {
+    reader: R,
+    count: Arc<AtomicU64>,
+}
+
+impl<R: BufRead> Read for Counted<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(into)?;
+        self.count.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+impl<R: BufRead> BufRead for Counted<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.reader.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.count.fetch_add(amount as u64, Ordering::Relaxed);
+        self.reader.consume(amount);
     }
 }
 

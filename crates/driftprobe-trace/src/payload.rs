@@ -2,10 +2,12 @@
 //!
 //! A path in an event is data from a stranger: it may not leave the run's folder, by itself or through a link.
 
+use crate::files::regular;
 use crate::packed::{PACKED_SUFFIX, Packed};
 use crate::{Dtype, Event, PayloadRef, Row, TraceError};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
@@ -41,7 +43,7 @@ enum Bytes {
 /// One mapped safetensors file with its checked header.
 struct TensorFile {
     bytes: Bytes,
-    header: safetensors::tensor::Metadata,
+    header: Metadata,
     data_at: usize,
 }
 
@@ -65,28 +67,13 @@ impl Payloads {
         let Some(payload) = &event.payload else { return Ok(None) };
         let refuse = |message: String| refusal(dir, event, payload, message);
         let file = self.file(dir, payload).map_err(&refuse)?;
-        let info = file.header.info(&payload.key).ok_or_else(|| refuse("the file holds no such tensor".into()))?;
-        let dtype = dtype_of(info.dtype)
-            .ok_or_else(|| refuse(format!("its dtype is {:?}; rows are F64, F32, F16 or BF16", info.dtype)))?;
-        if let Some(stated) = event.dtype.filter(|&d| d != dtype) {
-            return Err(refuse(format!("its dtype is {dtype}, the event says {stated}")));
-        }
-        let shape: Vec<u64> = info.shape.iter().map(|&d| d as u64).collect();
-        if let Some(stated) = &event.shape
-            && crate::row::element_count(stated) != crate::row::element_count(&shape)
-        {
-            return Err(refuse(format!("its shape is {shape:?}, the event says {stated:?}")));
-        }
-        let (start, end) = info.data_offsets;
-        let shape = event.shape.clone().unwrap_or(shape);
+        let (dtype, shape, range) = locate((&file.header, file.data_at), &payload.key, event).map_err(&refuse)?;
         if let Bytes::Packed(packed) = &file.bytes {
             // What the tensor's own type and shape take is all that is decompressed for it.
-            crate::row::check_len(dtype, &shape, end - start).map_err(|e| refuse(e.to_string()))?;
-            let at = |offset: usize| (file.data_at + offset) as u64;
-            let bytes = packed.bytes(at(start)..at(end)).map_err(refuse)?;
+            crate::row::check_len(dtype, &shape, range.len()).map_err(|e| refuse(e.to_string()))?;
+            let bytes = packed.bytes(range.start as u64..range.end as u64).map_err(refuse)?;
             return Row::new(dtype, shape, bytes).map(Some).map_err(|e| refuse(e.to_string()));
         }
-        let range = file.data_at + start..file.data_at + end;
         Row::mapped(dtype, shape, MappedBytes { file, range }).map(Some).map_err(|e| refuse(e.to_string()))
     }
 
@@ -105,6 +92,43 @@ impl Payloads {
         files.insert(payload.file.clone(), file.clone());
         Ok(file)
     }
+}
+
+/// Dtype and shape of the row that an event points to, and where it lies in the file.
+fn locate(
+    (header, data_at): (&Metadata, usize),
+    key: &str,
+    event: &Event,
+) -> Result<(Dtype, Vec<u64>, Range<usize>), String> {
+    let info = header.info(key).ok_or("the file holds no such tensor")?;
+    let dtype =
+        dtype_of(info.dtype).ok_or_else(|| format!("its dtype is {:?}; rows are F64, F32, F16 or BF16", info.dtype))?;
+    if let Some(stated) = event.dtype.filter(|&d| d != dtype) {
+        return Err(format!("its dtype is {dtype}, the event says {stated}"));
+    }
+    let shape: Vec<u64> = info.shape.iter().map(|&d| d as u64).collect();
+    if let Some(stated) = &event.shape
+        && crate::row::element_count(stated) != crate::row::element_count(&shape)
+    {
+        return Err(format!("its shape is {shape:?}, the event says {stated:?}"));
+    }
+    let (start, end) = info.data_offsets;
+    Ok((dtype, event.shape.clone().unwrap_or(shape), data_at + start..data_at + end))
+}
+
+/// The row that an event's payload has in a payload file of these bytes; `None` if it has no payload.
+pub fn row_in(bytes: &[u8], event: &Event) -> Result<Option<Row>, String> {
+    let (header, data_at) = header_of(bytes)?;
+    let Some(payload) = &event.payload else { return Ok(None) };
+    let (dtype, shape, range) = locate((&header, data_at), &payload.key, event)?;
+    let bytes = bytes.get(range).ok_or("the row leaves the file")?;
+    Row::new(dtype, shape, bytes.to_vec()).map(Some).map_err(|e| e.to_string())
+}
+
+/// A payload file's header, and where its tensors begin.
+fn header_of(bytes: &[u8]) -> Result<(Metadata, usize), String> {
+    let read = SafeTensors::read_metadata(bytes).map_err(|e| format!("the file is not valid safetensors: {e}"))?;
+    Ok((read.1, 8 + read.0))
 }
 
 fn refusal(dir: &Path, event: &Event, payload: &PayloadRef, message: String) -> TraceError {
@@ -168,35 +192,32 @@ fn open(dir: &Path, name: &str) -> Result<(TensorFile, Identity), String> {
     if !path.starts_with(&root) {
         return Err("the path leads out of the run's folder through a link".to_owned());
     }
-    let file = File::open(&path).map_err(|e| format!("cannot open the file: {e}"))?;
+    let file = regular(&path).and_then(|_| File::open(&path)).map_err(|e| format!("cannot open the file: {e}"))?;
     let metadata = file.metadata().map_err(|e| format!("cannot open the file: {e}"))?;
-    if !metadata.is_file() {
-        return Err("not a regular file".to_owned());
-    }
     let identity = identity(&path, &metadata);
     // SAFETY: the map is only read. Another process could change or truncate the file meanwhile, which a reader of a
     // run's finished files accepts, as every program that maps safetensors does; the writer never changes a tensor file
     // in place, it renames a whole one into place.
     let map = unsafe { Mmap::map(&file) }.map_err(|e| format!("cannot map the file: {e}"))?;
-    let invalid = |e: &dyn std::fmt::Display| format!("the file is not valid safetensors: {e}");
     if name.ends_with(PACKED_SUFFIX) {
         let packed = Packed::open(map)?;
-        let (header, data_at) = unpacked_header(&packed).map_err(|e| invalid(&e))?;
+        let (header, data_at) =
+            unpacked_header(&packed).map_err(|e| format!("the file is not valid safetensors: {e}"))?;
         return Ok((TensorFile { bytes: Bytes::Packed(packed), header, data_at }, identity));
     }
-    let (header_len, header) = SafeTensors::read_metadata(&map).map_err(|e| invalid(&e))?;
-    Ok((TensorFile { bytes: Bytes::Mapped(map), header, data_at: 8 + header_len }, identity))
+    let (header, data_at) = header_of(&map)?;
+    Ok((TensorFile { bytes: Bytes::Mapped(map), header, data_at }, identity))
 }
 
 /// The header of a compressed file, and where the tensors' bytes begin. As of a plain file, they lie one behind the other
 /// and fill it.
-fn unpacked_header(packed: &Packed) -> Result<(safetensors::tensor::Metadata, usize), String> {
+fn unpacked_header(packed: &Packed) -> Result<(Metadata, usize), String> {
     let head = packed.head()?;
     let (len, json) = head.split_first_chunk::<8>().ok_or("its header is cut short")?;
     if u64::from_le_bytes(*len) != json.len() as u64 {
         return Err("its first frame is not its header".to_owned());
     }
-    let header: safetensors::tensor::Metadata = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+    let header: Metadata = serde_json::from_slice(json).map_err(|e| e.to_string())?;
     let mut offsets: Vec<(usize, usize)> = header.tensors().values().map(|info| info.data_offsets).collect();
     offsets.sort_unstable();
     let mut end = 0;

@@ -6,6 +6,8 @@
 use crate::accept::Unmapped;
 use crate::blocks;
 use crate::event::HashCheck;
+use crate::expected::PROMISED_ROWS_MAX;
+use crate::files::read_file;
 use crate::json::quote_bare_words;
 use crate::lines::{Lines, MAX_LINE_BYTES, Next};
 use crate::manifest::{MANIFEST_FILE, Manifest};
@@ -25,6 +27,9 @@ pub const SEARCH_PREFIX: &str = "search-";
 pub const TRACES_DIR: &str = "traces";
 /// Folder of a run that holds its payloads.
 pub const TENSORS_DIR: &str = "tensors";
+
+/// Largest manifest that is read: the tokens of some hundred thousand prompts.
+const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 
 /// A run that was read: its events in memory, its payloads mapped when asked for.
 #[derive(Clone, Debug, Default)]
@@ -160,6 +165,9 @@ pub(crate) struct Layout {
 
 fn read_one(path: &Path) -> Result<Run, TraceError> {
     let Layout { dir, manifest, files, ignored } = layout(path)?;
+    if let Some(rows) = manifest.as_ref().and_then(Manifest::expected_count).filter(|rows| *rows > PROMISED_ROWS_MAX) {
+        return Err(TraceError::Promise { path: dir.join(MANIFEST_FILE), rows });
+    }
     let reading = blocks::read(&files, manifest.as_ref().is_some_and(|m| m.complete))?;
     let mut run = reading.into_run(dir, manifest);
     run.notes.extend(ignored.into_iter().map(|name| Note::IgnoredFile { name }));
@@ -173,8 +181,9 @@ pub(crate) fn layout(path: &Path) -> Result<Layout, TraceError> {
     let (dir, manifest, files) = if kind.is_dir() {
         let manifest_path = path.join(MANIFEST_FILE);
         let manifest = if manifest_path.exists() {
-            let text = fs::read_to_string(&manifest_path).map_err(io_error("read", &manifest_path))?;
-            Some(Manifest::parse(&text, &manifest_path)?)
+            let bytes = read_file(&manifest_path, MANIFEST_BYTES_MAX);
+            let text = bytes.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
+            Some(Manifest::parse(&text.map_err(io_error("read", &manifest_path))?, &manifest_path)?)
         } else {
             None
         };

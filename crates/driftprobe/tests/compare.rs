@@ -5,7 +5,7 @@ use driftprobe::compare::{Comparison, Side, compare};
 use driftprobe::examine::Oracle;
 use driftprobe::judge::PairVerdict;
 use driftprobe::reason::ReasonCode;
-use driftprobe::report::compare::{to_json, to_terminal, verdict};
+use driftprobe::report::compare::{to_json, to_markdown, to_terminal, to_tsv, verdict};
 use driftprobe::verdict::{SubVerdict, Verdict};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};
@@ -190,4 +190,33 @@ fn one_setting_twice_says_that_only_repeatability_was_compared() {
     }
     let c = plain(&model, blocked());
     assert!(compared(&a.run, &c.run, Some(&model)).iter().all(|one| !has(one, ReasonCode::SameSettings)));
+}
+
+#[test]
+fn hostile_names_stay_text() {
+    let hostile = "=cmd|'/c x'!A0<script>`x`\u{1b}]0;x\u{7}\t\n\u{202e}[a](http://b)";
+    let model = Model::demo().unwrap();
+    let (mut a, mut b) = (plain(&model, Settings::default()), plain(&model, blocked()));
+    for recorded in [&mut a, &mut b] {
+        for event in &mut recorded.run.events {
+            event.prompt_id = hostile.into();
+            event.point_spelling = hostile.into();
+        }
+        recorded.run.manifest.as_mut().unwrap().prompts.as_mut().unwrap()[0].id = hostile.to_owned();
+    }
+    let side = |name, run| Side { name, run, rows: run, oracle: None };
+    let both = compare([side(hostile, &a.run), side("two", &b.run)], &mut |_| {});
+    let (terminal, markdown, tsv) = (to_terminal(&both).plain(), to_markdown(&both), to_tsv(&both));
+    for (format, text) in [("terminal", &terminal), ("md", &markdown), ("tsv", &tsv)] {
+        assert!(text.contains("cmd"), "{format} does not name it: {text}");
+        assert!(!text.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{format}: {text}");
+    }
+    assert!(!markdown.contains("<script>") && !markdown.contains("[a](http"), "{markdown}");
+    assert!(tsv.lines().all(|line| line.split('\t').count() == 9), "{tsv}");
+    assert!(!tsv.split(['\t', '\n']).any(|cell| cell.starts_with('=')), "{tsv}");
+    let bars = |line: &str| line.replace("\\|", "").matches('|').count();
+    let rows: Vec<&str> = markdown.lines().filter(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 10 && rows.iter().all(|row| bars(row) == bars(rows[0])), "{markdown}");
+    let parsed: serde_json::Value = serde_json::from_str(&to_json(&both)).unwrap();
+    assert_eq!(parsed["runs"][0], hostile);
 }

@@ -106,12 +106,16 @@ impl Store {
 }
 
 fn read_plan(path: &Path) -> Result<Plan, Failure> {
-    let text = fs::read(path).map_err(|e| Failure::io("read", path, &e))?;
+    plan_of(path, &fs::read(path).map_err(|e| Failure::io("read", path, &e))?)
+}
+
+/// The plan of these bytes; `path` is what errors call their file.
+pub fn plan_of(path: &Path, text: &[u8]) -> Result<Plan, Failure> {
     let refuse = |what: String| {
         let hint = "judge the runs again with this version of driftprobe; what is known is not judged again";
         Failure::new(format!("{}: {what}", path.display()), hint)
     };
-    let plan: Plan = serde_json::from_slice(&text).map_err(|e| refuse(format!("not a plan: {e}")))?;
+    let plan: Plan = serde_json::from_slice(text).map_err(|e| refuse(format!("not a plan: {e}")))?;
     match plan.promise.twice() {
         _ if plan.generator != generator() => {
             Err(refuse(format!("written by {}; this is {}", plan.generator, generator())))

@@ -122,6 +122,10 @@ pub struct Objects {
 const DEPTH_MAX: usize = 64;
 /// Most tensors and containers that are looked at; a pickle can hold one a million times.
 const VISITS_MAX: usize = 1 << 20;
+/// Longest name of a tensor: keys are joined, and one key may stand in many dicts.
+const NAME_BYTES_MAX: usize = 4096;
+/// Most bytes of all names together.
+const NAMES_BYTES_MAX: usize = 64 << 20;
 
 impl Objects {
     /// The object of this number.
@@ -135,35 +139,61 @@ impl Objects {
     /// If containers are nested too deeply or there are too many.
     pub fn tensors(&self) -> Result<Vec<(String, View)>, String> {
         let mut found = Vec::new();
-        let mut todo = vec![(self.root, String::new(), 0)];
-        let mut visits = 0usize;
-        while let Some((id, name, depth)) = todo.pop() {
-            visits += 1;
+        // Tensors are shared now and then, not everything many times: a small file gives no long list.
+        let visits_max = VISITS_MAX.min(1024 + 16 * self.all.len());
+        let mut walk = Walk { todo: vec![(self.root, String::new(), 0)], visits: 1, visits_max, named: 0 };
+        while let Some((id, name, depth)) = walk.todo.pop() {
             if depth > DEPTH_MAX {
                 return Err(format!("containers nested more than {DEPTH_MAX} deep"));
             }
-            if visits + todo.len() > VISITS_MAX {
-                return Err(format!("more than {VISITS_MAX} objects, counted as often as they are used"));
-            }
-            let inner = |key: &str| if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
             match self.get(id) {
                 Object::Tensor(view) => found.push((name, view.clone())),
                 Object::List(items) | Object::Tuple(items) => {
-                    let items = items.iter().enumerate().rev();
-                    todo.extend(items.map(|(i, item)| (*item, inner(&i.to_string()), depth + 1)));
+                    for (i, item) in items.iter().enumerate().rev() {
+                        walk.add(*item, (&name, &i.to_string()), depth + 1)?;
+                    }
                 }
                 Object::Dict(items) => {
-                    let key = |id: &Id| match self.get(*id) {
-                        Object::Text(text) => Some(text.clone()),
-                        Object::Int(number) => Some(number.to_string()),
-                        _ => None,
-                    };
-                    let items = items.iter().rev();
-                    todo.extend(items.filter_map(|(k, value)| Some((*value, inner(&key(k)?), depth + 1))));
+                    for (key, value) in items.iter().rev() {
+                        match self.get(*key) {
+                            Object::Text(key) => walk.add(*value, (&name, key), depth + 1)?,
+                            Object::Int(number) => walk.add(*value, (&name, &number.to_string()), depth + 1)?,
+                            _ => {}
+                        }
+                    }
                 }
                 _ => {}
             }
         }
         Ok(found)
+    }
+}
+
+/// What is still to be looked at.
+struct Walk {
+    todo: Vec<(Id, String, usize)>,
+    visits: usize,
+    visits_max: usize,
+    named: usize,
+}
+
+impl Walk {
+    fn add(&mut self, id: Id, (name, key): (&str, &str), depth: usize) -> Result<(), String> {
+        self.visits += 1;
+        if self.visits > self.visits_max {
+            let most = self.visits_max;
+            return Err(format!("more than {most} objects, counted as often as they are used"));
+        }
+        let len = name.len().saturating_add(key.len());
+        self.named = self.named.saturating_add(len);
+        if len > NAME_BYTES_MAX || self.named > NAMES_BYTES_MAX {
+            let begins: String = name.chars().chain(key.chars()).take(40).collect();
+            return Err(format!(
+                "a name of more than {NAME_BYTES_MAX} bytes, or names of more than {NAMES_BYTES_MAX} together: `{begins}` …"
+            ));
+        }
+        let name = if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
+        self.todo.push((id, name, depth));
+        Ok(())
     }
 }

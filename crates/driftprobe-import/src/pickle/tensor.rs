@@ -30,6 +30,9 @@ pub struct View {
     pub strides: Vec<u64>,
 }
 
+/// Longest key of a storage; torch counts them. Every tensor has its own copy.
+const KEY_BYTES_MAX: usize = 64;
+
 fn object<'a>(objects: &'a [Object], id: Option<&Id>) -> Option<&'a Object> {
     objects.get(*id?)
 }
@@ -47,6 +50,9 @@ pub fn storage(objects: &[Object], id: Id) -> Result<Storage, String> {
             Some(Object::Int(values)),
             5,
         ) if word == "storage" => {
+            if key.len() > KEY_BYTES_MAX {
+                return Err(format!("a storage whose key has {} bytes, expected at most {KEY_BYTES_MAX}", key.len()));
+            }
             let values = u64::try_from(*values).map_err(|_| format!("storage {key} of {values} values"))?;
             Ok(Storage { kind: *kind, key: key.clone(), values })
         }

@@ -1,10 +1,10 @@
 //! The model debugger of Hugging Face transformers: a tree of calls in JSON, a safetensors file a tensor.
 
-use super::{Named, Pass, below, beside, name_of};
+use super::{INDEX_BYTES_MAX, NAME_BYTES_MAX, Named, Pass, below, beside, name_of, too_long};
 use crate::error::{ImportError, Result};
 use crate::load::Origin;
+use driftprobe_trace::read_file;
 use serde_json::Value;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 const FULL: &str = "_debug_tree_FULL_TENSORS.json";
@@ -26,10 +26,24 @@ pub fn passes(root: &Path, files: &[PathBuf]) -> Result<Vec<Pass>> {
 }
 
 fn pass(root: &Path, file: &Path) -> Result<Pass> {
-    let text = fs::read(file).map_err(|e| ImportError::io("read", file, &e))?;
+    let text = read_file(file, INDEX_BYTES_MAX).map_err(|e| ImportError::io("read", file, &e))?;
+    let label = below(root, file.parent().unwrap_or(root));
+    let label = if label.is_empty() { name_of(root).to_owned() } else { label };
+    Ok(Pass { label, tensors: named(file, &text)?, ..Pass::default() })
+}
+
+/// The names of the tensors in a tree of these bytes; `file` is what errors call it.
+///
+/// # Errors
+/// If it is no tree, or names a file that is not beside it.
+pub fn tensors(file: &Path, text: &[u8]) -> Result<Vec<String>> {
+    Ok(named(file, text)?.into_iter().map(|tensor| tensor.name).collect())
+}
+
+fn named(file: &Path, text: &[u8]) -> Result<Vec<Named>> {
     let hint =
         "it is written by model_addition_debugger_context(model, debug_path=…, use_repr=False, do_prune_layers=False)";
-    let tree: Value = serde_json::from_slice(&text).map_err(|e| ImportError::file(file, e, hint))?;
+    let tree: Value = serde_json::from_slice(text).map_err(|e| ImportError::file(file, e, hint))?;
     let class = name_of(file).strip_suffix(FULL).unwrap_or_default();
     let mut reading = Reading { file, class, tensors: vec![] };
     let inputs = tree.get("inputs").unwrap_or(&Value::Null);
@@ -40,9 +54,7 @@ fn pass(root: &Path, file: &Path) -> Result<Pass> {
     for child in children(&tree) {
         reading.node(child)?;
     }
-    let label = below(root, file.parent().unwrap_or(root));
-    let label = if label.is_empty() { name_of(root).to_owned() } else { label };
-    Ok(Pass { label, tensors: reading.tensors, ..Pass::default() })
+    Ok(reading.tensors)
 }
 
 fn children(node: &Value) -> &[Value] {
@@ -77,6 +89,9 @@ impl Reading<'_> {
 
     /// A tensor, or a list or dict of them.
     fn io(&mut self, value: &Value, name: &str) -> Result<()> {
+        if name.len() > NAME_BYTES_MAX {
+            return Err(too_long(self.file, name));
+        }
         let inner = |key: &str| if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
         match value {
             Value::Array(items) => {

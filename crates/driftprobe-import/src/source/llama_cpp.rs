@@ -1,10 +1,9 @@
 //! llama.cpp's debug example: the last token's logits as raw f32, and the token ids.
 
-use super::{Fixed, Named, Pass, below, name_of};
+use super::{Fixed, INDEX_BYTES_MAX, Named, Pass, below, name_of};
 use crate::error::{ImportError, Result};
 use crate::load::Origin;
-use driftprobe_trace::{Phase, Point};
-use std::fs;
+use driftprobe_trace::{Phase, Point, read_file};
 use std::path::{Path, PathBuf};
 
 const TOKENS: &str = "-tokens.bin";
@@ -27,7 +26,8 @@ fn pass(root: &Path, file: &Path) -> Result<Pass> {
     let tokens = file.with_file_name(format!("{}{TOKENS}", name_of(file).strip_suffix(".bin").unwrap_or_default()));
     let hint =
         "keep the -tokens.bin that llama.cpp wrote beside the logits: without it nobody knows which token they are of";
-    let bytes = fs::read(&tokens).map_err(|e| ImportError::file(&tokens, format!("cannot read: {e}"), hint))?;
+    let bytes = read_file(&tokens, INDEX_BYTES_MAX)
+        .map_err(|e| ImportError::file(&tokens, format!("cannot read: {e}"), hint))?;
     let sequence = ids(&bytes).map_err(|what| ImportError::file(&tokens, what, hint))?;
     let index = sequence.len() as u64 - 1;
     let fixed = Fixed { point: Point::Logits, layer: -1, index, position: None };

@@ -1,11 +1,11 @@
 //! msprobe's dumps: `stepN/rankR/dump.json` and the tensors that it names.
 
-use super::{Named, Pass, below, beside, name_of, natural, one_rank};
+use super::{INDEX_BYTES_MAX, NAME_BYTES_MAX, Named, Pass, below, beside, name_of, natural, one_rank, too_long};
 use crate::error::{ImportError, Result};
 use crate::load::{Loader, Origin};
+use driftprobe_trace::read_file;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Whether a file is an index of msprobe.
@@ -28,22 +28,37 @@ pub fn passes(root: &Path, files: &[PathBuf], rank: Option<u32>, loader: &mut Lo
     Ok(passes)
 }
 
-fn step(root: &Path, file: &Path, loader: &mut Loader) -> Result<Vec<Pass>> {
-    let text = fs::read(file).map_err(|e| ImportError::io("read", file, &e))?;
+/// Names of tensors, and of their files.
+type Names = Vec<(String, String)>;
+
+/// The names of the tensors in an index of these bytes, by call; `file` is what errors call it.
+///
+/// # Errors
+/// If it is no index.
+pub fn tensors(file: &Path, text: &[u8]) -> Result<BTreeMap<u64, Names>> {
     let hint = "it is msprobe's index of a step with `task: tensor`";
-    let json: Value = serde_json::from_slice(&text).map_err(|e| ImportError::file(file, e, hint))?;
+    let json: Value = serde_json::from_slice(text).map_err(|e| ImportError::file(file, e, hint))?;
     let data = json.get("data").and_then(Value::as_object);
     let data = data.ok_or_else(|| ImportError::file(file, "key data: not an object", hint))?;
-    let folder = file.parent().unwrap_or(root).join("dump_tensor_data");
-    let mut calls: BTreeMap<u64, Vec<Named>> = BTreeMap::new();
+    let mut calls: BTreeMap<u64, Names> = BTreeMap::new();
     for (key, value) in data {
         let (module, call) = module_of(key);
-        let mut tensors = Vec::new();
+        let list = calls.entry(call).or_default();
         for (part, suffix) in
             [("input", ".input"), ("input_args", ".input"), ("input_kwargs", ".input"), ("output", "")]
         {
-            collect(value.get(part).unwrap_or(&Value::Null), &format!("{module}{suffix}"), true, &mut tensors);
+            let part = value.get(part).unwrap_or(&Value::Null);
+            collect(part, &format!("{module}{suffix}"), true, list).map_err(|name| too_long(file, &name))?;
         }
+    }
+    Ok(calls)
+}
+
+fn step(root: &Path, file: &Path, loader: &mut Loader) -> Result<Vec<Pass>> {
+    let text = read_file(file, INDEX_BYTES_MAX).map_err(|e| ImportError::io("read", file, &e))?;
+    let folder = file.parent().unwrap_or(root).join("dump_tensor_data");
+    let mut calls: BTreeMap<u64, Vec<Named>> = BTreeMap::new();
+    for (call, tensors) in tensors(file, &text)? {
         let list = calls.entry(call).or_default();
         for (name, data_name) in tensors {
             let path = beside(&folder, file, &data_name)?;
@@ -87,18 +102,29 @@ fn module_of(key: &str) -> (String, u64) {
 }
 
 /// Names of the tensors in a list or dict of arguments, and of their files. The first of a list has no number.
-fn collect(value: &Value, name: &str, first: bool, found: &mut Vec<(String, String)>) {
+///
+/// # Errors
+/// The name that is too long.
+fn collect(value: &Value, name: &str, first: bool, found: &mut Names) -> std::result::Result<(), String> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(name.to_owned());
+    }
     match value {
         Value::Array(items) => {
             for (i, item) in items.iter().enumerate() {
                 let name = if i == 0 && first { name.to_owned() } else { format!("{name}.{i}") };
-                collect(item, &name, false, found);
+                collect(item, &name, false, found)?;
             }
         }
         Value::Object(fields) => match fields.get("data_name").and_then(Value::as_str) {
             Some(data_name) => found.push((name.to_owned(), data_name.to_owned())),
-            None => fields.iter().for_each(|(key, item)| collect(item, &format!("{name}.{key}"), false, found)),
+            None => {
+                for (key, item) in fields {
+                    collect(item, &format!("{name}.{key}"), false, found)?;
+                }
+            }
         },
         _ => {}
     }
+    Ok(())
 }

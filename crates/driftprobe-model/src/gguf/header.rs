@@ -263,8 +263,10 @@ impl<'a> Reader<'a> {
                 self.bad(format!("tensor {name} {shape:?}: {} needs rows of a multiple of {block}", dtype.id()))
             );
         }
-        let values = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
-        let len = values.and_then(|v| (v / block).checked_mul(size));
+        // Empty axes left out: they would hide others of any length.
+        let values = shape.iter().filter(|d| **d > 0).try_fold(1usize, |n, d| n.checked_mul(*d));
+        let len = values.and_then(|v| v.div_ceil(block).checked_mul(size));
+        let len = len.map(|len| if shape.contains(&0) { 0 } else { len });
         let len = len.ok_or_else(|| self.bad(format!("tensor {name} {shape:?} is too large")))?;
         Ok(RawTensor { name, dtype, shape, offset, len })
     }

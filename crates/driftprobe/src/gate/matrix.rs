@@ -194,11 +194,11 @@ impl Matrix {
             if values.is_empty() {
                 return Err(format!("`{name}` is empty: no run could fill its cells"));
             }
-            if values.iter().enumerate().any(|(at, value)| values.iter().take(at).any(|other| other == value)) {
-                return Err(format!("`{name}` names a value twice"));
-            }
             if cells.len().saturating_mul(values.len()) > CELLS_MAX {
                 return Err(format!("the matrix has more than {CELLS_MAX} cells"));
+            }
+            if values.iter().enumerate().any(|(at, value)| values.iter().take(at).any(|other| other == value)) {
+                return Err(format!("`{name}` names a value twice"));
             }
             *cells = (cells.iter())
                 .flat_map(|cell| values.iter().map(move |value| (cell.clone(), value.clone())))

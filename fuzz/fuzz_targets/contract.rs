@@ -1,0 +1,9 @@
+//! Feeds `program::contract`.
+#![no_main]
+
+use driftprobe_hostile::{Watched, program};
+
+#[global_allocator]
+static ALLOCATOR: Watched = Watched;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| program::contract(data));

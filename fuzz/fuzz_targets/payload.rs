@@ -1,0 +1,9 @@
+//! Feeds `runs::payload`.
+#![no_main]
+
+use driftprobe_hostile::{Watched, runs};
+
+#[global_allocator]
+static ALLOCATOR: Watched = Watched;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| runs::payload(data));

@@ -1,0 +1,9 @@
+//! Feeds `dumps::torch_built`.
+#![no_main]
+
+use driftprobe_hostile::{Watched, dumps};
+
+#[global_allocator]
+static ALLOCATOR: Watched = Watched;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| dumps::torch_built(data));

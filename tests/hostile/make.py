@@ -1,0 +1,142 @@
+"""Writes the files of this folder that no editor would write: `python3 tests/hostile/make.py`."""
+
+import gzip
+import io
+import json
+import struct
+import tarfile
+import zlib
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def put(name, data):
+    path = HERE / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+
+
+def packed(pieces):
+    """gzip of pieces, of which there may be many."""
+    out, packer = io.BytesIO(), zlib.compressobj(9, zlib.DEFLATED, 31)
+    for piece in pieces:
+        out.write(packer.compress(piece))
+    out.write(packer.flush())
+    return out.getvalue()
+
+
+def gz(data):
+    return gzip.compress(data, mtime=0)
+
+
+def text(value):
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def gguf(pairs, tensors):
+    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs))
+    for key, kind, value in pairs:
+        out += text(key) + struct.pack("<I", kind) + value
+    for name, shape, kind, offset in tensors:
+        out += text(name) + struct.pack("<I", len(shape)) + struct.pack(f"<{len(shape)}Q", *shape)
+        out += struct.pack("<IQ", kind, offset)
+    return out + bytes(-len(out) % 32)
+
+
+def entry(name, kind, content=b"", size=None):
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, len(content) if size is None else size
+    return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def npy(shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+
+
+def number(value):
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+def pickled_text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def tensor(key, shape, strides):
+    sizes = lambda all: b"(" + b"".join(map(number, all)) + b"t"
+    return (b"ctorch._utils\n_rebuild_tensor_v2\n((" + pickled_text("storage") + b"ctorch\nFloatStorage\n"
+            + pickled_text(key) + pickled_text("cpu") + number(8) + b"tQ" + number(0) + sizes(shape) + sizes(strides)
+            + b"\x89ccollections\nOrderedDict\n)RtR")
+
+
+def runs():
+    many = {"schema": 1, "complete": True, "steps": 4000, "layers": list(range(1500)), "points": ["x_in", "q_proj_out",
+            "k_proj_out", "v_proj", "attn_out", "mlp_out"], "prompts": [{"id": "p", "tokens": [0] * 4001}]}
+    put("run/promises-36-million-rows/manifest.json", json.dumps(many, separators=(",", ":")))
+    event = b'{"event":"stage_trace","prompt_id":"p","phase":"decode","point":"x_in","layer":0}\n'
+    # Past the 64 MiB that are always let pass: 96 MB.
+    block = b'{"event":"other","of":"' + b"a" * (1 << 20) + b'"}\n'
+    put("run/bomb-of-lines.jsonl.gz", packed(block for _ in range(96_000_000 // len(block))))
+    put("run/bomb-of-one-line.jsonl.gz", packed(b" " * (1 << 20) for _ in range(65)))
+    put("run/member-after-damage.jsonl.gz", gz(event) + b"\x1f\x8b\x08\x00" + b"\xff" * 64)
+
+
+def models():
+    put("gguf/length-overflows.gguf", gguf([("a", 8, struct.pack("<Q", 2**64 - 1))], []))
+    put("gguf/list-of-2-to-the-60.gguf", gguf([("a", 9, struct.pack("<IQ", 0, 2**60))], []))
+    put("gguf/tensors-overlap.gguf", gguf([], [("a", [16], 0, 0), ("b", [16], 0, 32)]) + bytes(128))
+    put("gguf/shape-overflows.gguf", gguf([], [("a", [2**40, 2**40], 0, 0)]) + bytes(128))
+    put("gguf/key-twice.gguf", gguf([("a", 7, b"\0"), ("a", 7, b"\1")], []))
+    put("gguf/lists-in-lists.gguf", gguf([("a", 9, struct.pack("<IQ", 9, 1) * 40)], []))
+    words = ["a" * n for n in range(1, 640)]
+    scores = struct.pack("<IQ", 6, len(words)) + struct.pack(f"<{len(words)}f", *range(len(words)))
+    tokens = struct.pack("<IQ", 8, len(words)) + b"".join(map(text, words))
+    put("gguf-tokenizer/tokens-begin-each-other.gguf", gguf([("tokenizer.ggml.model", 8, text("llama")),
+        ("tokenizer.ggml.tokens", 9, tokens), ("tokenizer.ggml.scores", 9, scores)], []))
+    base = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+            "pre_tokenizer": None, "post_processor": None, "decoder": None,
+            "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}
+    pads = {"strategy": {"Fixed": 10**15}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+            "pad_type_id": 0, "pad_token": "a"}
+    put("tokenizer/pads-to-a-quadrillion.json", json.dumps(base | {"padding": pads}))
+    cuts = {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 5}
+    put("tokenizer/cuts-by-an-impossible-stride.json", json.dumps(base | {"truncation": cuts}))
+
+
+def dumps():
+    put("npy/no-values-on-endless-axes.npy", npy((2**62, 0)))
+    put("npy/no-values-in-endless-columns.npy", npy((0, 2**63)))
+    put("npy/claims-4-exabytes.npy", npy((2**60,)))
+    head, end = b"\x80\x02", b"."
+    name = "n" * 5000
+    put("pickle/name-of-5000-bytes.pkl", head + b"}" + pickled_text(name) + tensor("0", [1], [1]) + b"s" + end)
+    one = pickled_text("k" * 4000) + b"q\x00" + b"0"
+    names = b"}(" + b"".join(b"h\x00K\x01" for _ in range(20_000)) + b"u"
+    put("pickle/one-long-key-20000-times.pkl", head + one + names + end)
+    put("pickle/storage-key-of-5000-bytes.pkl", head + tensor(name, [1], [1]) + end)
+    put("pickle/no-values-on-endless-axes.pkl", head + tensor("0", [2**62, 0], [1, 1]) + end)
+    tree = {"dtype": "f", "value": "./a.safetensors"}
+    for _ in range(100):
+        tree = {"k" * 100: tree}
+    put("tree/name-of-10000-bytes.json", json.dumps({"inputs": {}, "outputs": tree, "children": []}))
+    put("tree/file-above-its-folder.json",
+        json.dumps({"outputs": {"dtype": "f", "value": "../../etc/passwd.safetensors"}}))
+    put("logprobs/line-without-end.jsonl", b'{"sequence": "' + b"a" * (1 << 17))
+
+
+def archives():
+    put("archive/leaves-its-folder.tar.gz", gz(entry("run/../../evil", b"0", b"x") + bytes(1024)))
+    put("archive/absolute.tar.gz", gz(entry("/tmp/evil", b"0", b"x") + bytes(1024)))
+    put("archive/link.tar.gz", gz(entry("run/a", b"2") + bytes(1024)))
+    put("archive/not-announced.tar.gz", gz(entry("run/b", b"0", b"x") + bytes(1024)))
+    put("archive/name-of-8-megabytes.tar.gz",
+        gz(entry("././@LongLink", b"L", b"a" * (8 << 20)) + entry("run/a", b"0", b"x") + bytes(1024)))
+    put("archive/1500-folders.tar.gz", gz(b"".join(entry(f"run/{n}/", b"5") for n in range(1500))))
+    put("archive/claims-8-gigabytes.tar.gz", gz(entry("run/a", b"0", b"x", size=8**11 - 1) + bytes(1024)))
+
+
+runs()
+models()
+dumps()
+archives()
