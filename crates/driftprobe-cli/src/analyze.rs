@@ -132,12 +132,6 @@ pub fn search_rounds(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Vec<Arc<A
     Ok(rounds)
 }
 
-/// Where the rounds of the search that followed the run in `dir` lie.
-pub fn search_folders(dir: &Path) -> Vec<PathBuf> {
-    let folders = (1..).map(|number| dir.join(format!("{SEARCH_PREFIX}{number}")));
-    folders.take_while(|folder| folder.is_dir()).collect()
-}
-
 /// `report/` inside the run's folder, or beside a single file; `_report/` in a dataset.
 pub fn beside(path: &Path) -> PathBuf {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };

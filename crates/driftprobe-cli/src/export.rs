@@ -11,6 +11,10 @@ use std::path::PathBuf;
 /// Runs the command and returns the exit status, which is that of a program that did its work.
 pub fn run(args: &ExportArgs) -> Result<u8, Failure> {
     let runs: Vec<PathBuf> = folders(&args.runs)?.into_iter().collect();
+    if let Some(run) = runs.iter().find(|run| driftprobe_parquet::is_dataset(run)) {
+        let what = format!("{}: a dataset already", run.display());
+        return Err(Failure::new(what, "name runs of JSON; copy the folders run=… to put datasets together"));
+    }
     let names = match (&args.name, runs.as_slice()) {
         (None, _) => names(&runs),
         (Some(name), [_]) => vec![name.clone()],

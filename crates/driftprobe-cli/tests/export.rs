@@ -91,11 +91,6 @@ fn what_is_missing_or_too_much_is_said() {
         .assert()
         .code(2)
         .stderr(contains("holds 2 runs: run=clean, run=other").and(contains("hint: ")));
-    driftprobe(&dir)
-        .args(["analyze", "dataset", "--by-prompt"])
-        .assert()
-        .code(2)
-        .stderr(contains("not read prompt by prompt").and(contains("hint: ")));
     fs::remove_dir_all(dir.path().join("dataset/run=clean/search=0/mode=kv_aligned")).expect("deleted");
     driftprobe(&dir)
         .args(["analyze", "dataset/run=clean"])
@@ -103,4 +98,48 @@ fn what_is_missing_or_too_much_is_said() {
         .code(2)
         .stderr(contains("mode=kv_aligned").and(contains("missing")).and(contains("hint: ")));
     driftprobe(&dir).args(["export", "nothing", "--parquet", "dataset"]).assert().code(2).stderr(contains("nothing"));
+}
+
+#[test]
+fn prompt_by_prompt_the_verdict_is_made_of_the_same_bytes() {
+    let dir = TempDir::new().expect("folder");
+    let small = ["--layers", "0", "--repeats", "1", "--record-only", "--mode", "both", "--prompts", "One", "Truth is"];
+    for (out, fault) in [("runs/clean", None), ("runs/faulty", Some("ROPE_POSITION_OFFSET:+1@decode:layer0"))] {
+        let fault = fault.iter().flat_map(|fault| ["--fault", fault]);
+        driftprobe(&dir).arg("run").args(small).args(fault).args(["--out", out]).assert().code(0);
+    }
+    export(&dir, "runs", "dataset");
+    let judge = |path: &str, out: &str| {
+        driftprobe(&dir).args(["analyze", path, "--by-prompt", "--out", out]).assert().code(1);
+        ["merged.json", "merged.md", "merged.tsv"].map(|name| fs::read_to_string(dir.path().join(out).join(name)))
+    };
+    for (one, other) in judge("runs", "from-json").into_iter().zip(judge("dataset", "from-dataset")) {
+        assert!(one.expect("a report") == other.expect("a report"));
+    }
+    // A prompt's rows are missed where the dataset has lost them, and a run where it has lost that.
+    fs::remove_file(dir.path().join("dataset/run=clean/search=0/mode=as_designed/repeat=1/part-0.parquet"))
+        .expect("lost");
+    let lost = driftprobe(&dir).args(["analyze", "dataset", "--by-prompt", "--out", "lost"]).assert().code(2);
+    lost.stderr(contains("repeat=1/part-0.parquet: the file is missing"));
+}
+
+#[test]
+fn shards_in_a_dataset_are_parts_of_one_run() {
+    let dir = TempDir::new().expect("folder");
+    let small =
+        ["--layers", "0", "--repeats", "0", "--record-only", "--mode", "as_designed", "--prompts", "One", "Truth is"];
+    for shard in ["1/2", "2/2"] {
+        driftprobe(&dir).arg("run").args(small).args(["--shard", shard, "--out", "whole"]).assert().code(0);
+    }
+    export(&dir, "whole", "dataset");
+    let judge = |path: &str, code: i32, out: &str| {
+        driftprobe(&dir).args(["analyze", path, "--by-prompt", "--out", out]).assert().code(code);
+        fs::read_to_string(dir.path().join(out).join("merged.json")).expect("a report")
+    };
+    assert_eq!(
+        judge("dataset", 0, "a").matches("\"prompt\"").count(),
+        judge("whole", 0, "b").matches("\"prompt\"").count()
+    );
+    fs::remove_dir_all(dir.path().join("dataset/run=shard-2-of-2")).expect("lost");
+    assert!(judge("dataset", 3, "c").contains("MISSING_SHARD"));
 }

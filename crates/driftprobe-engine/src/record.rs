@@ -1,6 +1,7 @@
 //! Makes a run out of an engine: both phases of every prompt, each as often as asked, written as they are computed.
 
 mod budget;
+mod choose;
 mod cost;
 mod output;
 mod plan;
@@ -9,14 +10,13 @@ mod sizes;
 mod unwatched;
 
 pub use budget::{Budget, RowPlan};
+pub use choose::greedy;
 pub use plan::{Plan, check};
 
 use crate::tap::{Selection, Tap};
 use crate::{Engine, EngineError, Session};
 use driftprobe_trace::RunWriter;
-use driftprobe_trace::{
-    ALIGNED_DIR, Manifest, Mode, ObserverEffect, Phase, Point, PointSet, PromptInfo, RowHash, xxh3_64,
-};
+use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, ObserverEffect, Phase, Point, PointSet, PromptInfo, RowHash};
 use output::Output;
 use rows::Rows;
 use std::collections::{BTreeSet, HashMap};
@@ -203,44 +203,6 @@ impl Recorder<'_> {
         (once * ((1 + modes) * repeats + untraced) * self.engine.layers()) as u64
     }
 
-    /// Whether choosing tokens computes what the run's own decode does, but for the tap.
-    fn decodes_as_chosen(&self) -> bool {
-        self.both || self.plan.mode == Mode::AsDesigned
-    }
-
-    /// Each prompt with the k − 1 tokens that the engine itself chooses behind it.
-    fn extended_prompts(&mut self) -> Result<Vec<PromptInfo>, EngineError> {
-        let mut prompts = self.plan.prompts.clone();
-        if self.plan.chosen() == 0 {
-            return Ok(prompts);
-        }
-        for prompt in &mut prompts {
-            let (tokens, hashes) = self.choose(prompt)?;
-            prompt.tokens.extend(tokens);
-            self.chosen.push(hashes);
-        }
-        Ok(prompts)
-    }
-
-    /// Decodes a prompt's last token and what follows, untraced: the tokens, and hashes of the logits of all steps.
-    fn choose(&mut self, prompt: &PromptInfo) -> Result<(Vec<u32>, Vec<u64>), EngineError> {
-        let engine = self.engine;
-        let session = &mut *engine.unwatched_session()?;
-        let Some((last, before)) = prompt.tokens.split_last() else { return Ok((vec![], vec![])) };
-        self.feed(session, &prompt.id, before, 0)?;
-        let (mut token, mut tokens, mut hashes) = (*last, vec![], vec![]);
-        loop {
-            let mut rows = self.rows(vec![], &prompt.id, (Pass::Decode(Mode::AsDesigned), 0));
-            let logits = session.decode(token, &mut Tap::watched(&mut rows))?;
-            hashes.push(hash_of(&logits));
-            if hashes.len() == self.plan.steps {
-                return Ok((tokens, hashes));
-            }
-            token = greedy(&logits);
-            tokens.push(token);
-        }
-    }
-
     fn rows<'r>(&'r mut self, writers: Vec<&'r mut RunWriter>, prompt_id: &'r str, pass: (Pass, u32)) -> Rows<'r> {
         Rows {
             writers,
@@ -383,10 +345,6 @@ impl Recorder<'_> {
     }
 }
 
-fn hash_of(logits: &[f32]) -> u64 {
-    xxh3_64(&logits.iter().flat_map(|logit| logit.to_le_bytes()).collect::<Vec<_>>())
-}
-
 /// Replaces decode's cache rows by prefill's, in every layer.
 fn align(
     session: &mut dyn Session,
@@ -401,11 +359,4 @@ fn align(
         session.set_kv(layer, rows.start, &prefilled.kv(layer, rows.clone())?)?;
     }
     Ok(())
-}
-
-/// The token with the largest logit; the first of equals.
-pub fn greedy(logits: &[f32]) -> u32 {
-    let best =
-        logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, l)| if *l > best.1 { (i, *l) } else { best });
-    u32::try_from(best.0).unwrap_or(u32::MAX)
 }

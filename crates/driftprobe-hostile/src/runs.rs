@@ -3,7 +3,7 @@
 use crate::memory::{allowance, bounded};
 use crate::told;
 use driftprobe_trace::bytes::{both_readers, read, row_in};
-use driftprobe_trace::{Event, Manifest, Run, RunIndex, TraceError, Unmapped};
+use driftprobe_trace::{ByPrompt, Event, Manifest, Run, RunIndex, TraceError, Unmapped};
 use std::cell::OnceCell;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -7,10 +7,14 @@ mod columns;
 mod dataset;
 mod error;
 mod export;
+mod index;
 mod layout;
+mod leaf;
+mod recordings;
 mod store;
 mod table;
 mod write;
 
-pub use dataset::{is_dataset, open, runs};
+pub use dataset::{is_dataset, open, open_index, open_inner, runs};
 pub use export::{Export, Exported, export};
+pub use index::Index;

@@ -33,7 +33,7 @@ struct Kept {
 /// Payloads of one partition.
 #[derive(Default)]
 pub struct Payloads {
-    tables: Vec<Table>,
+    tables: Vec<Arc<Table>>,
     places: HashMap<PayloadRef, (usize, Place)>,
     /// Further rows with the same name of a payload.
     again: HashMap<PayloadRef, Vec<(usize, Place)>>,
@@ -42,7 +42,7 @@ pub struct Payloads {
 
 impl Payloads {
     /// Adds a table and where in it payloads lie.
-    pub fn add(&mut self, table: Table, places: Vec<(PayloadRef, Place)>) {
+    pub fn add(&mut self, table: Arc<Table>, places: Vec<(PayloadRef, Place)>) {
         let at = self.tables.len();
         for (payload, place) in places {
             match self.places.entry(payload) {

@@ -5,10 +5,11 @@ use crate::columns::{COLUMNS, Cell, EVENT, Entry, PAYLOAD};
 use crate::error::{COPY_AGAIN, SEE_SCHEMA, fault, guarded, io_error, parquet_error};
 use crate::layout::Content;
 use bytes::Bytes;
-use driftprobe_trace::{Dtype, PayloadRef, Reading, Source, TraceError, xxh3_128};
+use driftprobe_trace::{Dtype, PayloadRef, Reading, Source, Text, TraceError, xxh3_128};
 use memmap2::Mmap;
 use parquet::data_type::ByteArray;
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use std::borrow::Cow;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,6 +55,8 @@ pub struct Group {
     pub reading: Reading,
     /// The payloads.
     pub payloads: Vec<(PayloadRef, Place)>,
+    /// Rows that are events of no prompt: their kinds.
+    pub others: Vec<String>,
 }
 
 impl Table {
@@ -178,15 +181,15 @@ impl Table {
         self.payload.is_some()
     }
 
-    /// Reads one row group's events; `complete` as the manifest says.
+    /// Reads one row group's events, or those `only` of one prompt; `complete` as the manifest says.
     ///
     /// # Errors
     /// If the bytes make no sense, hold more or fewer rows than the footer says, or hold what no line of JSON might.
-    pub fn read(&self, group: usize, complete: bool) -> Result<Group, TraceError> {
-        guarded(&self.path, || self.read_unguarded(group, complete))
+    pub fn read(&self, group: usize, complete: bool, only: Option<&str>) -> Result<Group, TraceError> {
+        guarded(&self.path, || self.read_unguarded(group, complete, only))
     }
 
-    fn read_unguarded(&self, group: usize, complete: bool) -> Result<Group, TraceError> {
+    fn read_unguarded(&self, group: usize, complete: bool, only: Option<&str>) -> Result<Group, TraceError> {
         let Some((before, rows)) = self.groups.get(group).copied() else {
             return Err(fault(&self.path, "", format!("there is no row group {group}"), COPY_AGAIN));
         };
@@ -198,7 +201,7 @@ impl Table {
             let column = reader.get_column_reader(known.leaf).map_err(parquet_error(&self.path, at(known)))?;
             batches.push(Batch::new(known.clone(), column));
         }
-        let mut found = Group { reading: Reading::new(complete), payloads: Vec::new() };
+        let mut found = Group { reading: Reading::new(complete), payloads: Vec::new(), others: Vec::new() };
         let mut done = 0u64;
         while done < rows {
             let now = usize::try_from(rows - done).unwrap_or(BATCH_ROWS).min(BATCH_ROWS);
@@ -212,7 +215,7 @@ impl Table {
             }
             let mut cursors = vec![Cursor::default(); batches.len()];
             for row in done..done + now as u64 {
-                self.take(&batches, &mut cursors, (group, before, row), &mut found)?;
+                self.take(&batches, &mut cursors, (group, before, row), &mut found, only)?;
             }
             done += now as u64;
         }
@@ -232,6 +235,7 @@ impl Table {
         cursors: &mut [Cursor],
         (group, before, row): (usize, u64, u64),
         found: &mut Group,
+        only: Option<&str>,
     ) -> Result<(), TraceError> {
         let mut entry = Entry::default();
         let number = before + row + 1;
@@ -257,6 +261,11 @@ impl Table {
             };
             put.map_err(|what| refuse(&entry, column.name, what))?;
         }
+        let kind = said(&entry.raw.event).filter(|kind| !matches!(kind.as_ref(), "stage_trace" | "stage_logits"));
+        if only.is_some_and(|id| kind.is_some() || said(&entry.raw.prompt_id).is_none_or(|of| of != id)) {
+            return Ok(());
+        }
+        found.others.extend(kind.map(Cow::into_owned));
         entry.join_payload().map_err(|(column, what)| refuse(&entry, &column, what))?;
         entry.raw.unknown.extend(self.unknown.iter().cloned());
         let dtype = entry.payload_dtype.map(|name| {
@@ -324,6 +333,11 @@ impl Table {
         let bytes = if mapped { 0 } else { all.iter().flatten().map(|bytes| bytes.len() as u64).sum() };
         Ok((all, bytes))
     }
+}
+
+/// A field's text, if it is there.
+fn said<'a>(field: &Option<Option<Text<'a>>>) -> Option<Cow<'a, str>> {
+    field.as_ref()?.as_ref().map(|text| text.0.clone())
 }
 
 impl std::fmt::Debug for Table {

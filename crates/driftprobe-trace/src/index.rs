@@ -1,21 +1,21 @@
 //! Where each prompt's events lie in a run's files, so that a run can be read prompt by prompt in bounded memory.
 //!
 //! One pass finds the ranges of bytes that hold a prompt's lines; lines of one prompt that follow each other are one range.
-//! [`RunIndex::prompt`] then reads one prompt as strictly as [`Run::open`] reads all of them: the same refusals with the same
+//! [`ByPrompt::prompt`] then reads one prompt as strictly as [`Run::open`] reads all of them: the same refusals with the same
 //! file and line, the same notes, and a manifest that promises this prompt's rows only.
 
 mod scan;
 
+use crate::by_prompt::{ByPrompt, Promises};
 use crate::hash::xxh3_128;
 use crate::lines::Lines;
 use crate::manifest::Manifest;
 use crate::notes::{Note, Notes};
 use crate::reading::Reading;
 use crate::run::{Layout, TENSORS_DIR, TraceFile, check_repeat, io_error, layout, repeat_dirs};
-use crate::{PromptInfo, Run, ShardInfo, TraceError};
+use crate::{Run, ShardInfo, TraceError};
 use scan::{Entry, Scan};
-use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,12 +23,7 @@ use std::sync::Arc;
 /// A run of which only the places of its events are in memory.
 pub struct RunIndex {
     dir: PathBuf,
-    /// Without prompts, slots and shard, which grow with the run.
-    manifest: Option<Manifest>,
-    prompts: Option<BTreeMap<String, PromptInfo>>,
-    order: Vec<Arc<str>>,
-    slots: Option<Value>,
-    shard: Option<ShardInfo>,
+    promises: Promises,
     files: Vec<TraceFile>,
     entries: BTreeMap<Arc<str>, Entry>,
     /// Notes of lines that are no prompt's.
@@ -51,7 +46,7 @@ impl RunIndex {
             for (number, dir) in repeat_dirs(path)? {
                 match open_one(&dir) {
                     Ok(repeat) => {
-                        check_repeat(&repeat.dir, repeat.manifest.as_ref(), number)?;
+                        check_repeat(&repeat.dir, repeat.manifest(), number)?;
                         index.repeats.push(repeat);
                     }
                     Err(TraceError::NotARun { .. }) => index.more_notes.push(Note::EmptyRepeat { number }),
@@ -62,79 +57,13 @@ impl RunIndex {
         Ok(index)
     }
 
-    /// The run's folder.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// The manifest without its prompts, slots and shard.
-    pub fn manifest(&self) -> Option<&Manifest> {
-        self.manifest.as_ref()
-    }
-
-    /// Of what the run is a part, if it is one.
-    pub fn shard(&self) -> Option<&ShardInfo> {
-        self.shard.as_ref()
-    }
-
     /// Events of the run, those of its repeats left out.
     pub fn events(&self) -> u64 {
         self.events
     }
 
-    /// Ids of all prompts: the manifest's in its order, then those that only events name, by id.
-    pub fn prompts(&self) -> Vec<Arc<str>> {
-        let named: BTreeSet<&Arc<str>> = self.order.iter().collect();
-        let others = std::iter::once(self).chain(&self.repeats).flat_map(|one| one.entries.keys());
-        let others: BTreeSet<&Arc<str>> = others.filter(|id| !named.contains(id)).collect();
-        self.order.iter().chain(others).cloned().collect()
-    }
-
-    /// Reads one prompt, and its repeats: a run with a manifest that promises this prompt's rows only. A prompt that the
-    /// manifest does not name is promised nothing.
-    ///
-    /// # Errors
-    /// As [`Run::open`]; [`TraceError::Changed`] if a file is another one than the index was made of.
-    pub fn prompt(&self, id: &str) -> Result<Run, TraceError> {
-        let mut run = self.read(id)?;
-        for repeat in &self.repeats {
-            run.repeats.push(repeat.read(id)?);
-        }
-        Ok(run)
-    }
-
-    /// A hash over everything that [`RunIndex::prompt`] reads, and names, sizes and times of the files in `tensors/`.
-    pub fn fingerprint(&self, id: &str) -> u128 {
-        let mut bytes = Vec::new();
-        for index in std::iter::once(self).chain(&self.repeats) {
-            // A manifest that was read can be written: its keys are texts.
-            bytes.extend(serde_json::to_vec(&index.manifest_of(id)).unwrap_or_default());
-            bytes.extend(format!("{:?}", (&index.notes, &index.more_notes)).into_bytes());
-            bytes.extend(index.entries.get(id).map_or(0, |entry| entry.hash).to_le_bytes());
-            bytes.extend(index.tensors.to_le_bytes());
-        }
-        xxh3_128(&bytes)
-    }
-
-    /// The run's manifest as that of a run of one prompt.
-    fn manifest_of(&self, id: &str) -> Option<Manifest> {
-        let mut manifest = self.manifest.clone()?;
-        manifest.prompts = self.prompts.as_ref().map(|all| all.get(id).cloned().into_iter().collect());
-        // A table that is of no prompt of the run is everyone's, as a finding.
-        let is_other = |name: &str| self.prompts.as_ref().is_some_and(|all| all.contains_key(name));
-        manifest.slots = match &self.slots {
-            Some(Value::Object(tables)) => {
-                let kept = tables.iter().filter(|(name, _)| *name == id || !is_other(name));
-                Some(Value::Object(kept.map(|(name, table)| (name.clone(), table.clone())).collect()))
-            }
-            other => other.clone(),
-        };
-        Some(manifest)
-    }
-
     fn read(&self, id: &str) -> Result<Run, TraceError> {
-        let manifest = self.manifest_of(id);
-        let complete = self.manifest.as_ref().map(|manifest| manifest.complete);
+        let (manifest, complete) = (self.promises.of(id), self.promises.complete());
         let mut reading = Reading::new(complete.unwrap_or(false));
         reading.notes = self.notes.clone();
         let ranges = self.entries.get(id).map(|entry| entry.ranges.as_slice()).unwrap_or_default();
@@ -168,24 +97,55 @@ impl RunIndex {
     }
 }
 
+impl ByPrompt for RunIndex {
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn manifest(&self) -> Option<&Manifest> {
+        self.promises.manifest()
+    }
+
+    fn shard(&self) -> Option<&ShardInfo> {
+        self.promises.shard()
+    }
+
+    fn prompts(&self) -> Vec<Arc<str>> {
+        self.promises.prompts(std::iter::once(self).chain(&self.repeats).flat_map(|one| one.entries.keys()))
+    }
+
+    fn prompt(&self, id: &str) -> Result<Run, TraceError> {
+        let mut run = self.read(id)?;
+        for repeat in &self.repeats {
+            run.repeats.push(repeat.read(id)?);
+        }
+        Ok(run)
+    }
+
+    fn fingerprint(&self, id: &str) -> u128 {
+        let mut bytes = Vec::new();
+        for index in std::iter::once(self).chain(&self.repeats) {
+            // A manifest that was read can be written: its keys are texts.
+            bytes.extend(serde_json::to_vec(&index.promises.of(id)).unwrap_or_default());
+            bytes.extend(format!("{:?}", (&index.notes, &index.more_notes)).into_bytes());
+            bytes.extend(index.entries.get(id).map_or(0, |entry| entry.hash).to_le_bytes());
+            bytes.extend(index.tensors.to_le_bytes());
+        }
+        xxh3_128(&bytes)
+    }
+}
+
 fn open_one(path: &Path) -> Result<RunIndex, TraceError> {
-    let Layout { dir, mut manifest, files, ignored } = layout(path)?;
+    let Layout { dir, manifest, files, ignored } = layout(path)?;
     let complete = manifest.as_ref().is_some_and(|manifest| manifest.complete);
     let mut scan = Scan::new(complete);
     for (number, file) in (0u32..).zip(&files) {
         scan.file(number, file)?;
     }
-    let prompts = manifest.as_mut().and_then(|manifest| manifest.prompts.take());
-    let slots = manifest.as_mut().and_then(|manifest| manifest.slots.take());
-    let shard = manifest.as_mut().and_then(|manifest| manifest.shard.take());
     let tensors = stamp(&dir.join(TENSORS_DIR));
     Ok(RunIndex {
         dir,
-        manifest,
-        order: prompts.iter().flatten().map(|prompt| Arc::from(prompt.id.as_str())).collect(),
-        prompts: prompts.map(|all| all.into_iter().map(|prompt| (prompt.id.clone(), prompt)).collect()),
-        slots,
-        shard,
+        promises: Promises::new(manifest),
         files,
         entries: scan.entries,
         notes: scan.unowned.notes,

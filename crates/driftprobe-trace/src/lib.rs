@@ -4,6 +4,7 @@
 //! Hashes are `u64` from end to end. This crate gives no verdict.
 mod accept;
 mod blocks;
+mod by_prompt;
 #[doc(hidden)]
 pub mod bytes;
 mod contract;
@@ -39,6 +40,7 @@ mod tensors;
 mod write;
 
 pub use accept::Unmapped;
+pub use by_prompt::{ByPrompt, Promises};
 pub use contract::{Contract, ContractFields, FewRows};
 pub use dtype::Dtype;
 pub use each::{Folder, Given, each_event};

@@ -57,6 +57,11 @@ impl Reading {
         &self.events
     }
 
+    /// Events so far of points that this version does not know.
+    pub fn unmapped(&self) -> &[Unmapped] {
+        &self.unmapped
+    }
+
     /// The run that was read, out of the folder `dir`.
     pub fn into_run(self, dir: PathBuf, manifest: Option<Manifest>) -> Run {
         let notes = self.notes.into_list(manifest.as_ref().map(|manifest| manifest.complete));

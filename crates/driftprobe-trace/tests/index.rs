@@ -1,6 +1,6 @@
 //! A run read prompt by prompt: nothing lost, nothing read more mildly than as a whole.
 
-use driftprobe_trace::{Event, Note, Run, RunIndex, TraceError};
+use driftprobe_trace::{ByPrompt, Event, Note, Run, RunIndex, TraceError};
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;

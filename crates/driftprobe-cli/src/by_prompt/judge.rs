@@ -67,9 +67,9 @@ impl Judging {
         let analysis = both_modes(part.index.prompt(prompt)?, aligned, oracle.as_ref());
         let mut rounds = Vec::new();
         for round in part.rounds.iter().filter(|round| round.prompts.iter().any(|id| id == prompt)) {
-            let aligned = round.path.join(ALIGNED_DIR);
-            let aligned = aligned.is_dir().then(|| Run::open(&aligned)).transpose()?;
-            rounds.push(Arc::new(both_modes(Run::open(&round.path)?, aligned, oracle.as_ref())));
+            let Some(run) = round.run.open()? else { continue };
+            let aligned = run.inner(ALIGNED_DIR)?;
+            rounds.push(Arc::new(both_modes(run, aligned, oracle.as_ref())));
         }
         Ok(with_search(analysis, rounds))
     }

@@ -1,9 +1,9 @@
 //! The runs that are to be judged: found in folders, named, and put together from their parts.
 
 use super::shards::shard_folder;
-use crate::analyze::search_folders;
 use crate::failure::Failure;
-use driftprobe_trace::{ALIGNED_DIR, MANIFEST_FILE, Manifest, RunIndex, TRACES_DIR};
+use crate::lying::{self, Index, Inner};
+use driftprobe_trace::{ALIGNED_DIR, MANIFEST_FILE, Manifest, SEARCH_PREFIX, TRACES_DIR};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,17 +26,17 @@ pub struct Subject {
 /// One folder of a run.
 pub struct Part {
     /// Where its events lie.
-    pub index: RunIndex,
+    pub index: Index,
     /// The same with prefill's cache under decode.
-    pub aligned: Option<RunIndex>,
+    pub aligned: Option<Index>,
     /// Where layers were recorded again.
     pub rounds: Vec<Round>,
 }
 
 /// One round of a search for a fault between recorded layers.
 pub struct Round {
-    /// Its folder.
-    pub path: PathBuf,
+    /// Where it lies.
+    pub run: Inner,
     /// The prompts that it recorded again.
     pub prompts: Vec<String>,
     /// Over all that was recorded.
@@ -76,8 +76,8 @@ pub fn open(paths: &[PathBuf]) -> Result<Vec<Subject>, Failure> {
     let mut parts: BTreeMap<PathBuf, Vec<Part>> = BTreeMap::new();
     for path in folders(paths)? {
         let part = open_part(&path)?;
-        let of = part.index.shard().filter(|of| path.ends_with(shard_folder(of.index, of.of)));
-        let whole = of.and_then(|_| path.parent()).unwrap_or(&path).to_owned();
+        let of = part.index.shard().and_then(|of| whole_of(&path, &shard_folder(of.index, of.of)));
+        let whole = of.unwrap_or(path);
         parts.entry(whole).or_default().push(part);
     }
     let names = names(&parts.keys().cloned().collect::<Vec<_>>());
@@ -92,8 +92,8 @@ fn canonical(path: &Path) -> Result<PathBuf, Failure> {
 fn find(path: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> Result<(), Failure> {
     let path = canonical(path)?;
     if driftprobe_parquet::is_dataset(&path) {
-        let what = format!("{}: a dataset is not read prompt by prompt", path.display());
-        return Err(Failure::new(what, "judge its runs one by one: driftprobe analyze DATASET/run=NAME"));
+        found.extend(driftprobe_parquet::runs(&path)?);
+        return Ok(());
     }
     if path.is_file() || is_run(&path) {
         found.insert(path);
@@ -123,26 +123,43 @@ fn is_run(folder: &Path) -> bool {
 }
 
 fn open_part(path: &Path) -> Result<Part, Failure> {
-    let index = RunIndex::open(path)?;
-    let aligned = index.dir().join(ALIGNED_DIR);
+    let index = lying::index(path)?;
     // A loose file is judged alone, whatever lies beside it.
-    let whole = index.manifest().is_some();
-    let aligned = (whole && aligned.is_dir()).then(|| RunIndex::open(&aligned)).transpose()?;
+    if index.manifest().is_none() {
+        return Ok(Part { index, aligned: None, rounds: Vec::new() });
+    }
+    let aligned = Inner::new(path, ALIGNED_DIR).index()?;
     let mut rounds = Vec::new();
-    for path in if whole { search_folders(index.dir()) } else { vec![] } {
-        let round = RunIndex::open(&path)?;
+    loop {
+        let run = Inner::new(path, &format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
+        let Some(round) = run.index()? else { break };
         let prompts: Vec<String> = round.prompts().iter().map(|id| id.to_string()).collect();
         let fingerprint = prompts.iter().fold(0u128, |all, id| all.rotate_left(1) ^ round.fingerprint(id));
-        rounds.push(Round { path, prompts, fingerprint });
+        rounds.push(Round { run, prompts, fingerprint });
     }
     Ok(Part { index, aligned, rounds })
+}
+
+/// The run that a shard of this name is a part of: its folder lies in the run's, or, in a dataset, its name ends so.
+fn whole_of(path: &Path, shard: &str) -> Option<PathBuf> {
+    let (parent, name) = (path.parent()?, path.file_name()?.to_str()?);
+    if name_of(name) == shard {
+        return Some(parent.to_owned());
+    }
+    let before = name.strip_suffix(shard)?.strip_suffix("%2F")?;
+    before.starts_with("run=").then(|| parent.join(before))
+}
+
+/// A folder's name; that of a run in a dataset without what says that it is one.
+fn name_of(folder: &str) -> String {
+    folder.strip_prefix("run=").unwrap_or(folder).to_owned()
 }
 
 /// As many of the last parts of each path as make all of them different.
 pub fn names(paths: &[PathBuf]) -> Vec<String> {
     let components: Vec<Vec<String>> = paths
         .iter()
-        .map(|path| path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect())
+        .map(|path| path.components().map(|part| name_of(&part.as_os_str().to_string_lossy())).collect())
         .collect();
     let longest = components.iter().map(Vec::len).max().unwrap_or(1);
     let of = |count: usize| {
@@ -158,7 +175,7 @@ fn put_together(name: String, path: &Path, parts: Vec<Part>) -> Result<Subject, 
     let ids = |part: &Part| {
         let mut ids: Vec<String> = part.index.prompts().iter().map(|id| id.to_string()).collect();
         let known: BTreeSet<String> = ids.iter().cloned().collect();
-        let aligned = part.aligned.iter().flat_map(RunIndex::prompts).map(|id| id.to_string());
+        let aligned = part.aligned.iter().flat_map(|aligned| aligned.prompts()).map(|id| id.to_string());
         ids.extend(aligned.filter(|id| !known.contains(id)));
         ids
     };

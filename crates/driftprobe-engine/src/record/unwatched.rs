@@ -1,6 +1,7 @@
 //! What tracing does to an engine: both phases once more without a tap, and their logits against the traced ones.
 
-use super::{Pass, Recorder, hash_of};
+use super::choose::hash_of;
+use super::{Pass, Recorder};
 use crate::tap::Tap;
 use crate::{EngineError, Session};
 use driftprobe_trace::{LogitsCompared, PromptInfo};

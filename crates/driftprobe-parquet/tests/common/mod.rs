@@ -101,8 +101,19 @@ pub fn put(run: &Path, dataset: &Path, name: &str) -> Result<Exported, TraceErro
     export(&Export { run, name, dataset, payloads: true, force: false })
 }
 
-/// Everything that a run holds, its rows' bytes too, as text; where it lies left out.
+/// Everything that a run holds and what lies in it, as text; where it lies left out.
 pub fn told(run: &Run) -> String {
+    let mut text = told_alone(run);
+    for name in ["kv_aligned", "search-1", "search-2", "search-3", "report"] {
+        if let Some(inner) = run.inner(name).unwrap_or_else(|e| panic!("{e}")) {
+            text += &format!("{name} {}\n", told(&inner));
+        }
+    }
+    text
+}
+
+/// Everything that a run holds, its rows' bytes too.
+pub fn told_alone(run: &Run) -> String {
     let mut text = format!("{:?}\n{:?}\n{:?}\n", run.manifest, run.notes, run.unmapped);
     for event in &run.events {
         let row = run.row(event).unwrap_or_else(|e| panic!("{e}"));
@@ -110,12 +121,7 @@ pub fn told(run: &Run) -> String {
         text += &format!("{event:?} {row:?} {:?}\n", run.verify(event).unwrap_or_else(|e| panic!("{e}")));
     }
     for repeat in &run.repeats {
-        text += &format!("repeat {}\n", told(repeat));
-    }
-    for name in ["kv_aligned", "search-1", "search-2", "search-3", "report"] {
-        if let Some(inner) = run.inner(name).unwrap_or_else(|e| panic!("{e}")) {
-            text += &format!("{name} {}\n", told(&inner));
-        }
+        text += &format!("repeat {}\n", told_alone(repeat));
     }
     text
 }
