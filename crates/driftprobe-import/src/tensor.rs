@@ -62,7 +62,7 @@ impl Tensor {
         // An empty axis would hide others of any length.
         let axes = shape.iter().filter(|size| **size > 0);
         if axes.copied().try_fold(kind.size_bytes() as u64, u64::checked_mul).is_none() {
-            return Err(format!("a tensor of {kind} and shape {shape:?} is more than can be counted"));
+            return Err(format!("no tensor of {kind}: shape {shape:?} is more than can be counted"));
         }
         let expected = element_count(&shape).and_then(|count| count.checked_mul(kind.size_bytes() as u64));
         if expected == Some(bytes.len() as u64) {
