@@ -46,10 +46,11 @@ fn hash_of(row: &TappedRow) -> RowHash {
 }
 
 fn write(writer: &mut RunWriter, record: RowRecord, sample: Option<&[u64]>) -> Result<(), EngineError> {
-    Ok(match sample {
+    match sample {
         Some(at) => writer.record_sampled(record, at)?,
         None => writer.record(record)?,
-    })
+    }
+    Ok(())
 }
 
 impl Receiver for Rows<'_> {
