@@ -5,6 +5,7 @@
 use super::{ShapeError, expect};
 use crate::Weight;
 use candle_core::{Device, Tensor};
+use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -111,10 +112,7 @@ fn product(weight: &Weight, outputs: Range<usize>, x: &[f64]) -> candle_core::Re
 /// Some outputs, `[outputs, tokens]`.
 fn one_tile(weight: &Weight, outputs: Range<usize>, x: &[f64]) -> Vec<Sums> {
     let width = weight.cols().max(1);
-    let products = |rows: &[f32]| {
-        let row = |w| x.chunks_exact(width).map(move |x| dot(w, x));
-        rows.chunks_exact(width).flat_map(row).collect()
-    };
+    let products = |rows: &[f32]| Arch::new().dispatch(Products { rows, x, width });
     match weight.as_f32().and_then(|all| all.get(outputs.start * width..outputs.end * width)) {
         Some(rows) => products(rows),
         None => {
@@ -125,6 +123,30 @@ fn one_tile(weight: &Weight, outputs: Range<usize>, x: &[f64]) -> Vec<Sums> {
     }
 }
 
+/// Every row of a tile with every row of x. Compiled for several instruction sets, of which the machine's best is taken;
+/// none fuses products into sums, so that all give the same bits.
+struct Products<'a> {
+    rows: &'a [f32],
+    x: &'a [f64],
+    width: usize,
+}
+
+impl NullaryFnOnce for Products<'_> {
+    type Output = Vec<Sums>;
+
+    #[inline(always)]
+    fn call(self) -> Vec<Sums> {
+        let mut all = Vec::with_capacity(self.rows.len() / self.width * (self.x.len() / self.width));
+        for w in self.rows.chunks_exact(self.width) {
+            for x in self.x.chunks_exact(self.width) {
+                all.push(dot(w, x));
+            }
+        }
+        all
+    }
+}
+
+#[inline(always)]
 fn dot(w: &[f32], x: &[f64]) -> Sums {
     let mut all = Sums::default();
     for (w, x) in w.chunks(BLOCK).zip(x.chunks(BLOCK)) {
@@ -137,6 +159,7 @@ fn dot(w: &[f32], x: &[f64]) -> Sums {
 }
 
 /// Σ wx and Σ (wx)².
+#[inline(always)]
 fn block(w: &[f32], x: &[f64]) -> (f64, f64) {
     let (w_lanes, w_rest) = w.as_chunks::<LANES>();
     let (x_lanes, x_rest) = x.as_chunks::<LANES>();
