@@ -8,7 +8,7 @@ use crate::output;
 use crate::progress::TerminalWatcher;
 use crate::run;
 use crate::search::search;
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::logprobs::{Link, Pair, logprob, shows};
 use driftprobe::search::with_search;
 use driftprobe_engine::record::{Plan, record};

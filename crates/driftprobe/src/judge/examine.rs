@@ -8,7 +8,7 @@ mod standing;
 use crate::cause::{self, Cause, Examined, PowerRow};
 use crate::oracle::fit::{Finding, fit};
 use crate::oracle::{Input, PhaseJudgement, Replay, StageJudgement};
-use crate::place::Part;
+use crate::pair::place::Part;
 use crate::progress::{Progress, Watch, Work};
 use crate::simulate::{Simulation, Study};
 use driftprobe_model::Model;
