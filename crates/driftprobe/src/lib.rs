@@ -29,7 +29,8 @@ pub mod search;
 pub mod simulate;
 pub mod sweep;
 #[cfg(test)]
-#[path = "../tests/support/mod.rs"]
+#[allow(dead_code, reason = "the integration tests use all of it")]
+#[path = "../tests/judging/support/mod.rs"]
 mod testing;
 pub mod verdict;
 
