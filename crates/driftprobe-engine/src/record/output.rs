@@ -25,7 +25,7 @@ impl Output {
     /// Begins anew, with a manifest that says what is recorded.
     pub(super) fn promise(&mut self, prompts: Vec<PromptInfo>) -> Result<(), EngineError> {
         self.manifest.prompts = Some(prompts);
-        self.writer = RunWriter::overwrite(&self.dir, self.manifest.clone())?;
+        self.writer.restart(self.manifest.clone())?;
         Ok(())
     }
 
