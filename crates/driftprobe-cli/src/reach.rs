@@ -6,7 +6,7 @@ use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::lying;
 use crate::output;
 use crate::progress::{JudgingBar, stop};
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::reach::{Scope, reach};
 use driftprobe::report::reach::{to_json, to_markdown, to_terminal};
 use driftprobe::{EXIT_INCONCLUSIVE, EXIT_PASS, Options, analyze_against};

@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::output::{self, Judged};
 use crate::progress::{RemoteBar, stop};
 use clap::Args;
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe_model::Model;
 use driftprobe_remote::{Job, Remote, RemoteError, Step, Target};
 use driftprobe_trace::Run;

@@ -12,7 +12,7 @@ use crate::prompts;
 use crate::remote;
 use crate::search::search;
 use crate::sweep;
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::search::with_search;
 use driftprobe_engine::record::{self, Budget, Plan, RowPlan, record, record_both};
 use driftprobe_engine::{Engine, EngineError};

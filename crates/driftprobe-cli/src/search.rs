@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::output;
 use crate::progress::TerminalWatcher;
 use driftprobe::Analysis;
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::search::{Between, around, between};
 use driftprobe_engine::record::{Budget, Plan, RowPlan, record};
 use driftprobe_engine::{Engine, EngineError};

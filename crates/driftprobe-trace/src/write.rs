@@ -96,7 +96,20 @@ impl RunWriter {
     /// [`TraceError::NotOurs`] if something lies there that no manifest says is a run; [`TraceError::InUse`] if another writer
     /// is at work there; otherwise what the system says.
     pub fn overwrite(dir: &Path, manifest: Manifest) -> Result<RunWriter, TraceError> {
-        let held = take(dir)?;
+        RunWriter::replace(dir, manifest, take(dir)?)
+    }
+
+    /// As [`RunWriter::overwrite`], in the folder of this name within this run's: whoever holds that one holds this one too.
+    ///
+    /// # Errors
+    /// As [`RunWriter::overwrite`].
+    pub fn inside(&self, name: &str, manifest: Manifest) -> Result<RunWriter, TraceError> {
+        let dir = self.dir.join(name);
+        fs::create_dir_all(&dir).map_err(io_error("make the folder", &dir))?;
+        RunWriter::replace(&dir, manifest, None)
+    }
+
+    fn replace(dir: &Path, manifest: Manifest, held: Option<File>) -> Result<RunWriter, TraceError> {
         if holds_run(dir) {
             let path = dir.join(MANIFEST_FILE);
             let is_run = fs::read_to_string(&path).is_ok_and(|text| Manifest::parse(&text, &path).is_ok());

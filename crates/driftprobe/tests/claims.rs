@@ -2,8 +2,8 @@
 
 mod oracle_support;
 
-use driftprobe::examine::Oracle;
-use driftprobe::reason::{Reason, ReasonCode};
+use driftprobe::judge::examine::Oracle;
+use driftprobe::verdict::reason::{Reason, ReasonCode};
 use driftprobe::{Analysis, Options, Verdict, analyze_against, presets};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};

@@ -2,10 +2,10 @@
 //! passes by what it leaves out.
 
 use driftprobe::compare::{Comparison, Side, compare};
-use driftprobe::examine::Oracle;
 use driftprobe::judge::PairVerdict;
-use driftprobe::reason::ReasonCode;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::report::compare::{to_json, to_markdown, to_terminal, to_tsv, verdict};
+use driftprobe::verdict::reason::ReasonCode;
 use driftprobe::verdict::{SubVerdict, Verdict};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};

@@ -3,10 +3,10 @@
 mod support;
 
 use driftprobe::digest::{Digest, MergeError, Merged, Promise};
-use driftprobe::reason::ReasonCode;
 use driftprobe::report::escape::columns;
 use driftprobe::report::merged::{to_json, to_markdown, to_terminal, to_tsv};
 use driftprobe::verdict::SubVerdict;
+use driftprobe::verdict::reason::ReasonCode;
 use driftprobe::{Options, Verdict, analyze};
 use driftprobe_trace::{Phase, Point, Row};
 use proptest::prelude::*;

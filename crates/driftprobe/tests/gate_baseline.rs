@@ -2,10 +2,10 @@
 
 mod oracle_support;
 
-use driftprobe::examine::Oracle;
 use driftprobe::gate::apply::{Gated, apply};
 use driftprobe::gate::baseline::{Outcome, compare};
 use driftprobe::gate::{Preset, PresetResult};
+use driftprobe::judge::examine::Oracle;
 use driftprobe::{Analysis, Options, Verdict, analyze_against};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};

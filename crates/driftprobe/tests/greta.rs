@@ -1,7 +1,7 @@
 //! GRETA's published analyses, judged again from its traces: the same counts, and no verdict the evidence does not carry.
 
 use driftprobe::judge::PairVerdict;
-use driftprobe::reason::ReasonCode;
+use driftprobe::verdict::reason::ReasonCode;
 use driftprobe::verdict::{Parting, TRACE_OFFSET};
 use driftprobe::{Analysis, EXIT_INCONCLUSIVE, Options, Verdict, analyze};
 use driftprobe_trace::{Point, Run};

@@ -2,10 +2,10 @@
 
 mod oracle_support;
 
-use driftprobe::examine::Oracle;
 use driftprobe::judge::PairVerdict;
-use driftprobe::modes::{Says, combine};
-use driftprobe::reason::ReasonCode;
+use driftprobe::judge::examine::Oracle;
+use driftprobe::verdict::modes::{Says, combine};
+use driftprobe::verdict::reason::ReasonCode;
 use driftprobe::verdict::{Parting, SubVerdict};
 use driftprobe::{Analysis, Options, Verdict, analyze_against};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};

@@ -3,10 +3,10 @@
 mod oracle_support;
 
 use driftprobe::evidence::Bits;
-use driftprobe::examine::Oracle;
 use driftprobe::judge::PairVerdict;
-use driftprobe::reason::ReasonCode;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::search::{around, between, with_search};
+use driftprobe::verdict::reason::ReasonCode;
 use driftprobe::{Analysis, Options, Verdict, analyze_against};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Budget, Plan, RowPlan, Unwatched, record};

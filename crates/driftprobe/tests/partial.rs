@@ -2,7 +2,7 @@
 
 mod oracle_support;
 
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::oracle::{Outcome, PhaseJudgement, Replay, Unjudged};
 use driftprobe::{Options, Verdict, analyze_against};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};

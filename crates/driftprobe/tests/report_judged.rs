@@ -2,10 +2,10 @@
 //! of a faulty one, and of one that hides its fault in a layer that was not recorded.
 
 use driftprobe::cause::UNEXPLAINED;
-use driftprobe::examine::Oracle;
-use driftprobe::modes::combine;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::report::{Plot, picture, to_html, to_json, to_markdown, to_terminal, to_tsv};
 use driftprobe::search::with_search;
+use driftprobe::verdict::modes::combine;
 use driftprobe::{Analysis, Options, Verdict, analyze, analyze_against};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};

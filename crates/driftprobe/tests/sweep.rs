@@ -4,7 +4,7 @@
 use driftprobe::report::plot::sweep_picture;
 use driftprobe::report::sweep::{COLUMNS, to_json, to_markdown, to_terminal, to_tsv};
 use driftprobe::sweep::{Onset, Step, Sweep};
-use driftprobe::{Analysis, Options, Verdict, analyze_against, examine::Oracle};
+use driftprobe::{Analysis, Options, Verdict, analyze_against, judge::examine::Oracle};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};
 use driftprobe_engine::{EmbeddedEngine, Engine, PrefillAttention, Settings};

@@ -3,7 +3,7 @@
 //!
 //! `fixtures/transformers_traces.py` makes the runs; `DRIFTPROBE_TRANSFORMERS_TRACES` names a folder of other ones.
 
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::verdict::Parting;
 use driftprobe::{Analysis, Options, Verdict, analyze_against};
 use driftprobe_model::Model;

@@ -4,7 +4,7 @@
 mod support;
 mod verdicts;
 
-use driftprobe::reason::ReasonCode;
+use driftprobe::verdict::reason::ReasonCode;
 use driftprobe::{Analysis, Verdict};
 use driftprobe_trace::{Dtype, EngineInfo, Event, HashAlgo, LogitsTop, Phase, Point, PointSet, Row, RowHash, Sample};
 use support::{Memory, clean, event, shaped};

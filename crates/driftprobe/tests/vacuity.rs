@@ -4,7 +4,7 @@ mod support;
 mod verdicts;
 
 use driftprobe::judge::PairVerdict;
-use driftprobe::reason::ReasonCode;
+use driftprobe::verdict::reason::ReasonCode;
 use driftprobe::{EXIT_PASS, Options, Verdict, analyze};
 use driftprobe_trace::{HashAlgo, PayloadRef, Phase, Point, PointSet, Row, RowHash, Sample};
 use support::{Memory, clean, event, shaped};

@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::output;
 use crate::progress::TerminalWatcher;
 use crate::run;
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::logprobs::{Link, Pair, logprob, shows};
 use driftprobe_engine::record::{Plan, record};
 use driftprobe_engine::{Engine, EngineError};

@@ -1,7 +1,7 @@
 //! Runs of the embedded engine with known kernels, and searches of their orders.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::reach::order::Order;
 use driftprobe::reach::parts::Parts;
 use driftprobe::reach::{Finding, Reach, Scope, reach};

@@ -1,7 +1,7 @@
 //! Runs in memory, judged without a model, and what is expected of the verdict.
 
 use crate::support::Memory;
-use driftprobe::reason::ReasonCode;
+use driftprobe::verdict::reason::ReasonCode;
 use driftprobe::{Analysis, Options, Verdict, analyze};
 
 pub fn judge(memory: &Memory) -> Analysis {

@@ -4,8 +4,8 @@
 //! write masked columns that the other does not have. Masked scores (−∞ or the dtype's lowest value) are one value.
 
 use crate::evidence::Side;
-use crate::metrics::{Numbers, Scope, Tally};
-use crate::statement;
+use crate::evidence::metrics::{Numbers, Scope, Tally};
+use crate::evidence::statement;
 use driftprobe_trace::{Dtype, Event, HashAlgo, Point, Row, RowStats};
 use std::cell::RefCell;
 use std::collections::BTreeMap;

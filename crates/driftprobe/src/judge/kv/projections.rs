@@ -1,6 +1,6 @@
 //! Hashes of the Q, K and V projections by layer and prompt, in both phases.
 
-use crate::place::{Places, position_of};
+use crate::pair::place::{Places, position_of};
 use driftprobe_trace::{Event, HashAlgo, Phase, Point, RowHash, Rows};
 use std::collections::BTreeMap;
 use std::sync::Arc;

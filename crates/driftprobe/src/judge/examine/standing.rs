@@ -1,10 +1,10 @@
 //! What is known of each row: clean, at fault, or why not.
 
 use super::{Examination, Place, RowKey, Standing, place_of, side};
-use crate::attribute::in_words;
+use crate::judge::attribute::in_words;
 use crate::oracle::fit::{Finding, rms};
 use crate::oracle::{Input, Outcome, PhaseJudgement, StageJudgement, Unjudged};
-use crate::place::Part;
+use crate::pair::place::Part;
 use crate::simulate::{Gap, Shown, Study, TokenJudgement};
 use driftprobe_trace::{Event, Phase, Point};
 use std::collections::{BTreeMap, BTreeSet};

@@ -11,7 +11,7 @@ pub use projections::{Projection, ProjectionHash, RowOfHash};
 pub use scores::{AttentionStatistics, Distribution, Measured, ProbsSummary};
 
 use crate::judge::JudgedPair;
-use crate::place::Places;
+use crate::pair::place::Places;
 use driftprobe_model::Config;
 use driftprobe_trace::{Event, Rows};
 

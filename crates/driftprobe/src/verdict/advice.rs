@@ -5,11 +5,11 @@ mod cure;
 mod limits;
 
 use crate::analysis::Analysis;
+use crate::evidence::metrics::Scope;
 use crate::evidence::{Bits, Means};
 use crate::judge::{JudgedPair, PairVerdict};
-use crate::metrics::Scope;
 use crate::pair::KeyField;
-use crate::reason::ReasonCode;
+use crate::verdict::reason::ReasonCode;
 use crate::verdict::{FirstFailure, Parting, SubVerdict, Verdict, layer_of};
 use driftprobe_trace::{Event, Phase, Point};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,17 +1,17 @@
 //! The grounds of a verdict: every reason against PASS and every note that a run gives.
 
 use crate::analysis::Unpaired;
-use crate::attribute::in_words;
-use crate::coverage::Expectation;
-use crate::examine::Examination;
 use crate::judge::JudgedPair;
-use crate::left_out::LeftOut;
+use crate::judge::attribute::in_words;
+use crate::judge::examine::Examination;
+use crate::judge::left_out::LeftOut;
+use crate::judge::repeat::RepeatOutcome;
 use crate::oracle::StageJudgement;
 use crate::pair::Pairing;
-use crate::place::{Part, describe, describe_row};
-use crate::reason::{ReasonCode, Reasons};
-use crate::repeat::RepeatOutcome;
+use crate::pair::coverage::Expectation;
+use crate::pair::place::{Part, describe, describe_row};
 use crate::simulate::EndToEnd;
+use crate::verdict::reason::{ReasonCode, Reasons};
 use driftprobe_trace::{Event, Note, ObserverEffect, Phase, Point, Run};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -5,7 +5,7 @@
 
 use crate::evidence::{Bits, Side, compare};
 use crate::pair::pair;
-use crate::place::Places;
+use crate::pair::place::Places;
 use driftprobe_trace::{Event, Phase, Rows, Run};
 
 /// One phase of a run against the same phase of a repeat.
@@ -98,7 +98,7 @@ fn compare_phase(
             Bits::Incomparable { .. } => out.not_comparable += 1,
             Bits::Differ { .. } => {
                 out.differing += 1;
-                out.first_differing.get_or_insert_with(|| crate::place::describe(ours));
+                out.first_differing.get_or_insert_with(|| crate::pair::place::describe(ours));
                 if let Some(numbers) = comparison.numbers {
                     widen(&mut out.noise, numbers.max_abs, numbers.rel_l2);
                 }

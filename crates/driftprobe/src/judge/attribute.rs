@@ -1,11 +1,11 @@
 //! What the oracle makes of a pair: rounding that starts here, drift that was inherited, or a fault, and of which phase.
 
 use crate::evidence::Bits;
-use crate::examine::{Examination, Standing};
+use crate::judge::examine::{Examination, Standing};
 use crate::judge::{Finding, JudgedPair, PairVerdict};
 use crate::oracle::stats::Flag;
 use crate::oracle::{Input, Outcome, StageJudgement};
-use crate::reason::ReasonCode;
+use crate::verdict::reason::ReasonCode;
 use driftprobe_trace::{Event, Phase, Point};
 use std::collections::BTreeMap;
 

@@ -5,8 +5,8 @@
 //! and what the hashes are to each other is held against that here, over the whole run.
 
 use crate::judge::JudgedPair;
-use crate::place::describe;
-use crate::reason::{ReasonCode, Reasons};
+use crate::pair::place::describe;
+use crate::verdict::reason::{ReasonCode, Reasons};
 use driftprobe_trace::{Event, HashAlgo, Manifest, Mode, Phase, Point, RowHash};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,13 +3,13 @@
 use super::{Evidence, Supports, modes, simulated};
 use crate::analysis::Analysis;
 use crate::evidence::Bits;
-use crate::examine::Examination;
-use crate::kv::Projection;
-use crate::modes::Says;
+use crate::judge::examine::Examination;
+use crate::judge::kv::Projection;
 use crate::oracle::Outcome;
 use crate::report::format::brief;
 use crate::report::recordings::recordings;
 use crate::report::suspects::cause_in_words;
+use crate::verdict::modes::Says;
 use driftprobe_trace::{Phase, Point};
 
 /// All of it, from what is asked first to what decides.
@@ -66,7 +66,8 @@ fn same_rows(mode: &'static str, analysis: &Analysis) -> Evidence {
     let all = &analysis.attention.indicators;
     let aligned = all.iter().filter(|one| one.aligned() == Some(true)).count();
     let known = all.iter().filter(|one| one.aligned().is_some()).count();
-    let sum = |of: fn(&crate::kv::Consistency) -> u64| -> u64 { all.iter().map(|one| of(&one.k) + of(&one.v)).sum() };
+    let sum =
+        |of: fn(&crate::judge::kv::Consistency) -> u64| -> u64 { all.iter().map(|one| of(&one.k) + of(&one.v)).sum() };
     let earlier = sum(|one| one.earlier);
     let measured = format!(
         "{aligned} of {} layers; {} of {} rows bit-equal, rows of earlier positions differ in {earlier} of {} caches",

@@ -8,7 +8,7 @@ mod standing;
 use crate::cause::{self, Cause, Examined, PowerRow};
 use crate::oracle::fit::{Finding, fit};
 use crate::oracle::{Input, PhaseJudgement, Replay, StageJudgement};
-use crate::place::Part;
+use crate::pair::place::Part;
 use crate::progress::{Progress, Watch, Work};
 use crate::simulate::{Simulation, Study};
 use driftprobe_model::Model;
@@ -168,11 +168,10 @@ pub fn examine(
         replay = replay.with_contract(contract);
     }
     let rows = Readable(rows);
-    let mut judge = |phase| {
-        progress(Progress { work: Work::Stages, done: side(phase) as u64, total: 2 });
-        replay.phase(&run.events, &rows, phase).unwrap_or_default()
-    };
-    let mut phases = [judge(Phase::Prefill), judge(Phase::Decode)];
+    progress(Progress { work: Work::Stages, done: 0, total: 1 });
+    let judge = |phase| replay.phase(&run.events, &rows, phase).unwrap_or_default();
+    let both = rayon::join(|| judge(Phase::Prefill), || judge(Phase::Decode));
+    let mut phases = [both.0, both.1];
     if let Some(doubt) = weights_in_doubt(&phases) {
         return Err(doubt);
     }

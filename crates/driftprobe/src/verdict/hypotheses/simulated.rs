@@ -3,9 +3,9 @@
 use super::measured::{NO_MODEL, row};
 use super::{Evidence, Supports, modes};
 use crate::analysis::Analysis;
-use crate::grounds::P_VALUE_MIN;
 use crate::report::format::{brief, p_value};
 use crate::simulate::Study;
+use crate::verdict::grounds::P_VALUE_MIN;
 
 /// Of stretches and cached rows where there are any, and of the whole.
 pub(super) fn evidence(analysis: &Analysis) -> Vec<Evidence> {

@@ -5,8 +5,8 @@
 use crate::analysis::Analysis;
 use crate::evidence::Bits;
 use crate::judge::JudgedPair;
-use crate::place::Part;
-use crate::reason::{Reason, ReasonCode};
+use crate::pair::place::Part;
+use crate::verdict::reason::{Reason, ReasonCode};
 use crate::verdict::{RunVerdict, Verdict};
 use driftprobe_trace::{Mode, Point};
 use std::collections::BTreeMap;
@@ -162,6 +162,6 @@ pub fn combine(mut as_designed: Analysis, mut aligned: Analysis) -> Analysis {
         as_designed.verdict.sub_verdict = Some(crate::verdict::SubVerdict::StructuralDrift);
     }
     as_designed.aligned = Some(Arc::new(aligned));
-    as_designed.advice = crate::advice::advise(&as_designed);
+    as_designed.advice = crate::verdict::advice::advise(&as_designed);
     as_designed
 }

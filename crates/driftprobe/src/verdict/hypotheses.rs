@@ -8,8 +8,8 @@ mod measured;
 mod simulated;
 
 use crate::analysis::Analysis;
-use crate::reason::ReasonCode;
 use crate::report::suspects::cause_in_words;
+use crate::verdict::reason::ReasonCode;
 use crate::verdict::{FirstFailure, Parting, SubVerdict, Verdict, layer_of};
 use driftprobe_trace::{Mode, Point};
 

@@ -1,8 +1,8 @@
 //! Values of both phases at the first failure: those that are furthest apart.
 
+use crate::evidence::view::View;
 use crate::evidence::{Side, sampled};
 use crate::judge::JudgedPair;
-use crate::view::View;
 use driftprobe_trace::Rows;
 
 /// Values that are kept.
