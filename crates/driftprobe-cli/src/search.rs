@@ -2,6 +2,7 @@
 
 use crate::analyze;
 use crate::failure::Failure;
+use crate::output;
 use crate::progress::TerminalWatcher;
 use driftprobe::Analysis;
 use driftprobe::judge::examine::Oracle;
@@ -68,7 +69,7 @@ fn record_again(
         match RowPlan::within(engine, &plan, &Manifest::default(), Budget { bytes, modes: 1 }) {
             Ok(rows) => plan.rows = Some(rows),
             Err(EngineError::Request { what, .. }) => {
-                anstream::eprintln!("hint: the layers around the fault were not recorded again: {what}");
+                output::tell(format_args!("hint: the layers around the fault were not recorded again: {what}"));
                 return Ok(false);
             }
             Err(e) => return Err(e.into()),

@@ -90,7 +90,9 @@ pub fn gate(path: &Path, settings: &Settings<'_>, baseline: Option<&Judged>) -> 
         }
     }
     let baseline = baseline.map(|baseline| compare(&judged, baseline));
+    let seen = judged.run.seen();
     let noise = noise(judged, settings)?;
+    seen.unchanged()?;
     Ok((Subject { name, noise: Some(noise), modes, baseline }, units))
 }
 
