@@ -1,17 +1,11 @@
 //! What tests nothing does not pass: one file under two names, a run as its own baseline, points that show no bug.
 
-use assert_cmd::Command;
+use crate::driftprobe;
 use predicates::prelude::*;
 use predicates::str::contains;
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
-
-fn driftprobe(dir: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_driftprobe"));
-    command.current_dir(dir.path()).env("NO_COLOR", "1");
-    command
-}
 
 #[test]
 fn a_run_in_which_no_bug_would_have_shown_is_no_pass() {

@@ -1,18 +1,10 @@
 //! `driftprobe report`: the reports once more, and pictures of a run.
 
-use assert_cmd::Command;
+use crate::{GRETA, driftprobe};
 use predicates::prelude::*;
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
-
-const GRETA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../driftprobe-trace/tests/fixtures/greta/drift");
-
-fn driftprobe(dir: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_driftprobe"));
-    command.current_dir(dir.path());
-    command
-}
 
 /// A small run of the embedded model, in both modes.
 fn run(dir: &TempDir) {

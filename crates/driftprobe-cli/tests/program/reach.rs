@@ -1,17 +1,9 @@
 //! `driftprobe reach`: what it prints and writes, and how it ends.
 
-use assert_cmd::Command;
+use crate::{GRETA, driftprobe};
 use predicates::prelude::*;
 use std::fs;
 use tempfile::TempDir;
-
-const GRETA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../driftprobe-trace/tests/fixtures/greta/drift");
-
-fn driftprobe(dir: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_driftprobe"));
-    command.current_dir(dir.path());
-    command
-}
 
 /// A run of the embedded model whose prefill attends in blocks: of two lengths, so that no count of parts is the same.
 fn run(dir: &TempDir) {

@@ -1,19 +1,10 @@
 //! `driftprobe logprobs` as a trainer meets it: own engines, the link to the first tensor that drifts, two files, limits.
 
-use assert_cmd::Command;
+use crate::driftprobe;
 use predicates::prelude::*;
 use serde_json::{Value, json};
 use std::fs;
 use tempfile::TempDir;
-
-fn driftprobe(dir: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_driftprobe"));
-    command.current_dir(dir.path());
-    for name in ["GRETA_SEED", "GRETA_TRACE_LAYERS", "GRETA_TRACE_STAGE_LAYERS", "GRETA_TRACE_STAGE_POINTS"] {
-        command.env_remove(name);
-    }
-    command
-}
 
 fn folder() -> TempDir {
     tempfile::tempdir().unwrap()

@@ -1,19 +1,12 @@
 //! Recording less: within a budget, in two passes, compressed. What is found, what is said, and what lies on the disk.
 
-use assert_cmd::Command;
+use crate::driftprobe;
 use driftprobe_testkit::{LlamaShape, random_llama};
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-use tempfile::TempDir;
-
-fn driftprobe(dir: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_driftprobe"));
-    command.current_dir(dir.path()).env("NO_COLOR", "1");
-    command
-}
 
 /// Bytes of the files in a folder whose paths are wanted.
 fn bytes(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> u64 {

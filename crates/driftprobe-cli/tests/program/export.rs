@@ -1,18 +1,12 @@
 //! `driftprobe export`: what is judged from a dataset is judged as the folder that it was made of, byte for byte.
 
-use assert_cmd::Command;
+use crate::driftprobe;
 use predicates::prelude::*;
 use predicates::str::contains;
 use std::fs;
 use tempfile::TempDir;
 
 const REPORTS: [&str; 4] = ["drift.json", "drift.md", "drift.tsv", "drift.html"];
-
-fn driftprobe(dir: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_driftprobe"));
-    command.current_dir(dir.path()).env("NO_COLOR", "1");
-    command
-}
 
 fn record(dir: &TempDir, out: &str, more: &[&str]) {
     let small = ["--layers", "0", "--repeats", "1", "--record-only", "--mode", "both", "--out", out];

@@ -1,6 +1,6 @@
 //! The binary as a user meets it: exit codes, files, messages, silence in a pipe.
 
-use assert_cmd::Command;
+use crate::driftprobe;
 use predicates::prelude::*;
 use serde_json::Value;
 use std::fs;
@@ -9,15 +9,6 @@ use tempfile::TempDir;
 
 const GRETA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../driftprobe-trace/tests/fixtures/greta");
 const DEMO_GGUF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../driftprobe-model/demo/model.gguf");
-
-fn driftprobe(dir: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_driftprobe"));
-    command.current_dir(dir.path());
-    for name in ["GRETA_TRACE_LAYERS", "GRETA_TRACE_STAGE_LAYERS", "GRETA_TRACE_STAGE_POINTS", "GRETA_SEED"] {
-        command.env_remove(name);
-    }
-    command
-}
 
 fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()

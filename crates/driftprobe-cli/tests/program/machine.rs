@@ -1,15 +1,8 @@
 //! `doctor`, `man`, `completions` and colours.
 
-use assert_cmd::Command;
+use crate::driftprobe;
 use predicates::prelude::*;
 use serde_json::Value;
-use tempfile::TempDir;
-
-fn driftprobe(dir: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_driftprobe"));
-    command.current_dir(dir.path()).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
-    command
-}
 
 #[test]
 fn doctor_finds_this_machine_fit_for_the_embedded_model() {

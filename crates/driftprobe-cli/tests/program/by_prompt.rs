@@ -1,7 +1,7 @@
 //! `driftprobe analyze --by-prompt`, `--shard` and `merge`: the same bytes however the work was shared, and no PASS without
 //! all of it.
 
-use assert_cmd::Command;
+use crate::driftprobe;
 use driftprobe_trace::{Dtype, Manifest, Phase, Point, PointSet, PromptInfo, RowRecord, RunWriter};
 use predicates::prelude::*;
 use predicates::str::contains;
@@ -11,12 +11,6 @@ use tempfile::TempDir;
 
 const REPORTS: [&str; 3] = ["merged.json", "merged.md", "merged.tsv"];
 const POINTS: [Point; 3] = [Point::ResidualPreAttn, Point::AttnOut, Point::Logits];
-
-fn driftprobe(dir: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_driftprobe"));
-    command.current_dir(dir.path()).env("NO_COLOR", "1");
-    command
-}
 
 /// A run of five prompts and two steps whose phases agree bit for bit, but for a NaN of decode in one prompt, if asked for.
 fn write_run(dir: &Path, broken: Option<&str>) {

@@ -1,20 +1,11 @@
 //! `driftprobe gate` as CI meets it: exit statuses, matrices, baselines, dumps of logits, formats.
 
-use assert_cmd::Command;
+use crate::driftprobe;
 use predicates::prelude::*;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
-
-fn driftprobe(dir: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_driftprobe"));
-    command.current_dir(dir.path());
-    for name in ["GRETA_SEED", "GRETA_TRACE_LAYERS", "GITHUB_STEP_SUMMARY", "NO_COLOR"] {
-        command.env_remove(name);
-    }
-    command
-}
 
 fn folder() -> TempDir {
     tempfile::tempdir().unwrap()

@@ -1,15 +1,10 @@
 //! `driftprobe run --sweep`: one run a value, one table, one picture.
 
+use crate::driftprobe;
 use assert_cmd::Command;
 use predicates::prelude::*;
 use predicates::str::contains;
 use tempfile::TempDir;
-
-fn driftprobe(dir: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_driftprobe"));
-    command.current_dir(dir.path()).env("NO_COLOR", "1");
-    command
-}
 
 /// A small sweep.
 fn sweep(dir: &TempDir, axis: &str) -> Command {
