@@ -52,6 +52,7 @@ const CURES: &[(&str, &str, &str)] = &[
     ("NORM_SKIPPED", "whether {phase} runs the norm", "its weight alone was applied, or nothing"),
     ("WEIGHT_TRANSPOSED", "the layout of the weight matrix in {phase}", "it is read transposed"),
     ("BIAS_MISSING", "the bias in {phase}", "it is not added"),
+    ("BIAS_REPEATED", "who adds the bias in {phase}", "it is added {times} times"),
     ("WEIGHT_OTHER_LAYER", "which layer's weights {phase} uses", "they are those of the layer {layer} from here"),
     ("TAIL_DROPPED", "the last block of the dot products in {phase}", "the last {columns} columns are left out"),
     (
