@@ -112,7 +112,8 @@ struct Commands {
     options: BTreeSet<String>,
 }
 
-const CARGO: &[&str] = &["run", "test", "build", "install", "doc", "fmt", "clippy", "nextest", "insta", "xtask"];
+const CARGO: &[&str] =
+    &["run", "test", "build", "install", "doc", "fmt", "clippy", "nextest", "insta", "xtask", "publish"];
 
 impl Commands {
     fn read(tree: &Tree) -> Result<Commands> {
