@@ -2,12 +2,13 @@
 # How many mutants of the judging core its tests notice: mutants/run.sh [FILE…], files of crates/driftprobe/src. Prints the
 # survivors, and a line a file. Works in a copy (MUTANTS_DIR, or a new folder in /tmp), which is left for another look.
 #
-# A mutant is caught if a unit test of the core or one of the tests listed here fails, or if they take too long with it.
+# A mutant is caught if a unit test of the core or one of the tests listed here fails, or if they take too long with it. TESTS
+# names other files of crates/driftprobe/tests: those in which a model judges runs take minutes a mutant.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 files=("$@")
 [ $# -gt 0 ] || files=(pair.rs verdict.rs grounds.rs attribute.rs digest/merge.rs judge.rs metrics.rs coverage.rs)
-tests=(vacuity first_failure properties digest greta left_out claims partial undeserved judged)
+read -ra tests <<<"${TESTS:-vacuity first_failure properties digest greta undeserved rules}"
 work=${MUTANTS_DIR:-$(mktemp -d)}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$work/target}
 
@@ -24,7 +25,8 @@ pub fn mutated(number: usize) -> bool {
 }
 RS
 # One program of all tests: one link.
-echo '//! All in one.' >"$core/tests/all.rs"
+printf '//! All in one.\nmod support;\nmod verdicts;\nmod oracle_support;\n' >"$core/tests/all.rs"
+for test in "${tests[@]}"; do sed -i -E 's/^mod (support|verdicts|oracle_support);/use crate::\1;/' "$core/tests/$test.rs"; done
 printf '#[path = "%s.rs"]\nmod %s;\n' $(for test in "${tests[@]}"; do echo "$test $test"; done) >>"$core/tests/all.rs"
 cargo run --quiet --release --manifest-path mutants/Cargo.toml -- "$work/tree" "${files[@]/#/crates/driftprobe/src/}" >"$work/mutants.tsv"
 (cd "$work/tree" && cargo test --quiet --package driftprobe --lib --test all --no-run --message-format json) 2>"$work/build.log" |
