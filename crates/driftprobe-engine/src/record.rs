@@ -235,16 +235,19 @@ impl Recorder<'_> {
         outcome
     }
 
-    fn prompts(&mut self, outputs: &mut [Output], repeats: &mut [Vec<Output>]) -> Result<(), EngineError> {
+    fn prompts(&mut self, outputs: &mut [Output], repeats: &mut Vec<Vec<Output>>) -> Result<(), EngineError> {
         let prompts: Vec<PromptInfo> = outputs.first().map(Output::prompts).unwrap_or_default();
         for prompt in prompts.iter().enumerate() {
             self.hashes.clear();
             let elsewhere = written(repeats.iter().flatten());
             self.prompt(outputs, prompt, (0, &elsewhere))?;
-            for number in 0..repeats.len() {
+            for number in 0..self.plan.repeats as usize {
+                let repeat = u32::try_from(number).unwrap_or(u32::MAX).saturating_add(1);
+                if repeats.len() == number {
+                    repeats.push(outputs.iter().map(|output| output.repeat(repeat)).collect::<Result<_, _>>()?);
+                }
                 let others = repeats.iter().enumerate().filter(|(other, _)| *other != number);
                 let elsewhere = written(others.flat_map(|(_, outputs)| outputs).chain(&*outputs));
-                let repeat = u32::try_from(number).unwrap_or(u32::MAX).saturating_add(1);
                 if let Some(outputs) = repeats.get_mut(number) {
                     self.prompt(outputs, prompt, (repeat, &elsewhere))?;
                 }

@@ -109,7 +109,8 @@ pub struct Commands {
     options: BTreeSet<String>,
 }
 
-const CARGO: &[&str] = &["run", "test", "build", "install", "doc", "fmt", "clippy", "nextest", "insta", "xtask"];
+const CARGO: &[&str] =
+    &["run", "test", "build", "install", "doc", "fmt", "clippy", "nextest", "insta", "xtask", "publish"];
 
 impl Commands {
     /// Of the program.

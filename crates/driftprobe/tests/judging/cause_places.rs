@@ -6,7 +6,7 @@ use driftprobe::cause::find;
 use driftprobe::oracle::{Float, Replay};
 use driftprobe_engine::{Settings, Storage};
 use driftprobe_model::Model;
-use driftprobe_trace::{Event, Phase, Point, Row, Rows, Run, TraceError};
+use driftprobe_trace::{Dtype, Event, Phase, Point, Row, Rows, Run, TraceError};
 
 /// What a row becomes: its values, and those of any other point of the same token and layer.
 type Alter<'a> = &'a (dyn Fn(&[f64], &dyn Fn(Point) -> Vec<f64>) -> Vec<f64> + Sync);
@@ -30,8 +30,12 @@ impl Rows for Altered<'_> {
         };
         Ok(row.map(|row| {
             let values = (self.alter)(&row.to_f64(), &beside);
-            let values: Vec<f32> = values.into_iter().map(|x| Float::of(row.dtype).round(x) as f32).collect();
-            Row::new(row.dtype, row.shape.clone(), values.iter().flat_map(|v| v.to_le_bytes()).collect()).unwrap()
+            let values = values.into_iter().map(|x| Float::of(row.dtype).round(x));
+            let bytes = values.flat_map(|x| match row.dtype {
+                Dtype::Bf16 => half::bf16::from_f64(x).to_le_bytes().to_vec(),
+                _ => (x as f32).to_le_bytes().to_vec(),
+            });
+            Row::new(row.dtype, row.shape.clone(), bytes.collect()).unwrap()
         }))
     }
 }
@@ -43,8 +47,12 @@ struct Bench {
 
 impl Bench {
     fn new(name: &str) -> Bench {
+        Bench::stored(name, Storage::F32)
+    }
+
+    fn stored(name: &str, storage: Storage) -> Bench {
         let model = fixture(name);
-        let settings = Settings { storage: Storage::F32, kv_cache: Storage::F32, ..Settings::default() };
+        let settings = Settings { storage, kv_cache: storage, ..Settings::default() };
         let recorded = recording(&model, settings, &[20], 2);
         Bench { model, recorded }
     }
@@ -180,4 +188,46 @@ fn weights_of_another_norm() {
     let squared =
         |row: &[f64], _: &dyn Fn(Point) -> Vec<f64>| row.iter().zip(&own).map(|(y, own)| y * f64::from(*own)).collect();
     assert!(bench.names(Point::AttnNormOut, &[], &squared).is_empty());
+}
+
+#[test]
+fn biases_added_more_than_once() {
+    for storage in [Storage::F32, Storage::Bf16] {
+        let bench = Bench::stored("transformers-traces/models/qwen2", storage);
+        let bias = bench.model.weights.get("model.layers.1.self_attn.v_proj.bias").unwrap().to_f32();
+        let round = |x: f64| if storage == Storage::Bf16 { half::bf16::from_f64(x).to_f64() } else { x };
+        // By a kernel, and again to what it stored; by each rank of a sum that is stored once.
+        let behind = |row: &[f64], times: usize| -> Vec<f64> {
+            let one = |(y, b): (&f64, &f32)| (1..times).fold(*y, |y, _| round(y + f64::from(*b)));
+            row.iter().zip(&bias).map(one).collect()
+        };
+        let ranks = |row: &[f64], times: f64| -> Vec<f64> {
+            row.iter().zip(&bias).map(|(y, b)| y + (times - 1.0) * f64::from(*b)).collect()
+        };
+        for times in [2, 3] {
+            let named = bench.names(Point::VProj, &[], &|row, _| behind(row, times));
+            assert_eq!(named, ["BIAS_REPEATED"], "{storage}, {times} times");
+        }
+        for times in [2.0, 4.0, 8.0] {
+            let named = bench.names(Point::VProj, &[], &|row, _| ranks(row, times));
+            assert_eq!(named, ["BIAS_REPEATED"], "{storage}, {times} ranks");
+        }
+        // What is no whole number of biases, and no bias at all, is something else.
+        let part = |of: f64| {
+            let added = move |row: &[f64], bias: &[f32]| -> Vec<f64> {
+                row.iter().zip(bias).map(|(y, b)| y + of * f64::from(*b)).collect()
+            };
+            bench.names(Point::VProj, &[], &|row, _| added(row, &bias))
+        };
+        assert!(part(0.5).is_empty() && part(-2.0).is_empty(), "{storage}");
+        // What is stored already has been rounded with it, which a row without it has not.
+        if storage == Storage::F32 {
+            assert_eq!(part(-1.0), ["BIAS_MISSING"]);
+        }
+        // So is another bias, as large.
+        let backwards = |row: &[f64], _: &dyn Fn(Point) -> Vec<f64>| -> Vec<f64> {
+            row.iter().zip(bias.iter().rev()).map(|(y, b)| y + f64::from(*b)).collect()
+        };
+        assert!(bench.names(Point::VProj, &[], &backwards).is_empty(), "{storage}");
+    }
 }

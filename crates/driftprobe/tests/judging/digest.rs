@@ -1,9 +1,10 @@
 //! What remains of a unit, and what many of them merge into: the same in any order, and no PASS of what is not there.
 
 use crate::support::{Memory, clean, event, manifest};
-use driftprobe::digest::{Digest, MergeError, Merged, Promise};
+use driftprobe::digest::{CauseDigest, Digest, MergeError, Merged, Promise};
 use driftprobe::report::escape::columns;
 use driftprobe::report::merged::{to_json, to_markdown, to_terminal, to_tsv};
+use driftprobe::report::schema::Num;
 use driftprobe::verdict::SubVerdict;
 use driftprobe::verdict::reason::ReasonCode;
 use driftprobe::{Options, Verdict, analyze};
@@ -206,6 +207,37 @@ fn hostile_names_break_no_report_and_no_line_is_too_long() {
     assert!(!terminal.contains('\u{1b}') && !md.contains('\u{1b}') && !md.contains("<b>"));
     assert!(tsv.lines().all(|line| line.split('\t').count() == 11), "{tsv}");
     assert_eq!(tsv.lines().count(), 9);
+}
+
+#[test]
+fn more_units_than_are_listed_are_counted() {
+    let cause = CauseDigest {
+        hypothesis: "ROPE_THETA".to_owned(),
+        candidates: vec!["ROPE_THETA".to_owned()],
+        parameters: Default::default(),
+        phase: Phase::Decode,
+        noise_rms_before: Num(9.0),
+        noise_rms_after: None,
+        evidence: String::new(),
+    };
+    // Unit 3 differs and does not pass; as many of it as are listed in full, one more, and three more.
+    for (count, left_out) in [(20, 0), (21, 1), (23, 3)] {
+        let names: Vec<String> = (0..count).map(|i| format!("p{i:02}")).collect();
+        let unit = |name: &String| Digest {
+            run: "b".to_owned(),
+            prompt: name.clone(),
+            cause: Some(cause.clone()),
+            ..units()[3].clone()
+        };
+        let mut promise = Promise::default();
+        promise.add("b", &names).unwrap();
+        let all = Merged::of(&promise, names.iter().map(unit)).unwrap();
+        assert_eq!((all.not_passed.len(), all.not_passed_left_out), (20, left_out));
+        assert_eq!(all.causes.iter().map(|cause| cause.units).collect::<Vec<_>>(), [count]);
+        // Without the last two.
+        let fewer = Merged::of(&promise, names.iter().take(18).map(unit)).unwrap();
+        assert_eq!((fewer.promised, fewer.missing), (count, count - 18));
+    }
 }
 
 proptest! {

@@ -35,6 +35,7 @@ mod reach_support;
 mod reach_table;
 mod report_judged;
 mod reports;
+mod rules;
 mod simulation;
 mod simulation_faults;
 mod support;
