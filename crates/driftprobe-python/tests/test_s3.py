@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -79,7 +81,9 @@ def refused(bucket: Bucket) -> str:
     return str(told.value)
 
 
-def test_a_run_comes_back_as_it_was_and_is_fetched_once(bucket: Bucket, server: Server, tmp_path: Path) -> None:
+def test_a_run_comes_back_as_it_was_and_is_fetched_once(
+    bucket: Bucket, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket.keep(made(tmp_path / "run"), "one")
     bucket.write("probes.json", b"not for whom reads runs")
     seen = {name: found for name, found in bucket.client.list(bucket.prefix).items() if "/one/" in name}
@@ -94,20 +98,23 @@ def test_a_run_comes_back_as_it_was_and_is_fetched_once(bucket: Bucket, server: 
             # A fingerprint holds the time: it must be the same on all nodes.
             assert stamp == seen[f"{bucket.prefix}one/tensors/a.safetensors"].modified
 
-    errors: list[BaseException] = []
+    fetch, known = Client.fetch, bucket.seen()
 
-    def kept() -> None:
-        try:
-            read()
-        except BaseException as e:
-            errors.append(e)
+    def slow(client: Client, key: str, wanted: Object, path: Path) -> None:
+        time.sleep(0.2)
+        fetch(client, key, wanted, path)
 
-    at_once = [threading.Thread(target=kept) for _ in range(4)]
-    for thread in at_once:
-        thread.start()
-    for thread in at_once:
-        thread.join()
-    assert not errors
+    def at_once(_: int) -> dict[str, bytes]:
+        start.wait()
+        with bucket.reading(known) as folder:
+            return files(folder / "one")
+
+    start = threading.Barrier(4)
+    monkeypatch.setattr(Client, "fetch", slow)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(at_once, range(4))) == [FILES] * 4
+    assert len(server.asked("GET", f"{bucket.prefix}one/tensors/")) == 1
+    read()
     assert len(server.asked("GET", f"{bucket.prefix}one/tensors/")) == 1
     # Somebody tidied up.
     [copy] = bucket.mirror.root.glob("views/*/**/a.safetensors")
@@ -122,7 +129,7 @@ def test_a_run_comes_back_as_it_was_and_is_fetched_once(bucket: Bucket, server: 
         pass
 
 
-def test_a_run_that_somebody_else_uploaded_is_one(bucket: Bucket, server: Server, tmp_path: Path) -> None:
+def test_a_run_that_somebody_else_uploaded_is_one(bucket: Bucket, server: Server, s3: S3, tmp_path: Path) -> None:
     server.send(made(tmp_path / "run"), f"{bucket.prefix}deep/in/run/")
     server.write(f"{bucket.prefix}deep/", b"")
     with bucket.reading(bucket.seen()) as folder:
@@ -131,6 +138,8 @@ def test_a_run_that_somebody_else_uploaded_is_one(bucket: Bucket, server: Server
     server.write(f"{bucket.prefix}deep/in/run/traces/a.jsonl", b"4567")
     with bucket.reading(bucket.seen()) as folder:
         assert (folder / "deep/in/run/traces/a.jsonl").read_bytes() == b"4567"
+    # The run itself.
+    assert set(Bucket(bucket.inner("deep/in/run"), s3).seen()) == set(FILES)
 
 
 def test_a_copy_of_another_size_or_checksum_is_none(bucket: Bucket, tmp_path: Path) -> None:
@@ -282,6 +291,21 @@ def test_without_the_library_it_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     words = [sys.executable, "-m", "driftprobe", "cluster", "analyze", f"s3://{BUCKET}/x", "--out", str(tmp_path / "out")]
     done = subprocess.run(words, env=env, capture_output=True, text=True)
     assert done.returncode == 2 and "s3://… needs boto3" in done.stderr and "hint: pip install boto3" in done.stderr
+
+
+def test_copies_that_nobody_uses_are_deleted_and_those_in_use_are_not(
+    bucket: Bucket, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.keep(made(tmp_path / "run"), "one")
+    with bucket.reading(bucket.seen()) as old:
+        server.delete(*server.keys(f"{bucket.prefix}one/"))
+        bucket.keep(made(tmp_path / "other", {"manifest.json": b"{  }"}), "two")
+        monkeypatch.setattr("driftprobe.cluster.mirror.UNUSED_SECONDS", -60)
+        with bucket.reading(bucket.seen()) as new:
+            assert files(new) == {"two/manifest.json": b"{  }"}
+        # Once the new one is let go it counts as unused; the old one is held.
+        assert files(old / "one") == FILES and not new.exists()
+    assert not old.exists() and not list(bucket.mirror.root.glob("objects/*/*"))
 
 
 def test_folders_of_the_dead_are_swept_and_not_those_of_the_living(bucket: Bucket) -> None:

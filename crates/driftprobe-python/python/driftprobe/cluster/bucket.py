@@ -234,7 +234,7 @@ def whole_runs(names: Mapping[str, Any]) -> set[str]:
     """Folders, each with a `/` at its end, of the runs whose manifest is there: the outermost ones, and no half of one."""
     folders = {name[: -len(MANIFEST_FILE)] for name in names if PurePosixPath(name).name == MANIFEST_FILE}
     runs = {folder for folder in folders if not (_hidden(folder) or _half(folder, names))}
-    return {run for run in runs if not any(above in runs for above in _above(run[:-1]))}
+    return {run for run in runs if not any(above in runs and above != run for above in _above(run))}
 
 
 def _hidden(name: str) -> bool:
