@@ -194,7 +194,8 @@ def test_a_node_that_is_killed_while_it_uploads_costs_no_rows(bucket: Bucket, tm
     merged = json.loads(server.read("c/out/merged.json"))
     assert (merged["promised"], merged["missing"]) == (12, 0)
     # The dead leave nothing on a node that is asked again.
-    assert not [path for path in (bucket.cache / "scratch").iterdir() if path.is_dir()]
+    [scratch] = bucket.cache.glob("driftprobe-*/scratch")
+    assert not [path for path in scratch.iterdir() if path.is_dir()]
 
 
 def test_a_part_that_is_lost_for_good_is_said_and_does_not_pass(bucket: Bucket, tmp_path: Path) -> None:

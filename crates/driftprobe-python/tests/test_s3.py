@@ -25,6 +25,7 @@ pytest.importorskip("moto.server")
 from driftprobe import Error
 from driftprobe.cluster import S3, analyze, run
 from driftprobe.cluster.bucket import OBJECTS_FILE, Bucket
+from driftprobe.cluster.mirror import Mirror
 from driftprobe.cluster.s3 import Client, Object, Unavailable
 from driftprobe.cluster.storage import Where
 from s3_server import ALONE, BUCKET, CREDENTIALS, Server, serving
@@ -306,6 +307,20 @@ def test_copies_that_nobody_uses_are_deleted_and_those_in_use_are_not(
         # Once the new one is let go it counts as unused; the old one is held.
         assert files(old / "one") == FILES and not new.exists()
     assert not old.exists() and not list(bucket.mirror.root.glob("objects/*/*"))
+
+
+def test_copies_are_ones_own(tmp_path: Path) -> None:
+    elsewhere, own = tmp_path / "elsewhere", tmp_path / f"driftprobe-{os.getuid()}"
+    elsewhere.mkdir()
+    own.symlink_to(elsewhere)
+    with pytest.raises(Error, match="belongs to somebody else"):
+        Mirror(str(tmp_path))
+    assert not list(elsewhere.iterdir())
+    own.unlink()
+    assert Mirror(str(tmp_path)).root.stat().st_mode & 0o077 == 0
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Error, match="cannot be written"):
+        Mirror(str(tmp_path / "file"))
 
 
 def test_folders_of_the_dead_are_swept_and_not_those_of_the_living(bucket: Bucket) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import getpass
 import hashlib
 import os
 import shutil
@@ -28,17 +27,20 @@ class Mirror:
     """A folder of copies. Objects lie in it by what they are, and views hold them under their names, by links."""
 
     def __init__(self, folder: str | None) -> None:
-        """Opens the copies in a folder, or in one of this user's own among the files of no lasting worth."""
-        folder = folder or os.environ.get("DRIFTPROBE_CACHE")
-        self.root = Path(folder or Path(tempfile.gettempdir()) / f"driftprobe-{getpass.getuser()}").absolute()
+        """Opens this user's copies in a folder, or among the files that last for a while only."""
+        above = Path(folder or os.environ.get("DRIFTPROBE_CACHE") or tempfile.gettempdir()).absolute()
+        # Everybody may write among temporary files: what lies there must be one's own.
+        self.root = above / f"driftprobe-{os.getuid()}"
         hint = "name another folder of each node with --cache"
         try:
+            above.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, exist_ok=True)
+            if self.root.is_symlink() or self.root.stat().st_uid != os.getuid():
+                raise Error(f"{self.root} belongs to somebody else", hint)
             for inner in ("objects", "views", "scratch"):
-                (self.root / inner).mkdir(parents=True, exist_ok=True, mode=0o700)
+                (self.root / inner).mkdir(exist_ok=True)
         except OSError as e:
             raise Error(f"{self.root} cannot be written: {e}", hint) from e
-        if self.root.is_symlink() or self.root.stat().st_uid != os.getuid():
-            raise Error(f"{self.root} belongs to somebody else", hint)
 
     @contextmanager
     def view(self, client: Client, prefix: str, objects: Mapping[str, Object]) -> Iterator[Path]:
