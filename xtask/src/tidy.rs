@@ -4,6 +4,7 @@
 //! any of them fails the command.
 
 mod docs;
+mod entry;
 mod sources;
 
 use anyhow::{Context, Result, ensure};
@@ -78,6 +79,10 @@ impl Tree {
             Some((name, within, file))
         })
     }
+}
+
+fn need<'a>(tree: &'a Tree, path: &str) -> Result<&'a File> {
+    tree.get(path).with_context(|| format!("{path} is missing"))
 }
 
 impl File {

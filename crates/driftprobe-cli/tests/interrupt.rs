@@ -32,14 +32,14 @@ fn an_interrupted_run_is_readable_and_cannot_pass() {
     let prompts = dir.path().join("p.json");
     fs::write(&prompts, r#"[{"id": "a", "text": "Truth"}]"#).unwrap();
     let mut child = Command::new(BINARY)
-        .args(["run", "--layers", "all", "--repeats", "1000000", "--prompts", "p.json", "--out", "run"])
+        .args(["run", "--layers", "all", "--repeats", "1000", "--prompts", "p.json", "--out", "run"])
         .current_dir(dir.path())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The run's own traces are written before its repeats.
-    let first_repeat = dir.path().join("run/repeat-1/manifest.json");
+    // Folders of repeats are there from the first; each prompt's rows are written before those of its repeats.
+    let first_repeat = dir.path().join("run/repeat-1/traces/a_trace.jsonl");
     while !first_repeat.exists() {
         assert!(child.try_wait().unwrap().is_none(), "ended before it was interrupted");
         sleep(Duration::from_millis(20));
