@@ -347,7 +347,8 @@ mod tests {
         model.extend([8, 3, 0x37, 0x27, 0xc5, 0xac, 16, 1, 0, 17, 5, 3, 1, b'a', 1, b'b', 2, b'a', b'b']);
         model.extend([18, 6, 3, 0, 0, 1, 19, 7, 3, 1, 1, 1]);
         let mut at = 0;
-        for (name, rows) in [(0, 2), (1, 0), (4, 0), (5, 4), (6, 2), (7, 2), (8, 4), (9, 0), (10, 4), (11, 4), (12, 4)] {
+        for (name, rows) in [(0, 2), (1, 0), (4, 0), (5, 4), (6, 2), (7, 2), (8, 4), (9, 0), (10, 4), (11, 4), (12, 4)]
+        {
             match rows {
                 0 => model.extend([name, 1, 4, 0, at]),
                 rows => model.extend([name, 2, 4, rows, 0, at]),

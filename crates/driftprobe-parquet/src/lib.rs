@@ -2,6 +2,8 @@
 //!
 //! What is read passes through the same acceptance as lines of JSON do; docs/parquet.md has the schema.
 mod buffer;
+#[doc(hidden)]
+pub mod bytes;
 mod column;
 mod columns;
 mod dataset;
@@ -10,6 +12,7 @@ mod export;
 mod index;
 mod layout;
 mod leaf;
+mod pages;
 mod recordings;
 mod store;
 mod table;

@@ -5,7 +5,6 @@
 //! larger. So a tensor is read by decompressing one frame, whose size is known beforehand.
 
 use crate::tensors::Laid;
-use memmap2::Mmap;
 use ruzstd::decoding::StreamingDecoder;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use std::collections::{BTreeMap, VecDeque};
@@ -103,7 +102,7 @@ struct Frame {
 
 /// A compressed file that is read.
 pub struct Packed {
-    map: Mmap,
+    file: Box<dyn AsRef<[u8]> + Send + Sync>,
     frames: Vec<Frame>,
     kept: Mutex<Kept>,
 }
@@ -116,10 +115,11 @@ struct Kept {
 }
 
 impl Packed {
-    /// Reads the table of a mapped file, and checks that its frames fill it.
-    pub fn open(map: Mmap) -> Result<Packed, String> {
-        let frames = frames(&map).ok_or("its table of frames (zstd's seekable format) is damaged or not there")?;
-        Ok(Packed { map, frames, kept: Mutex::default() })
+    /// Reads the table of a file, and checks that its frames fill it.
+    pub fn open(file: Box<dyn AsRef<[u8]> + Send + Sync>) -> Result<Packed, String> {
+        let frames =
+            frames((*file).as_ref()).ok_or("its table of frames (zstd's seekable format) is damaged or not there")?;
+        Ok(Packed { file, frames, kept: Mutex::default() })
     }
 
     /// What the first frame holds: the header of the safetensors file and the 8 bytes before it.
@@ -180,7 +180,7 @@ impl Packed {
     }
 
     fn decompress(&self, frame: &Frame) -> Result<Vec<u8>, String> {
-        let mut packed = self.map.get(frame.packed.clone()).unwrap_or_default();
+        let mut packed = (*self.file).as_ref().get(frame.packed.clone()).unwrap_or_default();
         let size = frame.plain.end - frame.plain.start;
         let damaged = |what: &dyn std::fmt::Display| format!("its frame cannot be decompressed: {what}");
         let mut plain = Vec::new();
