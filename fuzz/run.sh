@@ -6,7 +6,8 @@ cd "$(dirname "$0")"
 target=$1 runs=${2:-10000000}
 # One input may be this long: enough for every part of a format, short enough to be mutated well.
 case $target in
-  manifest | config | index | gguf | tokenizer) len=1024 ;;
+  manifest | config | index | gguf | tokenizer | parquet) len=1280 ;;
+  matrix | plan | prompts) len=256 ;;
   *) len=512 ;;
 esac
 features=()
@@ -16,4 +17,4 @@ case $target in contract | matrix | plan | prompts) features=(--features program
 # and overflow checks are on.
 export RAYON_NUM_THREADS=1
 cargo +nightly fuzz run -s none "${features[@]}" "$target" -- -runs="$runs" -max_len=$len -rss_limit_mb=512 \
-  -malloc_limit_mb=256 -timeout=60 -print_final_stats=1
+  -malloc_limit_mb=256 -timeout=60 -print_final_stats=1 -reduce_inputs=0 -entropic_scale_per_exec_time=1

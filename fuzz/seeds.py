@@ -144,6 +144,8 @@ def main():
     put("trees", b'{"module_path":"M","inputs":{"args":[{"shape":"x","dtype":"f","value":"./a.safetensors"}],"kwargs":{}},'
                  b'"outputs":null,"children":[{"module_path":"M.a","outputs":{"value":"b","dtype":"f"}}]}')
     put("trees", b'{"data":{"Module.m.L.forward.0":{"input_args":[{"data_name":"a.npy"}],"output":[{"data_name":"b.pt"}]}}}')
+    for path in sorted((Path(__file__).parent / "seeds").glob("*/*")):
+        put(path.parent.name, path.read_bytes(), 4096)
     put("archive", bytes([1, 1, 0, 1, 0, 0, 1, 1]) + b"x")
     put("archive", bytes([2, 1, 0, 0, 1, 3, 2, 3, 1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 0]) + b"x")
     put("prompts", b'[{"id":"p","text":"a"},{"id":"q","tokens":[1,2]}]')

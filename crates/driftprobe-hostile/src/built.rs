@@ -5,23 +5,23 @@ use flate2::{Compression, write::GzEncoder};
 use std::io::Write;
 
 /// Takes bytes off the front, zeros past the end.
-struct Bytes<'a>(&'a [u8]);
+pub(crate) struct Bytes<'a>(pub &'a [u8]);
 
 impl<'a> Bytes<'a> {
-    fn byte(&mut self) -> u8 {
+    pub fn byte(&mut self) -> u8 {
         let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
         self.0 = rest;
         *first
     }
 
-    fn take(&mut self, count: usize) -> &'a [u8] {
+    pub fn take(&mut self, count: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
     /// Some bytes, their count before them.
-    fn some(&mut self) -> &'a [u8] {
+    pub fn some(&mut self) -> &'a [u8] {
         let count = usize::from(self.byte());
         self.take(count)
     }
@@ -31,7 +31,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// A number: mostly small, now and then any.
-    fn number(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         match self.byte() {
             255 => self.take(8).iter().fold(0, |number, byte| number << 8 | u64::from(*byte)),
             254 => 1 << (self.byte() % 64),

@@ -5,6 +5,7 @@
 
 pub mod built;
 pub mod dumps;
+mod framed;
 mod memory;
 pub mod models;
 #[cfg(feature = "program")]
@@ -34,7 +35,9 @@ pub const TARGETS: &[Target] = &[
     #[cfg(feature = "program")]
     ("matrix", program::matrix),
     ("npy", dumps::npy),
+    ("parquet", runs::parquet),
     ("payload", runs::payload),
+    ("payload_zst", runs::payload_zst),
     ("pickle", dumps::pickle),
     #[cfg(feature = "program")]
     ("plan", program::plan),
@@ -46,6 +49,12 @@ pub const TARGETS: &[Target] = &[
     ("torch_built", dumps::torch_built),
     ("trees", dumps::trees),
 ];
+
+/// Has the thread pool be this thread, for a program of one thread: work is not handed over, and what it holds is counted.
+pub fn alone() {
+    // A second time it is as it was.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global();
+}
 
 /// The target of this name.
 pub fn target(name: &str) -> Option<fn(&[u8])> {

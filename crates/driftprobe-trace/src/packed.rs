@@ -32,6 +32,9 @@ const FOOTER_BYTES: usize = 9;
 const HEADER_BYTES_MAX: u64 = 100_000_008;
 /// How far back a frame may refer.
 const WINDOW_BYTES_MAX: u64 = 8 << 20;
+/// Bytes that any frame may hold; a larger one, so many times its size.
+const PLAIN_BYTES_MAX: u64 = 64 << 20;
+const PLAIN_RATIO_MAX: u64 = 256;
 /// Decompressed frames of a file that are kept for the next row, in bytes: rows of a position lie in many frames.
 const KEPT_BYTES: usize = 64 << 20;
 
@@ -65,9 +68,12 @@ struct Packing {
 }
 
 impl Packing {
-    /// None: too large for the table.
+    /// None: too large for the table, or for a reader.
     fn frame(&mut self, plain: &[u8]) -> Option<()> {
         let packed = compress_to_vec(plain, CompressionLevel::Fastest);
+        if plain.len() as u64 > plain_max(packed.len()) {
+            return None;
+        }
         self.table.extend(u32::try_from(packed.len()).ok()?.to_le_bytes());
         self.table.extend(u32::try_from(plain.len()).ok()?.to_le_bytes());
         self.bytes.extend(packed);
@@ -182,6 +188,13 @@ impl Packed {
     fn decompress(&self, frame: &Frame) -> Result<Vec<u8>, String> {
         let mut packed = (*self.file).as_ref().get(frame.packed.clone()).unwrap_or_default();
         let size = frame.plain.end - frame.plain.start;
+        let most = plain_max(packed.len());
+        if size > most {
+            return Err(format!(
+                "its frame of {} bytes is to hold {size}, more than the {most} that are read",
+                packed.len()
+            ));
+        }
         let damaged = |what: &dyn std::fmt::Display| format!("its frame cannot be decompressed: {what}");
         let mut plain = Vec::new();
         {
@@ -199,6 +212,11 @@ impl Packed {
         }
         Ok(plain)
     }
+}
+
+/// What a frame of so many bytes may hold.
+fn plain_max(packed: usize) -> u64 {
+    PLAIN_BYTES_MAX.max(PLAIN_RATIO_MAX.saturating_mul(packed as u64))
 }
 
 /// The frames of a file, if its table is there and they fill the file.

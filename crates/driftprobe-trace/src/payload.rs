@@ -104,6 +104,11 @@ impl PayloadFile {
         TensorFile::new(Box::new(bytes), packed).map(|file| PayloadFile(Arc::new(file)))
     }
 
+    /// Names of its tensors, in the order of their bytes.
+    pub fn names(&self) -> Vec<String> {
+        self.0.header.offset_keys()
+    }
+
     /// The row that `event` has in it; `None` if the event has no payload.
     ///
     /// # Errors
