@@ -199,6 +199,13 @@ def table(rows, columns, codec=0):
     return out + footer + struct.pack("<I", len(footer)) + b"PAR1"
 
 
+def nested(depth, children=1):
+    """Groups within groups."""
+    group = {3: (I32, 0), 4: (TEXT, "g"), 5: (I32, children)}
+    footer = thrift(STRUCT, {1: (I32, 1), 2: (LIST, (STRUCT, [group] * depth)), 3: (I64, 0), 4: (LIST, (STRUCT, []))})
+    return b"PAR1" + footer + struct.pack("<I", len(footer)) + b"PAR1"
+
+
 def zeros(size):
     """A Zstandard frame of so many zeros, four bytes for 128 KiB of them."""
     out, block = b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", size), 128 << 10
@@ -218,6 +225,8 @@ def tables():
     put("parquet/one-row.parquet", rows(1))
     put("parquet/a-billion-rows.parquet", rows(10**9))
     put("parquet/dictionary-of-2-billion.parquet", rows(1, point=same(1, "attn_out", 2**31 - 1)))
+    put("parquet/20000-groups-in-groups.parquet", nested(20_000))
+    put("parquet/group-of-2-billion-columns.parquet", nested(2, 2**31 - 1))
     lengths = varint(128) + varint(4) + varint(2**40) + varint(0)
     put("parquet/2-to-the-40-lengths.parquet", rows(1, point=(b"", page(lengths, 1, DELTA_LENGTHS))))
     put("parquet/page-outside-the-column.parquet", rows(1, point=(b"", page(plain("attn_out"), 1)[:-4])))

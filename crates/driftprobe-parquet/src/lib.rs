@@ -9,6 +9,7 @@ mod columns;
 mod dataset;
 mod error;
 mod export;
+mod footer;
 mod index;
 mod layout;
 mod leaf;
@@ -16,6 +17,7 @@ mod pages;
 mod recordings;
 mod store;
 mod table;
+mod thrift;
 mod write;
 
 pub use dataset::{is_dataset, open, open_index, open_inner, runs};

@@ -3,6 +3,7 @@
 //! A page's header says how large the page is once it is decompressed, and how many values it has. The library makes room for
 //! that much, and some claims are more than any machine has: what a page's bytes cannot hold is refused here.
 
+use crate::thrift::{Compact, I32, STRUCT, TRUE, expect};
 use bytes::Bytes;
 use parquet::basic::{CompressionCodec, Encoding};
 use parquet::column::page::{Page, PageMetadata, PageReader};
@@ -79,111 +80,26 @@ struct Header {
     len: usize,
 }
 
-/// Thrift's compact protocol, as far as page headers use it.
-struct Compact<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-// Types of the compact protocol.
-const TRUE: u8 = 1;
-const FALSE: u8 = 2;
-const I8: u8 = 3;
-const I16: u8 = 4;
-const I32: u8 = 5;
-const I64: u8 = 6;
-const DOUBLE: u8 = 7;
-const BINARY: u8 = 8;
-const STRUCT: u8 = 12;
-
-/// Structs within a page header.
-const DEPTH_MAX: usize = 4;
-
-impl Compact<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let byte = self.bytes.get(self.at).copied()?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut number = 0u64;
-        for shift in (0..63).step_by(7) {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(number);
-            }
-        }
-        None
-    }
-
-    fn signed(&mut self) -> Option<i64> {
-        let number = self.varint()?;
-        i64::try_from(number >> 1).ok().map(|half| if number & 1 == 1 { -half - 1 } else { half })
-    }
-
-    /// The next field's number and type; no number: the struct ends.
-    fn field(&mut self, last: i64) -> Option<(Option<i64>, u8)> {
-        let byte = self.byte()?;
-        let id = match (byte, byte >> 4) {
-            (0, _) => return Some((None, 0)),
-            (_, 0) => self.signed()?,
-            (_, more) => last + i64::from(more),
-        };
-        (0..=i64::from(i16::MAX)).contains(&id).then_some((Some(id), byte & 0x0f))
-    }
-
-    /// Passes over a value. `known` are the types of the fields that the library knows in this struct, which it takes to be of
-    /// them: were they of others, it would go on elsewhere than here.
-    fn skip(&mut self, kind: u8, known: &[u8], depth: usize) -> Option<()> {
-        match kind {
-            TRUE | FALSE => {}
-            I8 => drop(self.byte()?),
-            I16 | I32 | I64 => drop(self.varint()?),
-            DOUBLE => self.at = self.at.checked_add(8)?,
-            BINARY => self.at = usize::try_from(self.varint()?).ok().and_then(|len| self.at.checked_add(len))?,
-            STRUCT if depth > 0 => {
-                let mut last = 0;
-                while let (Some(id), kind) = self.field(last)? {
-                    expect(known, id, kind)?;
-                    self.skip(kind, &[], depth - 1)?;
-                    last = id;
-                }
-            }
-            _ => return None,
-        }
-        (self.at <= self.bytes.len()).then_some(())
-    }
-}
-
-/// Whether the field `id` is of the type that is known of it, if one is.
-fn expect(known: &[u8], id: i64, kind: u8) -> Option<()> {
-    let of = usize::try_from(id).ok().and_then(|id| id.checked_sub(1)).and_then(|at| known.get(at).copied());
-    let kind = if kind == FALSE { TRUE } else { kind };
-    of.is_none_or(|of| of == kind).then_some(())
-}
-
 /// Types of a page header's fields.
 const PAGE: &[u8] = &[I32, I32, I32, I32, STRUCT, STRUCT, STRUCT, STRUCT];
 
 /// The page header that `bytes` begin with.
 fn header(bytes: &[u8]) -> Option<Header> {
-    let mut from = Compact { bytes, at: 0 };
+    let mut from = Compact::new(bytes, 0);
     let (mut plain, mut packed, mut last) = (None, None, 0);
     while let (Some(id), kind) = from.field(last)? {
         expect(PAGE, id, kind)?;
         match id {
             2 => plain = u32::try_from(from.signed()?).ok(),
             3 => packed = u32::try_from(from.signed()?).ok(),
-            5 => from.skip(kind, &[I32, I32, I32, I32], DEPTH_MAX)?,
-            7 => from.skip(kind, &[I32, I32, TRUE], DEPTH_MAX)?,
-            8 => from.skip(kind, &[I32, I32, I32, I32, I32, I32, TRUE], DEPTH_MAX)?,
-            _ => from.skip(kind, &[], DEPTH_MAX)?,
+            5 => from.skip(kind, &[I32, I32, I32, I32])?,
+            7 => from.skip(kind, &[I32, I32, TRUE])?,
+            8 => from.skip(kind, &[I32, I32, I32, I32, I32, I32, TRUE])?,
+            _ => from.skip(kind, &[])?,
         }
         last = id;
     }
-    Some(Header { plain: u64::from(plain?), packed: u64::from(packed?), len: from.at })
+    Some(Header { plain: u64::from(plain?), packed: u64::from(packed?), len: from.at() })
 }
 
 /// Pages as the library reads them, each looked at.
@@ -245,7 +161,7 @@ impl Looked {
             }
             Page::DictionaryPage { .. } => return None,
         };
-        let mut from = Compact { bytes, at };
+        let mut from = Compact::new(bytes, at);
         // Size of a block, number of its parts, number of all values.
         from.varint().and(from.varint())?;
         from.varint()

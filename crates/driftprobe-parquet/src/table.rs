@@ -3,6 +3,7 @@
 use crate::column::{Batch, Cursor, Known};
 use crate::columns::{COLUMNS, Cell, EVENT, Entry, PAYLOAD};
 use crate::error::{COPY_AGAIN, SEE_SCHEMA, fault, guarded, io_error, parquet_error};
+use crate::footer;
 use crate::layout::{Content, name_of};
 use crate::pages::column_reader;
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use driftprobe_trace::{Dtype, PayloadRef, Reading, Source, Text, TraceError, xxh
 use memmap2::Mmap;
 use parquet::data_type::ByteArray;
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::serialized_reader::ReadOptionsBuilder;
 use std::borrow::Cow;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -102,7 +104,10 @@ impl Table {
     }
 
     fn over(path: &Path, name: &str, bytes: Bytes) -> Result<Table, TraceError> {
-        let reader = SerializedFileReader::new(bytes.clone()).map_err(parquet_error(path, ""))?;
+        let schema = footer::schema(&bytes).map_err(parquet_error(path, ""))?;
+        let options = ReadOptionsBuilder::new().with_parquet_schema(schema).build();
+        let reader = SerializedFileReader::new_with_options(bytes.clone(), options);
+        let reader = reader.map_err(parquet_error(path, ""))?;
         let mut table = Table {
             path: path.to_owned(),
             name: Arc::from(name),
