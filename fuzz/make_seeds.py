@@ -12,8 +12,9 @@ def put(target, name, form, data):
 
 
 def parquet():
-    event = {"event": ["stage_trace"] * 2, "prompt_id": ["p"] * 2, "phase": ["prefill", "decode"], "point": ["attn_out"] * 2}
-    numbers = {"layer": pa.array([0, None], pa.int32()), "hash": pa.array([1, 2], pa.uint64()), "min": [0.5, None]}
+    event = {"event": ["stage_trace"] * 2, "prompt_id": ["p"] * 2, "phase": ["prefill", "decode"], "point": ["final_norm_in"] * 2}
+    numbers = {"point": ["attn_out"] * 2, "layer": pa.array([0, 1], pa.int32()), "step": pa.array([None, 1], pa.int64()), "hash": pa.array([1, 2], pa.uint64()),
+               "min": [0.5, None]}
     lists = {"shape": [[2], None], "sample": [[0.5, float("nan")], []]}
     payload = {"payload_file": ["t"] * 2, "payload_key": ["a", "b"], "payload": [b"12345678", b"abcdefgh"],
                "payload_dtype": ["f32"] * 2, "payload_shape": [[2], [2]]}
@@ -28,7 +29,7 @@ def parquet():
         ("zstd", lists, dict(compression="zstd")),
         ("v2", lists, dict(compression="none", data_page_version="2.0")),
         ("lengths", {}, dict(plain, column_encoding="DELTA_LENGTH_BYTE_ARRAY")),
-        ("deltas", {"layer": [0, 1]}, dict(plain, column_encoding={"layer": "DELTA_BINARY_PACKED"})),
+        ("deltas", {"point": ["attn_out"] * 2, "layer": [0, 1]}, dict(plain, column_encoding={"layer": "DELTA_BINARY_PACKED"})),
         ("groups", {}, dict(plain, row_group_size=1)),
     ]:
         table = pa.table(event | columns)

@@ -216,7 +216,7 @@ def zeros(size):
 
 
 def tables():
-    event = {"event": "stage_trace", "prompt_id": "p", "phase": "decode", "point": "attn_out"}
+    event = {"event": "stage_trace", "prompt_id": "p", "phase": "decode", "point": "final_norm_in"}
 
     def rows(count, **others):
         put_in = {name: others.get(name) or same(count, text) for name, text in event.items()}
@@ -224,12 +224,12 @@ def tables():
 
     put("parquet/one-row.parquet", rows(1))
     put("parquet/a-billion-rows.parquet", rows(10**9))
-    put("parquet/dictionary-of-2-billion.parquet", rows(1, point=same(1, "attn_out", 2**31 - 1)))
+    put("parquet/dictionary-of-2-billion.parquet", rows(1, point=same(1, "final_norm_in", 2**31 - 1)))
     put("parquet/20000-groups-in-groups.parquet", nested(20_000))
     put("parquet/group-of-2-billion-columns.parquet", nested(2, 2**31 - 1))
     lengths = varint(128) + varint(4) + varint(2**40) + varint(0)
     put("parquet/2-to-the-40-lengths.parquet", rows(1, point=(b"", page(lengths, 1, DELTA_LENGTHS))))
-    put("parquet/page-outside-the-column.parquet", rows(1, point=(b"", page(plain("attn_out"), 1)[:-4])))
+    put("parquet/page-outside-the-column.parquet", rows(1, point=(b"", page(plain("final_norm_in"), 1)[:-4])))
     put("parquet/text-of-8-kilobytes-16000-times.parquet", rows(16_000, point=same(16_000, "x" * 8192)))
     claims = {"point": (b"", page(b"\x28\xb5\x2f\xfd", 1, plain=2**31 - 1))}
     put("parquet/page-of-4-bytes-claims-2-gigabytes.parquet", table(1, {"event": claims["point"]} | claims, codec=6))

@@ -69,6 +69,20 @@ fn arrays_and_payloads() {
     }
 }
 
+/// Files that other programs wrote: dictionaries, lists, lengths before texts, each page compressed or as it is.
+#[test]
+fn tables_and_compressed_payloads() {
+    let seed = |name: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(name);
+        std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    };
+    for name in ["dictionary", "lengths", "zstd"] {
+        lie_in_binary("parquet", &seed(&format!("parquet/{name}")));
+    }
+    lie_in_binary("payload_zst", &seed("payload_zst/level-19-no-check"));
+    lie_in_binary("payload_zst", &seed("payload_zst/built"));
+}
+
 #[test]
 fn archives_and_pickles() {
     // A tensor `a` of two values in a dict.
