@@ -7,6 +7,7 @@ pub mod built;
 pub mod dumps;
 mod framed;
 mod memory;
+#[cfg(feature = "models")]
 pub mod models;
 #[cfg(feature = "program")]
 pub mod program;
@@ -20,12 +21,15 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All targets. `fuzz/fuzz_targets/` has a file for each, `fuzz/regressions/` a folder.
 pub const TARGETS: &[Target] = &[
     ("archive", dumps::archive),
+    #[cfg(feature = "models")]
     ("config", models::config),
     #[cfg(feature = "program")]
     ("contract", program::contract),
     ("events", runs::events),
     ("events_gz", runs::events_gz),
+    #[cfg(feature = "models")]
     ("gguf", models::gguf),
+    #[cfg(feature = "models")]
     ("gguf_built", models::gguf_built),
     ("index", runs::index),
     ("logits", dumps::logits),
@@ -43,7 +47,9 @@ pub const TARGETS: &[Target] = &[
     ("plan", program::plan),
     #[cfg(feature = "program")]
     ("prompts", program::prompts),
+    #[cfg(feature = "models")]
     ("safetensors", models::safetensors),
+    #[cfg(feature = "models")]
     ("tokenizer", models::tokenizer),
     ("torch", dumps::torch),
     ("torch_built", dumps::torch_built),

@@ -1,4 +1,5 @@
 //! The files of `tests/hostile/`: each is refused with the words that its README has for it, in bounded memory.
+#![cfg(feature = "models")]
 
 use driftprobe_hostile::{Watched, bounded};
 use driftprobe_import::{hugging_face_tensors, npy, pickle, read_logprobs};

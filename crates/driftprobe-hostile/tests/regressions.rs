@@ -18,6 +18,7 @@ fn names(folder: &Path) -> BTreeSet<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
+#[cfg(all(feature = "models", feature = "program"))]
 #[test]
 fn every_finding_stays_mended() {
     for folder in names(&fuzz().join("regressions")) {
@@ -68,6 +69,7 @@ fn every_target_takes_nothing_and_noise() {
     }
 }
 
+#[cfg(all(feature = "models", feature = "program"))]
 #[test]
 fn every_target_has_a_fuzzer_that_feeds_it() {
     let manifest = fs::read_to_string(fuzz().join("Cargo.toml")).unwrap();
