@@ -52,6 +52,19 @@ def texts(values):
     return struct.pack("<IQ", 8, len(values)) + b"".join(text(v) for v in values)
 
 
+def built_llama():
+    """What crates/driftprobe-hostile/src/built.rs makes a whole model of: one layer, four wide, with a tokenizer."""
+    pairs = [[0, 1, 0]] + [[key, 0, value] for key, value in [(2, 4), (3, 2), (4, 1), (5, 1), (6, 4), (7, 2)]]
+    pairs += [[8, 3, *struct.pack(">f", 1e-5)], [16, 1, 0], [17, 5, 3, 1, 97, 1, 98, 2, 97, 98], [18, 6, 3, 0, 0, 1],
+              [19, 7, 3, 1, 1, 1]]
+    tensors, at = [], 0
+    for name, shape in [(0, (4, 2)), (1, (4,)), (4, (4,)), (5, (4, 4)), (6, (4, 2)), (7, (4, 2)), (8, (4, 4)), (9, (4,)),
+                        (10, (4, 4)), (11, (4, 4)), (12, (4, 4))]:
+        tensors.append([name, len(shape), *shape, 0, at])
+        at += 2 if len(shape) == 2 and shape[1] == 4 else 1
+    return bytes([len(tensors), len(pairs)] + sum(pairs + tensors, []) + [at, 0])
+
+
 def main():
     manifests = sorted(FIXTURES.glob("transformers-traces/*/manifest.json"))[::8]
     for path in manifests:
@@ -94,6 +107,7 @@ def main():
     put("gguf", gguf(words, [("a", [2], 0, 0)]) + bytes(32))
     put("gguf", gguf(bpe, [("a", [32], 8, 0)]) + bytes(64))
     put("gguf_built", bytes(range(200)))
+    put("gguf_built", built_llama())
     tokenizer = json.loads((FIXTURES / "tokenizer/tokenizer.json").read_text())
     kinds = {"BPE": {"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}, "WordPiece": {"vocab": {"[UNK]": 0},
              "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100},
@@ -130,6 +144,8 @@ def main():
     put("trees", b'{"module_path":"M","inputs":{"args":[{"shape":"x","dtype":"f","value":"./a.safetensors"}],"kwargs":{}},'
                  b'"outputs":null,"children":[{"module_path":"M.a","outputs":{"value":"b","dtype":"f"}}]}')
     put("trees", b'{"data":{"Module.m.L.forward.0":{"input_args":[{"data_name":"a.npy"}],"output":[{"data_name":"b.pt"}]}}}')
+    for path in sorted((Path(__file__).parent / "seeds").glob("*/*")):
+        put(path.parent.name, path.read_bytes(), 4096)
     put("archive", bytes([1, 1, 0, 1, 0, 0, 1, 1]) + b"x")
     put("archive", bytes([2, 1, 0, 0, 1, 3, 2, 3, 1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 0]) + b"x")
     put("prompts", b'[{"id":"p","text":"a"},{"id":"q","tokens":[1,2]}]')

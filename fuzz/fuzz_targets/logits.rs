@@ -6,4 +6,4 @@ use driftprobe_hostile::{Watched, dumps};
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| dumps::logits(data));
+libfuzzer_sys::fuzz_target!(init: driftprobe_hostile::alone(), |data: &[u8]| dumps::logits(data));

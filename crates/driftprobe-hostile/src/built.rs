@@ -5,23 +5,23 @@ use flate2::{Compression, write::GzEncoder};
 use std::io::Write;
 
 /// Takes bytes off the front, zeros past the end.
-struct Bytes<'a>(&'a [u8]);
+pub(crate) struct Bytes<'a>(pub &'a [u8]);
 
 impl<'a> Bytes<'a> {
-    fn byte(&mut self) -> u8 {
+    pub fn byte(&mut self) -> u8 {
         let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
         self.0 = rest;
         *first
     }
 
-    fn take(&mut self, count: usize) -> &'a [u8] {
+    pub fn take(&mut self, count: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
     /// Some bytes, their count before them.
-    fn some(&mut self) -> &'a [u8] {
+    pub fn some(&mut self) -> &'a [u8] {
         let count = usize::from(self.byte());
         self.take(count)
     }
@@ -31,7 +31,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// A number: mostly small, now and then any.
-    fn number(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         match self.byte() {
             255 => self.take(8).iter().fold(0, |number, byte| number << 8 | u64::from(*byte)),
             254 => 1 << (self.byte() % 64),
@@ -115,8 +115,8 @@ fn value(from: &mut Bytes<'_>, out: &mut Vec<u8>) {
         }
         3 => {
             out.extend(6u32.to_le_bytes());
-            out.extend(from.take(4));
-            out.resize(out.len().next_multiple_of(4), 0);
+            let bits = from.take(4).iter().fold(0, |bits, byte| bits << 8 | u32::from(*byte));
+            out.extend(bits.to_le_bytes());
         }
         4 => {
             out.extend(7u32.to_le_bytes());
@@ -331,4 +331,41 @@ fn entry(name: &[u8], kind: u8, size: u64) -> [u8; 512] {
     let sum = format!("{sum:06o}\0 ");
     block.iter_mut().skip(148).zip(sum.as_bytes()).for_each(|(to, from)| *to = *from);
     block
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The fuzzers start from these; were they refused at the first check, nothing behind it would be reached.
+    #[cfg(feature = "models")]
+    #[test]
+    fn what_is_built_of_a_good_recipe_of_a_model_is_read() {
+        let mut model = vec![11, 12, 0, 1, 0];
+        for (key, value) in [(2, 4), (3, 2), (4, 1), (5, 1), (6, 4), (7, 2)] {
+            model.extend([key, 0, value]);
+        }
+        model.extend([8, 3, 0x37, 0x27, 0xc5, 0xac, 16, 1, 0, 17, 5, 3, 1, b'a', 1, b'b', 2, b'a', b'b']);
+        model.extend([18, 6, 3, 0, 0, 1, 19, 7, 3, 1, 1, 1]);
+        let mut at = 0;
+        for (name, rows) in [(0, 2), (1, 0), (4, 0), (5, 4), (6, 2), (7, 2), (8, 4), (9, 0), (10, 4), (11, 4), (12, 4)]
+        {
+            match rows {
+                0 => model.extend([name, 1, 4, 0, at]),
+                rows => model.extend([name, 2, 4, rows, 0, at]),
+            }
+            at += if rows == 4 { 2 } else { 1 };
+        }
+        model.extend([at, 0]);
+        let read = driftprobe_model::bytes::gguf(gguf(&model)).map(|model| model.tokenizer.is_ok());
+        assert!(matches!(read, Ok(true)), "{:?}", read.map_err(|e| e.to_string()));
+    }
+
+    #[test]
+    fn what_is_built_of_a_good_recipe_of_an_archive_is_read() {
+        let (list, packed) = archive(&[1, 1, 0, 1, 0, 0, 0, 1, b'x']);
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = driftprobe_remote::parse_list(&list).expect("a list");
+        assert_eq!(driftprobe_remote::unpack(packed.as_slice(), &files, &folder.path().join("run")), Ok(1));
+    }
 }

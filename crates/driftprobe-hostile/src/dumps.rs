@@ -66,11 +66,16 @@ pub fn torch(data: &[u8]) {
         Err(e) => told(&e, e.hint()),
         Ok(mut file) => {
             let names: Vec<String> = file.tensors().take(16).map(|(name, _)| name.to_owned()).collect();
+            let mut expanded = 0;
             for name in names {
+                // Several of the largest would take seconds and show no more than one.
+                if expanded > EXPANDED_BYTES / 2 {
+                    break;
+                }
                 match bounded(allowance(data.len()) + 2 * EXPANDED_BYTES, || file.read(&name)) {
                     Err(e) => told(&e, e.hint()),
                     Ok(tensor) if tensor.bytes.len() <= 1 << 16 => cut(&tensor),
-                    Ok(_) => {}
+                    Ok(tensor) => expanded += tensor.bytes.len(),
                 }
             }
         }

@@ -5,7 +5,9 @@
 
 pub mod built;
 pub mod dumps;
+mod framed;
 mod memory;
+#[cfg(feature = "models")]
 pub mod models;
 #[cfg(feature = "program")]
 pub mod program;
@@ -19,12 +21,15 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All targets. `fuzz/fuzz_targets/` has a file for each, `fuzz/regressions/` a folder.
 pub const TARGETS: &[Target] = &[
     ("archive", dumps::archive),
+    #[cfg(feature = "models")]
     ("config", models::config),
     #[cfg(feature = "program")]
     ("contract", program::contract),
     ("events", runs::events),
     ("events_gz", runs::events_gz),
+    #[cfg(feature = "models")]
     ("gguf", models::gguf),
+    #[cfg(feature = "models")]
     ("gguf_built", models::gguf_built),
     ("index", runs::index),
     ("logits", dumps::logits),
@@ -34,18 +39,28 @@ pub const TARGETS: &[Target] = &[
     #[cfg(feature = "program")]
     ("matrix", program::matrix),
     ("npy", dumps::npy),
+    ("parquet", runs::parquet),
     ("payload", runs::payload),
+    ("payload_zst", runs::payload_zst),
     ("pickle", dumps::pickle),
     #[cfg(feature = "program")]
     ("plan", program::plan),
     #[cfg(feature = "program")]
     ("prompts", program::prompts),
+    #[cfg(feature = "models")]
     ("safetensors", models::safetensors),
+    #[cfg(feature = "models")]
     ("tokenizer", models::tokenizer),
     ("torch", dumps::torch),
     ("torch_built", dumps::torch_built),
     ("trees", dumps::trees),
 ];
+
+/// Has the thread pool be this thread, for a program of one thread: work is not handed over, and what it holds is counted.
+pub fn alone() {
+    // A second time it is as it was.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global();
+}
 
 /// The target of this name.
 pub fn target(name: &str) -> Option<fn(&[u8])> {

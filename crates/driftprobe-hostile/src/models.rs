@@ -60,7 +60,8 @@ pub fn gguf(data: &[u8]) {
         Err(e) => told_by(&e),
         Ok(Model { weights: found, tokenizer, .. }) => {
             weights(&found);
-            encode(tokenizer);
+            // Tensors and tokenizer of a whole model are what they are alone.
+            return encode(tokenizer);
         }
     }
     let parts = bounded(allowance(data.len()) + TOKENIZER_BYTES, || bytes::gguf_parts(data.to_vec()));

@@ -1,9 +1,10 @@
 //! Readers of runs: manifest, events (alone, compressed, prompt by prompt), payloads.
 
+use crate::framed;
 use crate::memory::{allowance, bounded};
 use crate::told;
-use driftprobe_trace::bytes::{both_readers, read, row_in};
-use driftprobe_trace::{ByPrompt, Event, Manifest, Run, RunIndex, TraceError, Unmapped};
+use driftprobe_trace::bytes::{PayloadFile, both_readers, read};
+use driftprobe_trace::{ByPrompt, Event, HashAlgo, Manifest, Row, Rows, Run, RunIndex, TraceError};
 use std::cell::OnceCell;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -89,32 +90,37 @@ pub fn index(data: &[u8]) {
     fs::write(dir.join("t.jsonl"), lines).expect("written");
     let whole = Run::open(&dir);
     let parts = RunIndex::open(&dir).and_then(|index| {
-        assert!(index.prompts().iter().all(|id| index.fingerprint(id) == index.fingerprint(id)));
-        let all: Result<Vec<Run>, TraceError> = index.prompts().iter().map(|id| index.prompt(id)).collect();
-        Ok((index.events(), all?))
+        let (events, parts) = (index.events(), by_prompt(&index)?);
+        let found: usize = parts.iter().map(|run| run.events.len() + run.unmapped.len()).sum();
+        assert_eq!(events, found as u64);
+        Ok(parts)
     });
+    agree(whole.as_ref(), parts);
+}
+
+/// The runs of an index's prompts.
+fn by_prompt(index: &dyn ByPrompt) -> Result<Vec<Run>, TraceError> {
+    assert!(index.prompts().iter().all(|id| index.fingerprint(id) == index.fingerprint(id)));
+    index.prompts().iter().map(|id| index.prompt(id)).collect()
+}
+
+/// The whole and its parts: the same events, or both refused.
+fn agree(whole: Result<&Run, &TraceError>, parts: Result<Vec<Run>, TraceError>) {
     match (whole, parts) {
-        (Ok(whole), Ok((count, parts))) => {
-            assert_eq!(count, (whole.events.len() + whole.unmapped.len()) as u64);
-            let sorted = |mut all: Vec<Event>| {
-                all.sort_by_key(|event| event.source.line);
-                same(&all)
-            };
-            let together = parts.iter().flat_map(|run| run.events.iter().cloned()).collect();
-            assert_eq!(sorted(together), sorted(whole.events));
-            let unmapped = |all: &mut dyn Iterator<Item = &Unmapped>| {
-                let mut all: Vec<(u64, String)> = all.map(|one| (one.source.line, one.point.clone())).collect();
+        (Ok(whole), Ok(parts)) => {
+            let sorted = |runs: &[&Run]| {
+                let mut all: Vec<String> = runs.iter().flat_map(|run| &run.events).map(|e| format!("{e:?}")).collect();
+                all.extend(runs.iter().flat_map(|run| &run.unmapped).map(|one| format!("{one:?}")));
                 all.sort();
                 all
             };
-            let together = unmapped(&mut parts.iter().flat_map(|run| &run.unmapped));
-            assert_eq!(together, unmapped(&mut whole.unmapped.iter()));
+            assert_eq!(sorted(&parts.iter().collect::<Vec<_>>()), sorted(&[whole]));
         }
         (Err(a), Err(b)) => {
-            told(&a, a.hint());
+            told(a, a.hint());
             told(&b, b.hint());
         }
-        (a, b) => panic!("as a whole: {a:?}, by prompt: {:?}", b.map(|(count, _)| count)),
+        (a, b) => panic!("as a whole: {a:?}, by prompt: {b:?}"),
     }
 }
 
@@ -123,32 +129,86 @@ fn same(events: &[Event]) -> String {
     format!("{events:?}")
 }
 
+/// An event whose payload is this tensor.
+fn event_of(key: &str) -> Option<Event> {
+    let key = serde_json::to_string(key).unwrap_or_default();
+    let line = format!(
+        "{{\"event\":\"stage_trace\",\"prompt_id\":\"p\",\"phase\":\"decode\",\"point\":\"logits\",\
+         \"payload\":{{\"file\":\"tensors/f\",\"key\":{key}}}}}\n"
+    );
+    read(line.as_bytes(), false, true).ok()?.events.pop()
+}
+
+/// A row that was read: as many values as it says, statistics that are numbers, a hash.
+fn sound(row: &Row) {
+    assert_eq!(row.values().len(), row.len());
+    let stats = row.stats();
+    assert!(stats.nan.is_some() && stats.min.is_none_or(f64::is_finite));
+    let _ = (row.hash(HashAlgo::Xxh3_64), row.logits_top(), row.value(row.len()));
+    let _ = row.hash(HashAlgo::GretaFnv1a256);
+}
+
+/// Asks a payload file for these tensors, in at most so many bytes.
+fn ask<'k>(file: &PayloadFile, keys: impl Iterator<Item = &'k str>, allowed: usize) {
+    for event in keys.filter_map(event_of) {
+        match bounded(allowed, || file.row(&event)) {
+            Err(e) => told(e, "copy the file again"),
+            Ok(None) => panic!("the event has a payload"),
+            Ok(Some(row)) => sound(&row),
+        }
+    }
+}
+
 /// A payload file: every tensor that its header names is a row, with statistics and hash, or is refused.
 pub fn payload(data: &[u8]) {
-    let line = |key: &str| {
-        let key = serde_json::to_string(key).unwrap_or_default();
-        format!(
-            "{{\"event\":\"stage_trace\",\"prompt_id\":\"p\",\"phase\":\"decode\",\"point\":\"logits\",\
-             \"payload\":{{\"file\":\"tensors/f\",\"key\":{key}}}}}\n"
-        )
+    let file = match bounded(allowance(data.len()), || PayloadFile::new(data.to_vec(), false)) {
+        Err(e) => return told(e, "copy the file again"),
+        Ok(file) => file,
     };
     // Keys as the header has them, found without its reader: whatever stands in quotes.
     let text = String::from_utf8_lossy(data.get(8..).unwrap_or_default()).into_owned();
     let keys = text.split('"').skip(1).step_by(2).take(16);
-    for key in keys.chain(["x"]) {
-        let Ok(found) = read(line(key).as_bytes(), false, true) else { continue };
-        for event in &found.events {
-            match bounded(allowance(data.len()), || row_in(data, event)) {
-                Err(e) => told(e, "copy the file again"),
-                Ok(None) => panic!("the event has a payload"),
-                Ok(Some(row)) => {
-                    assert_eq!(row.values().len(), row.len());
-                    let stats = row.stats();
-                    assert!(stats.nan.is_some() && stats.min.is_none_or(f64::is_finite));
-                    let _ = (row.hash(driftprobe_trace::HashAlgo::Xxh3_64), row.logits_top(), row.value(row.len()));
-                    let _ = row.hash(driftprobe_trace::HashAlgo::GretaFnv1a256);
-                }
-            }
+    ask(&file, keys.chain(["x"]), allowance(data.len()));
+}
+
+/// What decompressing makes room for whatever the file: a window that a frame's header asks for.
+const PACKED_BYTES: usize = 32 << 20;
+
+/// A compressed payload file: as it lies there, or of frames and a table that are in order but where the input says otherwise.
+/// Every tensor is a row, or is refused.
+pub fn payload_zst(data: &[u8]) {
+    let Some((form, rest)) = data.split_first() else { return };
+    let bytes = if form & 1 == 0 { rest.to_vec() } else { framed::packed(rest) };
+    let allowed = PACKED_BYTES + 64 * allowance(bytes.len());
+    let file = match bounded(allowed, || PayloadFile::new(bytes, true)) {
+        Err(e) => return told(e, "copy the file again"),
+        Ok(file) => file,
+    };
+    let names = file.names();
+    let names = || names.iter().map(String::as_str).take(16);
+    // Twice: from the file, and from what is kept of it.
+    ask(&file, names().chain(names()).chain(["x"]), allowed);
+}
+
+/// What a Parquet file may make its reader hold whatever its size: some thousand events, and texts of a dictionary.
+const TABLE_BYTES: usize = 160 << 20;
+
+/// A Parquet file of events: as it lies there, or with an end that says where its footer begins. The whole run and its prompts
+/// hold the same, and every payload is a row or is refused.
+pub fn parquet(data: &[u8]) {
+    let Some((form, rest)) = data.split_first() else { return };
+    let bytes = if form & 1 == 0 { rest.to_vec() } else { framed::parquet(rest) };
+    let allowed = TABLE_BYTES + 16 * allowance(bytes.len());
+    let whole = bounded(allowed, || driftprobe_parquet::bytes::open(bytes.clone()));
+    let parts =
+        bounded(2 * allowed, || driftprobe_parquet::bytes::open_index(bytes).and_then(|index| by_prompt(&index)));
+    agree(whole.as_ref(), parts);
+    let Ok(run) = whole else { return };
+    for event in run.events.iter().take(16) {
+        match bounded(allowed, || run.row(event)) {
+            Err(e) => told(&e, e.hint()),
+            Ok(None) => {}
+            Ok(Some(row)) => sound(&row),
         }
     }
 }

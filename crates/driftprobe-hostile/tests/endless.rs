@@ -1,6 +1,5 @@
 //! Links in folders from somewhere that lead to what never ends or never begins: a device, a pipe. No reader follows them.
-
-#![cfg(target_os = "linux")]
+#![cfg(all(feature = "models", target_os = "linux"))]
 
 use driftprobe_import::{Progress, Request, TorchFile, import};
 use driftprobe_model::{Model, Tokenizer};

@@ -1,10 +1,12 @@
 //! The files of `tests/hostile/`: each is refused with the words that its README has for it, in bounded memory.
+#![cfg(feature = "models")]
 
 use driftprobe_hostile::{Watched, bounded};
 use driftprobe_import::{hugging_face_tensors, npy, pickle, read_logprobs};
 use driftprobe_model::{Tokenizer, Weights};
 use driftprobe_remote::{File, parse_list, unpack};
-use driftprobe_trace::{Phase, Run};
+use driftprobe_trace::bytes::{PayloadFile, read};
+use driftprobe_trace::{Phase, Rows, Run};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,6 +44,16 @@ fn said(reader: &str, path: &Path) -> Result<(), String> {
         },
         "logprobs" => read_logprobs(path, Phase::Decode).map(drop).map_err(|e| with_hint(e.to_string(), e.hint())),
         "npy" => npy::read(path, &bytes()).map(drop).map_err(|e| with_hint(e.to_string(), e.hint())),
+        "parquet" => {
+            let run = driftprobe_parquet::open(path).map_err(|e| with_hint(e.to_string(), e.hint()))?;
+            assert_eq!(run.events.len(), 1);
+            run.row(&run.events[0]).map(drop).map_err(|e| with_hint(e.to_string(), e.hint()))
+        }
+        "payload-zst" => {
+            let line = br#"{"event":"stage_trace","prompt_id":"p","phase":"decode","point":"logits","payload":{"file":"f","key":"a"}}"#;
+            let event = read(line, false, false).unwrap().events.remove(0);
+            PayloadFile::new(bytes(), true)?.row(&event).map(|row| assert_eq!(row.unwrap().to_f64(), [0.0, 0.0]))
+        }
         "pickle" => pickle::read(&bytes()).map_err(|e| e.to_string())?.tensors().map(drop),
         "run" => Run::open(path).map(drop).map_err(|e| with_hint(e.to_string(), e.hint())),
         "tree" => hugging_face_tensors(path, &bytes()).map(drop).map_err(|e| with_hint(e.to_string(), e.hint())),

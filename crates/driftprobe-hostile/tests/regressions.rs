@@ -1,6 +1,7 @@
 //! What fuzzers found is fed to the same readers again, by plain `cargo test`; and every target has its place.
 
 use driftprobe_hostile::{TARGETS, Watched, target};
+use driftprobe_trace::bytes::PayloadFile;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ fn names(folder: &Path) -> BTreeSet<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
+#[cfg(all(feature = "models", feature = "program"))]
 #[test]
 fn every_finding_stays_mended() {
     for folder in names(&fuzz().join("regressions")) {
@@ -30,6 +32,34 @@ fn every_finding_stays_mended() {
     }
 }
 
+/// Seeds that other programs wrote. Were one refused, nothing behind the check that refused it would be reached.
+#[test]
+fn every_seed_is_read() {
+    for folder in names(&fuzz().join("seeds")) {
+        let feed = target(&folder).unwrap_or_else(|| panic!("fuzz/seeds/{folder}: no target has this name"));
+        for seed in names(&fuzz().join("seeds").join(&folder)) {
+            println!("{folder}/{seed}");
+            let bytes = fs::read(fuzz().join("seeds").join(&folder).join(&seed)).unwrap();
+            feed(&bytes);
+            let file = match (folder.as_str(), bytes[0]) {
+                (_, 0) => bytes[1..].to_vec(),
+                ("parquet", _) => {
+                    let footer = u32::from(u16::from_be_bytes([bytes[1], bytes[2]]));
+                    [b"PAR1", &bytes[3..], &footer.to_le_bytes(), b"PAR1"].concat()
+                }
+                _ => continue,
+            };
+            match folder.as_str() {
+                "parquet" => assert_eq!(driftprobe_parquet::bytes::open(file).unwrap().events.len(), 2, "{seed}"),
+                "payload_zst" => {
+                    assert_eq!(PayloadFile::new(file, true).unwrap_or_else(|e| panic!("{e}")).names(), ["a", "b"])
+                }
+                other => panic!("fuzz/seeds/{other}: not held to anything"),
+            }
+        }
+    }
+}
+
 #[test]
 fn every_target_takes_nothing_and_noise() {
     for (_, feed) in TARGETS {
@@ -39,6 +69,7 @@ fn every_target_takes_nothing_and_noise() {
     }
 }
 
+#[cfg(all(feature = "models", feature = "program"))]
 #[test]
 fn every_target_has_a_fuzzer_that_feeds_it() {
     let manifest = fs::read_to_string(fuzz().join("Cargo.toml")).unwrap();

@@ -1,5 +1,6 @@
 //! Tokenizers, by the `tokenizers` crate: from `tokenizer.json`, or built from GGUF metadata.
 
+mod charsmap;
 mod from_gguf;
 
 use crate::ModelError;
@@ -28,6 +29,7 @@ impl Tokenizer {
 
     pub(crate) fn from_json(path: &Path, bytes: &[u8]) -> Result<Tokenizer, ModelError> {
         let refuse = |e: String| ModelError::malformed(path, format!("tokenizer: {e}"));
+        charsmap::check(bytes).map_err(refuse)?;
         let mut inner = isolated(|| tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| e.to_string()))
             .unwrap_or_else(|e| Err(broken(&e)))
             .map_err(refuse)?;

@@ -215,6 +215,18 @@ impl Batch {
         Ok(read)
     }
 
+    /// Bytes that what was read takes where each value is held by itself.
+    pub fn held(&self) -> u64 {
+        let bytes = match &self.values {
+            Values::Bytes(all) => all.iter().map(ByteArray::len).sum(),
+            Values::I32(all) => all.len() * 8,
+            Values::I64(all) => all.len() * 8,
+            Values::F32(all) => all.len() * 8,
+            Values::F64(all) => all.len() * 8,
+        };
+        bytes as u64
+    }
+
     /// The value of the next row; the cursor goes on.
     ///
     /// # Errors

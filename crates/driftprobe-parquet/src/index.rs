@@ -65,8 +65,18 @@ impl Index {
     /// # Errors
     /// As [`Index::open`].
     pub fn of_file(path: &Path) -> Result<Index, TraceError> {
-        let own = One::open(Leaf::of_file(path))?;
-        Ok(Index { dir: path.to_owned(), own, repeats: Vec::new(), empty_repeats: Vec::new() })
+        let leaf = Leaf::of_file(path);
+        let tables = leaf.tables()?;
+        Index::of_tables(leaf, tables)
+    }
+
+    /// Files that stand for themselves, open.
+    ///
+    /// # Errors
+    /// As [`Index::open`].
+    pub fn of_tables(leaf: Leaf, tables: Vec<Arc<Table>>) -> Result<Index, TraceError> {
+        let (dir, own) = (leaf.dir.clone(), One::of_tables(leaf, tables)?);
+        Ok(Index { dir, own, repeats: Vec::new(), empty_repeats: Vec::new() })
     }
 
     fn all(&self) -> impl Iterator<Item = &One> {
@@ -75,9 +85,13 @@ impl Index {
 }
 
 impl One {
-    /// Reads all rows, strictly, a row group at a time, and keeps which prompts they are of.
-    fn open(mut leaf: Leaf) -> Result<One, TraceError> {
+    fn open(leaf: Leaf) -> Result<One, TraceError> {
         let tables = leaf.tables()?;
+        One::of_tables(leaf, tables)
+    }
+
+    /// Reads all rows, strictly, a row group at a time, and keeps which prompts they are of.
+    fn of_tables(mut leaf: Leaf, tables: Vec<Arc<Table>>) -> Result<One, TraceError> {
         let promises = Promises::new(leaf.manifest.take());
         let complete = promises.complete().unwrap_or(false);
         let (mut groups, mut others) = (BTreeMap::<Arc<str>, Vec<(usize, usize)>>::new(), Vec::new());

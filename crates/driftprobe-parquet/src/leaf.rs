@@ -65,10 +65,19 @@ impl Leaf {
     /// # Errors
     /// Whatever is refused.
     pub fn open(self, of: Of<'_>) -> Result<Run, TraceError> {
+        let tables = self.tables()?;
+        self.read(tables, of)
+    }
+
+    /// Reads it from its open files.
+    ///
+    /// # Errors
+    /// Whatever is refused.
+    pub fn read(self, tables: Vec<Arc<Table>>, of: Of<'_>) -> Result<Run, TraceError> {
         let complete = self.manifest.as_ref().is_some_and(|manifest| manifest.complete);
         let mut whole = Reading::new(complete);
         let mut payloads = Payloads::default();
-        for table in self.tables()? {
+        for table in tables {
             let read = |group| table.read(group, complete, None);
             let groups: Vec<_> = (0..table.groups()).into_par_iter().map(read).collect();
             let mut places = Vec::new();

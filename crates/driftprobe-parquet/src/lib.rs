@@ -2,17 +2,22 @@
 //!
 //! What is read passes through the same acceptance as lines of JSON do; docs/parquet.md has the schema.
 mod buffer;
+#[doc(hidden)]
+pub mod bytes;
 mod column;
 mod columns;
 mod dataset;
 mod error;
 mod export;
+mod footer;
 mod index;
 mod layout;
 mod leaf;
+mod pages;
 mod recordings;
 mod store;
 mod table;
+mod thrift;
 mod write;
 
 pub use dataset::{is_dataset, open, open_index, open_inner, runs};

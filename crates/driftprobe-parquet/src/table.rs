@@ -3,12 +3,15 @@
 use crate::column::{Batch, Cursor, Known};
 use crate::columns::{COLUMNS, Cell, EVENT, Entry, PAYLOAD};
 use crate::error::{COPY_AGAIN, SEE_SCHEMA, fault, guarded, io_error, parquet_error};
-use crate::layout::Content;
+use crate::footer;
+use crate::layout::{Content, name_of};
+use crate::pages::column_reader;
 use bytes::Bytes;
 use driftprobe_trace::{Dtype, PayloadRef, Reading, Source, Text, TraceError, xxh3_128};
 use memmap2::Mmap;
 use parquet::data_type::ByteArray;
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::serialized_reader::ReadOptionsBuilder;
 use std::borrow::Cow;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,6 +19,18 @@ use std::sync::Arc;
 
 /// Rows that are decoded at once.
 const BATCH_ROWS: usize = 1024;
+
+/// Rows of a file that are read whatever its size; of a larger one, one for so many bytes. Columns that repeat one value take
+/// no more than a few bytes for any number of rows, each of which is an event in memory.
+const ROWS_MAX: u64 = 1 << 14;
+const ROW_BYTES_MIN: u64 = 2;
+
+/// Bytes that texts and lists of a file's rows may take together; more, for a larger file: so many times its size. A dictionary
+/// holds a text once for any number of rows.
+const HELD_BYTES_MAX: u64 = 64 << 20;
+const HELD_RATIO_MAX: u64 = 256;
+/// … of which each row group may take its part by its rows, and this.
+const HELD_BYTES_OF_GROUP: u64 = 64 << 10;
 
 /// Columns that tell partitions apart: some writers put them into the files too.
 const PARTITIONED_BY: &[&str] = &["run", "search", "mode", "repeat"];
@@ -77,8 +92,22 @@ impl Table {
         // SAFETY: the map is only read. Another process could change or truncate the file meanwhile, which a reader of
         // finished files accepts, as it does of payloads; the writer renames whole files into place.
         let map = unsafe { Mmap::map(&file) }.map_err(io_error("map", path))?;
-        let bytes = Bytes::from_owner(map);
-        let reader = SerializedFileReader::new(bytes.clone()).map_err(parquet_error(path, ""))?;
+        Table::over(path, name, Bytes::from_owner(map))
+    }
+
+    /// A file of these bytes.
+    ///
+    /// # Errors
+    /// As [`Table::open`].
+    pub fn of_bytes(path: &Path, bytes: Vec<u8>) -> Result<Table, TraceError> {
+        guarded(path, || Table::over(path, &name_of(path), Bytes::from(bytes)))
+    }
+
+    fn over(path: &Path, name: &str, bytes: Bytes) -> Result<Table, TraceError> {
+        let schema = footer::schema(&bytes).map_err(parquet_error(path, ""))?;
+        let options = ReadOptionsBuilder::new().with_parquet_schema(schema).build();
+        let reader = SerializedFileReader::new_with_options(bytes.clone(), options);
+        let reader = reader.map_err(parquet_error(path, ""))?;
         let mut table = Table {
             path: path.to_owned(),
             name: Arc::from(name),
@@ -137,6 +166,10 @@ impl Table {
         let told = metadata.file_metadata().num_rows();
         if u64::try_from(told).ok() != Some(before) {
             return Err(refuse(format!("its footer says {told} rows; its row groups have {before}")));
+        }
+        let most = ROWS_MAX.max(self.bytes.len() as u64 / ROW_BYTES_MIN);
+        if before > most {
+            return Err(refuse(format!("{before} rows in {} bytes: at most {most} are read", self.bytes.len())));
         }
         self.groups = groups;
         Ok(())
@@ -198,9 +231,11 @@ impl Table {
             self.reader.get_row_group(group).map_err(parquet_error(&self.path, format!("row group {group}")))?;
         let mut batches = Vec::with_capacity(self.columns.len());
         for known in &self.columns {
-            let column = reader.get_column_reader(known.leaf).map_err(parquet_error(&self.path, at(known)))?;
+            let column = column_reader(&self.bytes, &*reader, known.leaf);
+            let column = column.map_err(parquet_error(&self.path, at(known)))?;
             batches.push(Batch::new(known.clone(), column));
         }
+        let mut room = self.room(rows);
         let mut found = Group { reading: Reading::new(complete), payloads: Vec::new(), others: Vec::new() };
         let mut done = 0u64;
         while done < rows {
@@ -212,6 +247,10 @@ impl Table {
                     let what = format!("the footer says {rows} rows, the column ends after {had}");
                     return Err(fault(&self.path, at(known), what, COPY_AGAIN));
                 }
+                room = room.checked_sub(batch.held()).ok_or_else(|| {
+                    let what = format!("its texts and lists would take more than {} bytes", self.room(rows));
+                    fault(&self.path, at(known), what, COPY_AGAIN)
+                })?;
             }
             let mut cursors = vec![Cursor::default(); batches.len()];
             for row in done..done + now as u64 {
@@ -226,6 +265,13 @@ impl Table {
             }
         }
         Ok(found)
+    }
+
+    /// Bytes that texts and lists of so many rows may take.
+    fn room(&self, rows: u64) -> u64 {
+        let all = HELD_BYTES_MAX.max(HELD_RATIO_MAX.saturating_mul(self.bytes.len() as u64));
+        let part = u128::from(all) * u128::from(rows) / u128::from(self.rows().max(1));
+        u64::try_from(part).unwrap_or(all).saturating_add(HELD_BYTES_OF_GROUP)
     }
 
     /// Takes one row of a group.
@@ -313,7 +359,7 @@ impl Table {
             return Err(fault(&self.path, at, "there is none", COPY_AGAIN));
         };
         let reader = self.reader.get_row_group(group).map_err(parquet_error(&self.path, &at))?;
-        let column = reader.get_column_reader(known.leaf).map_err(parquet_error(&self.path, &at))?;
+        let column = column_reader(&self.bytes, &*reader, known.leaf).map_err(parquet_error(&self.path, &at))?;
         let mut batch = Batch::new(known.clone(), column);
         let mut all = Vec::new();
         // One more than there should be, so that it would be seen.

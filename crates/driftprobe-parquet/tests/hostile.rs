@@ -154,9 +154,13 @@ fn a_footer_that_says_more_or_fewer_rows_is_refused() {
     fs::remove_file(dataset.path().join("run=one/_run.json")).expect("deleted");
     let whole = fs::read(&file).expect("file");
     let rows = open(dataset.path()).expect("a run").events.len() as i64;
-    for (rows, said) in
-        [(rows + 1, "ends after"), (rows - 1, "holds more"), (0, "holds more"), (-1, ""), (i64::MAX, "ends after")]
-    {
+    for (rows, said) in [
+        (rows + 1, "ends after"),
+        (rows - 1, "holds more"),
+        (0, "holds more"),
+        (-1, ""),
+        (i64::MAX, "at most 16384 are read"),
+    ] {
         fs::write(&file, &whole).expect("file");
         refoot(&file, |metadata| with_rows(metadata, rows));
         let e = refused(dataset.path()).to_string();

@@ -1,7 +1,7 @@
 //! The readers over bytes in memory, for fuzzers and tests: what [`Run::open`](crate::Run::open) reads from files.
 
 use crate::lines::{Gunzip, Lines};
-pub use crate::payload::row_in;
+pub use crate::payload::PayloadFile;
 use crate::raw::RawEvent;
 use crate::run::TraceFile;
 use crate::{Event, Note, Reading, TraceError, Unmapped, quick};

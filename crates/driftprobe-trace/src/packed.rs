@@ -5,7 +5,6 @@
 //! larger. So a tensor is read by decompressing one frame, whose size is known beforehand.
 
 use crate::tensors::Laid;
-use memmap2::Mmap;
 use ruzstd::decoding::StreamingDecoder;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use std::collections::{BTreeMap, VecDeque};
@@ -33,6 +32,9 @@ const FOOTER_BYTES: usize = 9;
 const HEADER_BYTES_MAX: u64 = 100_000_008;
 /// How far back a frame may refer.
 const WINDOW_BYTES_MAX: u64 = 8 << 20;
+/// Bytes that any frame may hold; a larger one, so many times its size.
+const PLAIN_BYTES_MAX: u64 = 64 << 20;
+const PLAIN_RATIO_MAX: u64 = 256;
 /// Decompressed frames of a file that are kept for the next row, in bytes: rows of a position lie in many frames.
 const KEPT_BYTES: usize = 64 << 20;
 
@@ -66,9 +68,12 @@ struct Packing {
 }
 
 impl Packing {
-    /// None: too large for the table.
+    /// None: too large for the table, or for a reader.
     fn frame(&mut self, plain: &[u8]) -> Option<()> {
         let packed = compress_to_vec(plain, CompressionLevel::Fastest);
+        if plain.len() as u64 > plain_max(packed.len()) {
+            return None;
+        }
         self.table.extend(u32::try_from(packed.len()).ok()?.to_le_bytes());
         self.table.extend(u32::try_from(plain.len()).ok()?.to_le_bytes());
         self.bytes.extend(packed);
@@ -103,7 +108,7 @@ struct Frame {
 
 /// A compressed file that is read.
 pub struct Packed {
-    map: Mmap,
+    file: Box<dyn AsRef<[u8]> + Send + Sync>,
     frames: Vec<Frame>,
     kept: Mutex<Kept>,
 }
@@ -116,10 +121,11 @@ struct Kept {
 }
 
 impl Packed {
-    /// Reads the table of a mapped file, and checks that its frames fill it.
-    pub fn open(map: Mmap) -> Result<Packed, String> {
-        let frames = frames(&map).ok_or("its table of frames (zstd's seekable format) is damaged or not there")?;
-        Ok(Packed { map, frames, kept: Mutex::default() })
+    /// Reads the table of a file, and checks that its frames fill it.
+    pub fn open(file: Box<dyn AsRef<[u8]> + Send + Sync>) -> Result<Packed, String> {
+        let frames =
+            frames((*file).as_ref()).ok_or("its table of frames (zstd's seekable format) is damaged or not there")?;
+        Ok(Packed { file, frames, kept: Mutex::default() })
     }
 
     /// What the first frame holds: the header of the safetensors file and the 8 bytes before it.
@@ -180,8 +186,15 @@ impl Packed {
     }
 
     fn decompress(&self, frame: &Frame) -> Result<Vec<u8>, String> {
-        let mut packed = self.map.get(frame.packed.clone()).unwrap_or_default();
+        let mut packed = (*self.file).as_ref().get(frame.packed.clone()).unwrap_or_default();
         let size = frame.plain.end - frame.plain.start;
+        let most = plain_max(packed.len());
+        if size > most {
+            return Err(format!(
+                "its frame of {} bytes is to hold {size}, more than the {most} that are read",
+                packed.len()
+            ));
+        }
         let damaged = |what: &dyn std::fmt::Display| format!("its frame cannot be decompressed: {what}");
         let mut plain = Vec::new();
         {
@@ -199,6 +212,11 @@ impl Packed {
         }
         Ok(plain)
     }
+}
+
+/// What a frame of so many bytes may hold.
+fn plain_max(packed: usize) -> u64 {
+    PLAIN_BYTES_MAX.max(PLAIN_RATIO_MAX.saturating_mul(packed as u64))
 }
 
 /// The frames of a file, if its table is there and they fill the file.

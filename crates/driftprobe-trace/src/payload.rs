@@ -25,7 +25,7 @@ impl MappedBytes {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         match &self.file.bytes {
-            Bytes::Mapped(map) => map.get(self.range.clone()).unwrap_or_default(),
+            Bytes::Plain(bytes) => (**bytes).as_ref().get(self.range.clone()).unwrap_or_default(),
             // Rows of compressed files have bytes of their own.
             Bytes::Packed(_) => &[],
         }
@@ -35,16 +35,87 @@ impl MappedBytes {
 /// Where a file's bytes are.
 enum Bytes {
     /// As they are.
-    Mapped(Mmap),
+    Plain(Box<dyn AsRef<[u8]> + Send + Sync>),
     /// Compressed.
     Packed(Packed),
 }
 
-/// One mapped safetensors file with its checked header.
+/// One safetensors file with its checked header.
 struct TensorFile {
     bytes: Bytes,
     header: Metadata,
     data_at: usize,
+}
+
+impl TensorFile {
+    /// A file of these bytes, `packed` ones if its name says so.
+    fn new(bytes: Box<dyn AsRef<[u8]> + Send + Sync>, packed: bool) -> Result<TensorFile, String> {
+        let invalid = |e: String| format!("the file is not valid safetensors: {e}");
+        if packed {
+            let packed = Packed::open(bytes)?;
+            let (header, data_at) = unpacked_header(&packed).map_err(invalid)?;
+            return Ok(TensorFile { bytes: Bytes::Packed(packed), header, data_at });
+        }
+        let (len, header) = SafeTensors::read_metadata((*bytes).as_ref()).map_err(|e| invalid(e.to_string()))?;
+        Ok(TensorFile { bytes: Bytes::Plain(bytes), header, data_at: 8 + len })
+    }
+
+    /// The row of this key, checked against what `event` says of it.
+    fn row(self: &Arc<TensorFile>, key: &str, event: &Event) -> Result<Row, String> {
+        let (dtype, shape, range) = self.locate(key, event)?;
+        if let Bytes::Packed(packed) = &self.bytes {
+            // What the tensor's own type and shape take is all that is decompressed for it.
+            crate::row::check_len(dtype, &shape, range.len()).map_err(|e| e.to_string())?;
+            let bytes = packed.bytes(range.start as u64..range.end as u64)?;
+            return Row::new(dtype, shape, bytes).map_err(|e| e.to_string());
+        }
+        Row::mapped(dtype, shape, MappedBytes { file: self.clone(), range }).map_err(|e| e.to_string())
+    }
+
+    /// Dtype and shape of the row that an event points to, and where it lies in the file.
+    fn locate(&self, key: &str, event: &Event) -> Result<(Dtype, Vec<u64>, Range<usize>), String> {
+        let info = self.header.info(key).ok_or("the file holds no such tensor")?;
+        let dtype = dtype_of(info.dtype)
+            .ok_or_else(|| format!("its dtype is {:?}; rows are F64, F32, F16 or BF16", info.dtype))?;
+        if let Some(stated) = event.dtype.filter(|&d| d != dtype) {
+            return Err(format!("its dtype is {dtype}, the event says {stated}"));
+        }
+        let shape: Vec<u64> = info.shape.iter().map(|&d| d as u64).collect();
+        if let Some(stated) = &event.shape
+            && crate::row::element_count(stated) != crate::row::element_count(&shape)
+        {
+            return Err(format!("its shape is {shape:?}, the event says {stated:?}"));
+        }
+        let (start, end) = info.data_offsets;
+        let place = |at: usize| self.data_at.checked_add(at).ok_or("its bytes lie beyond what can be counted");
+        Ok((dtype, event.shape.clone().unwrap_or(shape), place(start)?..place(end)?))
+    }
+}
+
+/// A payload file in memory.
+pub struct PayloadFile(Arc<TensorFile>);
+
+impl PayloadFile {
+    /// A file of these bytes: of safetensors, or of such a one compressed.
+    ///
+    /// # Errors
+    /// As [`Rows::row`](crate::Rows::row).
+    pub fn new(bytes: Vec<u8>, packed: bool) -> Result<PayloadFile, String> {
+        TensorFile::new(Box::new(bytes), packed).map(|file| PayloadFile(Arc::new(file)))
+    }
+
+    /// Names of its tensors, in the order of their bytes.
+    pub fn names(&self) -> Vec<String> {
+        self.0.header.offset_keys()
+    }
+
+    /// The row that `event` has in it; `None` if the event has no payload.
+    ///
+    /// # Errors
+    /// As [`Rows::row`](crate::Rows::row).
+    pub fn row(&self, event: &Event) -> Result<Option<Row>, String> {
+        event.payload.as_ref().map(|payload| self.0.row(&payload.key, event)).transpose()
+    }
 }
 
 /// The mapped files of a run.
@@ -67,14 +138,7 @@ impl Payloads {
         let Some(payload) = &event.payload else { return Ok(None) };
         let refuse = |message: String| refusal(dir, event, payload, message);
         let file = self.file(dir, payload).map_err(&refuse)?;
-        let (dtype, shape, range) = locate((&file.header, file.data_at), &payload.key, event).map_err(&refuse)?;
-        if let Bytes::Packed(packed) = &file.bytes {
-            // What the tensor's own type and shape take is all that is decompressed for it.
-            crate::row::check_len(dtype, &shape, range.len()).map_err(|e| refuse(e.to_string()))?;
-            let bytes = packed.bytes(range.start as u64..range.end as u64).map_err(refuse)?;
-            return Row::new(dtype, shape, bytes).map(Some).map_err(|e| refuse(e.to_string()));
-        }
-        Row::mapped(dtype, shape, MappedBytes { file, range }).map(Some).map_err(|e| refuse(e.to_string()))
+        file.row(&payload.key, event).map(Some).map_err(refuse)
     }
 
     fn file(&self, dir: &Path, payload: &PayloadRef) -> Result<Arc<TensorFile>, String> {
@@ -92,43 +156,6 @@ impl Payloads {
         files.insert(payload.file.clone(), file.clone());
         Ok(file)
     }
-}
-
-/// Dtype and shape of the row that an event points to, and where it lies in the file.
-fn locate(
-    (header, data_at): (&Metadata, usize),
-    key: &str,
-    event: &Event,
-) -> Result<(Dtype, Vec<u64>, Range<usize>), String> {
-    let info = header.info(key).ok_or("the file holds no such tensor")?;
-    let dtype =
-        dtype_of(info.dtype).ok_or_else(|| format!("its dtype is {:?}; rows are F64, F32, F16 or BF16", info.dtype))?;
-    if let Some(stated) = event.dtype.filter(|&d| d != dtype) {
-        return Err(format!("its dtype is {dtype}, the event says {stated}"));
-    }
-    let shape: Vec<u64> = info.shape.iter().map(|&d| d as u64).collect();
-    if let Some(stated) = &event.shape
-        && crate::row::element_count(stated) != crate::row::element_count(&shape)
-    {
-        return Err(format!("its shape is {shape:?}, the event says {stated:?}"));
-    }
-    let (start, end) = info.data_offsets;
-    Ok((dtype, event.shape.clone().unwrap_or(shape), data_at + start..data_at + end))
-}
-
-/// The row that an event's payload has in a payload file of these bytes; `None` if it has no payload.
-pub fn row_in(bytes: &[u8], event: &Event) -> Result<Option<Row>, String> {
-    let (header, data_at) = header_of(bytes)?;
-    let Some(payload) = &event.payload else { return Ok(None) };
-    let (dtype, shape, range) = locate((&header, data_at), &payload.key, event)?;
-    let bytes = bytes.get(range).ok_or("the row leaves the file")?;
-    Row::new(dtype, shape, bytes.to_vec()).map(Some).map_err(|e| e.to_string())
-}
-
-/// A payload file's header, and where its tensors begin.
-fn header_of(bytes: &[u8]) -> Result<(Metadata, usize), String> {
-    let read = SafeTensors::read_metadata(bytes).map_err(|e| format!("the file is not valid safetensors: {e}"))?;
-    Ok((read.1, 8 + read.0))
 }
 
 fn refusal(dir: &Path, event: &Event, payload: &PayloadRef, message: String) -> TraceError {
@@ -199,14 +226,7 @@ fn open(dir: &Path, name: &str) -> Result<(TensorFile, Identity), String> {
     // run's finished files accepts, as every program that maps safetensors does; the writer never changes a tensor file
     // in place, it renames a whole one into place.
     let map = unsafe { Mmap::map(&file) }.map_err(|e| format!("cannot map the file: {e}"))?;
-    if name.ends_with(PACKED_SUFFIX) {
-        let packed = Packed::open(map)?;
-        let (header, data_at) =
-            unpacked_header(&packed).map_err(|e| format!("the file is not valid safetensors: {e}"))?;
-        return Ok((TensorFile { bytes: Bytes::Packed(packed), header, data_at }, identity));
-    }
-    let (header, data_at) = header_of(&map)?;
-    Ok((TensorFile { bytes: Bytes::Mapped(map), header, data_at }, identity))
+    Ok((TensorFile::new(Box::new(map), name.ends_with(PACKED_SUFFIX))?, identity))
 }
 
 /// The header of a compressed file, and where the tensors' bytes begin. As of a plain file, they lie one behind the other

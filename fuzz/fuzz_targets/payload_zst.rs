@@ -1,0 +1,9 @@
+//! Feeds `runs::payload_zst`.
+#![no_main]
+
+use driftprobe_hostile::{Watched, runs};
+
+#[global_allocator]
+static ALLOCATOR: Watched = Watched;
+
+libfuzzer_sys::fuzz_target!(init: driftprobe_hostile::alone(), |data: &[u8]| runs::payload_zst(data));
