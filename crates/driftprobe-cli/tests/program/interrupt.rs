@@ -12,7 +12,19 @@ const BINARY: &str = env!("CARGO_BIN_EXE_driftprobe");
 fn start(dir: &Path) -> Child {
     // Long enough to be still at it when the signal comes.
     Command::new(BINARY)
-        .args(["run", "--steps", "1000", "--layers", "all", "--repeats", "1000000", "--out", "run", "--prompts", "Truth"])
+        .args([
+            "run",
+            "--steps",
+            "1000",
+            "--layers",
+            "all",
+            "--repeats",
+            "1000000",
+            "--out",
+            "run",
+            "--prompts",
+            "Truth",
+        ])
         .current_dir(dir)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
