@@ -67,7 +67,8 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
         prompt: task.prompt.to_owned(),
         fingerprint: task.fingerprint.clone(),
     });
-    store.write_plan(&Plan::new(args.shard, promise.clone(), planned.collect()))?;
+    let seen = subjects.iter().map(|subject| (subject.name.clone(), judging.seen(subject)));
+    store.write_plan(&Plan::new(args.shard, promise.clone(), planned.collect()).with_seen(seen.collect()))?;
     let judged = judge_all(&tasks, &judging, &store, args)?;
     match args.shard {
         None => {

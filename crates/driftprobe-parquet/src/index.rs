@@ -179,6 +179,12 @@ impl ByPrompt for Index {
         xxh3_128(&bytes)
     }
 
+    /// Without the events, which lie in compressed pages: of what the run promises.
+    fn recorded(&self, id: &str) -> u128 {
+        let all = self.all().flat_map(|one| serde_json::to_vec(&one.promises.of(id)).unwrap_or_default());
+        xxh3_128(&all.collect::<Vec<u8>>())
+    }
+
     fn unchanged(&self) -> Result<(), TraceError> {
         let files = self.all().flat_map(|one| one.tables.iter().zip(&one.told));
         match files.into_iter().find(|(table, seen)| told(&table.path) != **seen) {

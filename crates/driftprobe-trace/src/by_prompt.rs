@@ -31,6 +31,9 @@ pub trait ByPrompt: Send + Sync {
     /// A hash over everything that [`ByPrompt::prompt`] reads; of payloads, over names, sizes and times.
     fn fingerprint(&self, id: &str) -> u128;
 
+    /// A hash over what was recorded of it: as [`ByPrompt::fingerprint`], but the same for a copy of the run.
+    fn recorded(&self, id: &str) -> u128;
+
     /// Whether the run that was opened is still the one that lies there.
     ///
     /// # Errors

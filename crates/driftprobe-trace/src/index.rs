@@ -139,6 +139,15 @@ impl ByPrompt for RunIndex {
         xxh3_128(&bytes)
     }
 
+    fn recorded(&self, id: &str) -> u128 {
+        let mut bytes = Vec::new();
+        for index in std::iter::once(self).chain(&self.repeats) {
+            bytes.extend(serde_json::to_vec(&index.promises.of(id)).unwrap_or_default());
+            bytes.extend(index.entries.get(id).map_or(0, |entry| entry.hash).to_le_bytes());
+        }
+        xxh3_128(&bytes)
+    }
+
     fn unchanged(&self) -> Result<(), TraceError> {
         std::iter::once(self).chain(&self.repeats).try_for_each(|index| index.seen.unchanged())
     }

@@ -151,6 +151,9 @@ pub struct ShardInfo {
     pub of: u32,
     /// Ids of the prompts of all parts, in their order.
     pub prompts: Vec<String>,
+    /// A hash over the tokens of all of them, in the same order; the same in all parts of one run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<String>,
 }
 
 /// The points that were asked for.
@@ -318,7 +321,7 @@ impl Manifest {
                 return Some((format!("prompts[{i}].tokens"), format!("{count} tokens are too few for {steps} steps")));
             }
         }
-        if let Some(ShardInfo { index, of, prompts }) = &self.shard {
+        if let Some(ShardInfo { index, of, prompts, .. }) = &self.shard {
             if !(1..=*of).contains(index) {
                 return Some(("shard.index".to_owned(), format!("{index} is not from 1 to {of}")));
             }

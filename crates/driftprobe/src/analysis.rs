@@ -8,7 +8,7 @@ use crate::evidence::first_values::FirstValues;
 use crate::evidence::view::View;
 use crate::evidence::{Bits, HashRelation, Side};
 use crate::judge::attribute::attribute;
-use crate::judge::examine::{Examination, Oracle, examine};
+use crate::judge::examine::{Examination, Oracle, Sound, examine};
 use crate::judge::exercise;
 use crate::judge::kv::AttentionEvidence;
 use crate::judge::left_out::LeftOut;
@@ -264,7 +264,8 @@ pub fn analyze_against(
     unpaired
         .sort_by_cached_key(|one| (one.place, one.event.logical_tok_idx, one.event.phase, one.event.source.clone()));
     let repeats = compare_repeats(run, rows, &places);
-    let examined = oracle.map(|oracle| examine((run, rows), oracle, progress));
+    let sound = Sound::of(rows, &pairs, &unpaired);
+    let examined = oracle.map(|oracle| examine((run, &sound), oracle, progress));
     let (examination, doubt) = match examined {
         None => (None, None),
         Some(Ok(examination)) => (Some(examination), None),

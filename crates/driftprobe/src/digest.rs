@@ -137,9 +137,10 @@ impl Digest {
     pub fn contradiction(&self) -> Option<&'static str> {
         let good = |mode: &ModeDigest| {
             let pairs = &mode.pairs;
-            let good = [pairs.identical, pairs.structural, pairs.inherited, pairs.contract];
+            let good = [pairs.identical, pairs.structural, pairs.inherited, pairs.contract, mode.left_out];
             let good = good.into_iter().try_fold(0u64, u64::checked_add);
-            mode.verdict == Verdict::Pass && pairs.total > 0 && good == Some(pairs.total)
+            let compared = pairs.total > mode.left_out && mode.left_out <= pairs.undecided;
+            mode.verdict == Verdict::Pass && compared && good == Some(pairs.total)
         };
         match self.verdict {
             _ if self.schema != SCHEMA => Some("it is of another schema"),

@@ -294,7 +294,8 @@ fn infinite_one_side(reference: &Side<'_>, candidate: &Side<'_>, view: &View, sc
         (Some(ours), Some(theirs)) if scans.iter().any(|scan| scan.inf != Some(0)) => {
             view.infinities_differ(ours, theirs)
         }
-        _ => false,
+        (Some(_), Some(_)) => false,
+        _ => view.masked_otherwise([reference, candidate]),
     };
     by_count || by_place
 }

@@ -74,6 +74,16 @@ impl Judging {
         Ok(with_search(analysis, rounds))
     }
 
+    /// What is here of a run, by part, and how it is judged: the same for a copy of the run.
+    pub fn seen(&self, subject: &Subject) -> BTreeMap<String, String> {
+        let contract = self.contract.as_ref().and_then(|contract| serde_json::to_string(contract).ok());
+        let models = subject.parts.iter().map(|part| self.models.of(part).map(|model| model.weights.fingerprint()));
+        let how = format!("{:?}", (contract, self.budget_flops.to_bits(), models.collect::<Vec<_>>()));
+        let how = xxh3_128(how.as_bytes());
+        let of = |(part, recorded)| (part, format!("{recorded} {how:032x}"));
+        subject.recorded().into_iter().map(of).collect()
+    }
+
     /// Over everything that the verdict on a unit depends on.
     pub fn fingerprint(&self, subject: &Subject, part: usize, prompt: &str) -> String {
         let Some(part) = subject.parts.get(part) else { return String::new() };

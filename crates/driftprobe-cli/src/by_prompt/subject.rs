@@ -3,14 +3,14 @@
 use super::shards::shard_folder;
 use crate::failure::Failure;
 use crate::lying::{self, Index, Inner};
-use driftprobe_trace::{ALIGNED_DIR, MANIFEST_FILE, Manifest, SEARCH_PREFIX, TRACES_DIR};
+use driftprobe_trace::{ALIGNED_DIR, MANIFEST_FILE, Manifest, SEARCH_PREFIX, TRACES_DIR, xxh3_128};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders within folders that are looked through for runs.
-const DEPTH_MAX: usize = 4;
+const DEPTH_MAX: usize = 16;
 
 /// One run: whole, or all of its parts that are here.
 pub struct Subject {
@@ -48,6 +48,18 @@ impl Subject {
     pub fn unchanged(&self) -> Result<(), Failure> {
         let parts = self.parts.iter().flat_map(|part| std::iter::once(&part.index).chain(&part.aligned));
         Ok(parts.into_iter().try_for_each(|index| index.unchanged())?)
+    }
+
+    /// What of it was recorded, by part: wherever its files lie, and whenever they were written.
+    pub fn recorded(&self) -> BTreeMap<String, String> {
+        let of = |part: &Part| {
+            let all = std::iter::once(&part.index).chain(&part.aligned);
+            let prompts = all.flat_map(|index| index.prompts().into_iter().map(move |id| index.recorded(&id)));
+            let all: Vec<u8> = prompts.flat_map(u128::to_le_bytes).collect();
+            let name = part.index.shard().map_or_else(String::new, |shard| format!("{}/{}", shard.index, shard.of));
+            (name, format!("xxh3-128:{:032x}", xxh3_128(&all)))
+        };
+        self.parts.iter().map(of).collect()
     }
 
     /// Which part holds a prompt.
@@ -97,26 +109,38 @@ fn canonical(path: &Path) -> Result<PathBuf, Failure> {
 /// Adds the run at `path`, or those in the folder there.
 fn find(path: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> Result<(), Failure> {
     let path = canonical(path)?;
-    if driftprobe_parquet::is_dataset(&path) {
-        found.extend(driftprobe_parquet::runs(&path)?);
-        return Ok(());
+    let dataset = driftprobe_parquet::is_dataset(&path);
+    if dataset {
+        let runs = driftprobe_parquet::runs(&path)?;
+        let itself = runs.iter().any(|run| *run == path);
+        found.extend(runs);
+        if itself || path.is_file() {
+            return Ok(());
+        }
     }
     if path.is_file() || is_run(&path) {
         found.insert(path);
-        return Ok(());
-    }
-    if depth == 0 {
         return Ok(());
     }
     for entry in fs::read_dir(&path).map_err(|e| Failure::io("list", &path, &e))? {
         let inner = entry.map_err(|e| Failure::io("list", &path, &e))?.path();
         // What is on its way into a folder lies in one whose name begins with a dot.
         let hidden = inner.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if inner.is_dir() && !hidden {
+        // Of a dataset what lies beside its runs: the report of it is one, and other runs may be.
+        let told = dataset && (is_partition(&inner) || inner.file_name().is_some_and(|name| name == "_report"));
+        if inner.is_dir() && !hidden && !told {
+            if depth == 0 {
+                let what = format!("{}: more than {DEPTH_MAX} folders within each other", path.display());
+                return Err(Failure::new(what, "name a folder that lies nearer to the runs"));
+            }
             find(&inner, depth - 1, found)?;
         }
     }
     Ok(())
+}
+
+fn is_partition(folder: &Path) -> bool {
+    folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"run="))
 }
 
 fn is_run(folder: &Path) -> bool {
@@ -188,8 +212,11 @@ fn put_together(name: String, path: &Path, parts: Vec<Part>) -> Result<Subject, 
     let mut promised: Vec<String> = Vec::new();
     if let Some(first) = parts.first() {
         for part in &parts {
-            let whole = |part: &Part| part.index.shard().map(|shard| (shard.of, shard.prompts.clone()));
-            if whole(part) != whole(first) || settings(part.index.manifest()) != settings(first.index.manifest()) {
+            let whole =
+                |part: &Part| part.index.shard().map(|shard| (shard.of, shard.prompts.clone(), shard.tokens.clone()));
+            let modes = part.aligned.is_some() != first.aligned.is_some();
+            let other = settings(part.index.manifest()) != settings(first.index.manifest());
+            if whole(part) != whole(first) || other || modes {
                 let what = "its shards are parts of different runs: prompts or settings are not the same".to_owned();
                 return refuse(what, "record all shards with the same command but for --shard");
             }
@@ -221,5 +248,6 @@ fn settings(manifest: Option<&Manifest>) -> Value {
     json!({
         "mode": manifest.mode, "steps": manifest.steps, "layers": manifest.layers, "points": manifest.points,
         "contract": manifest.contract, "config": manifest.config, "model": model, "engine": engine, "seed": manifest.seed,
+        "recording": manifest.recording,
     })
 }

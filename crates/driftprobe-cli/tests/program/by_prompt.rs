@@ -270,3 +270,30 @@ fn many_runs_have_names_that_tell_them_apart() {
     let json: serde_json::Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
     assert_eq!(json["runs"], 3);
 }
+
+/// The same names and prompts do not make two runs one: of each half the verdict is on half of it.
+#[test]
+fn results_on_two_runs_of_one_name_are_refused() {
+    let dir = TempDir::new().unwrap();
+    write_run(&dir.path().join("a/run"), None);
+    write_run(&dir.path().join("b/run"), Some("p0"));
+    for (index, run) in [(1, "a/run"), (2, "b/run")] {
+        let shard = format!("{index}/2");
+        driftprobe(&dir).args(["analyze", run, "--shard", &shard, "--out", &format!("s{index}")]).assert().code(0);
+    }
+    driftprobe(&dir).args(["merge", "s1", "s2"]).assert().code(2).stderr(contains("another run of this name"));
+    // A copy is the same run, whenever its files were written.
+    write_run(&dir.path().join("c/run"), None);
+    driftprobe(&dir).args(["analyze", "c/run", "--shard", "2/2", "--out", "s3"]).assert().code(0);
+    driftprobe(&dir).args(["merge", "s1", "s3"]).assert().code(0).stdout(contains("0 missing"));
+}
+
+#[test]
+fn a_dataset_does_not_hide_the_runs_beside_it() {
+    let dir = TempDir::new().unwrap();
+    write_run(&dir.path().join("all/good"), None);
+    write_run(&dir.path().join("all/deep/er/and/deep/er/bad"), Some("p0"));
+    driftprobe(&dir).args(["export", "all/good", "--parquet", "all", "--name", "kept"]).assert().code(0);
+    let out = ["--by-prompt", "--out", "report"];
+    driftprobe(&dir).arg("analyze").arg("all").args(out).assert().code(1).stdout(contains("3 runs"));
+}

@@ -220,3 +220,14 @@ fn compare_has_every_format_too() {
         assert!(String::from_utf8_lossy(&output.stdout).starts_with(begins), "{format}: {output:?}");
     }
 }
+
+#[test]
+fn a_shard_by_itself_is_not_the_run_that_it_is_a_part_of() {
+    let dir = TempDir::new().unwrap();
+    let run = ["run", "--layers", "0", "--mode", "as_designed", "--repeats", "0", "--record-only", "--out", "run"];
+    let prompts = ["--prompts", "The quick brown fox", "One more time"];
+    driftprobe(&dir).args(run).args(prompts).args(["--shard", "1/2"]).assert().code(0);
+    for command in [&["gate", "run/shard-1-of-2"][..], &["analyze", "run/shard-1-of-2"]] {
+        driftprobe(&dir).args(command).assert().code(3).stdout(predicate::str::contains("MISSING_SHARD"));
+    }
+}

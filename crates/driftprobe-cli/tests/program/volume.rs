@@ -141,3 +141,22 @@ fn compressed_payloads_give_the_same_report() {
     assert_eq!(rows(&plain), rows(&packed));
     assert_eq!(report(&plain)["end_to_end"], report(&packed)["end_to_end"]);
 }
+
+/// What was left out on purpose is no ground against a prompt by itself either.
+#[test]
+fn a_run_within_a_budget_is_judged_by_prompt_as_it_is_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let budget = ["--budget", "350kB", "--mode", "as_designed", "--out", "run"];
+    driftprobe(&dir).args(SMALL).args(budget).assert().code(0);
+    driftprobe(&dir).args(["analyze", "run", "--by-prompt", "--out", "report"]).assert().code(0);
+}
+
+/// Of rows that were left out only counts are known; those of infinities are compared too.
+#[test]
+fn a_masked_score_of_one_phase_in_a_row_that_was_left_out_does_not_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let run =
+        ["run", "--prompts", "The quick brown fox jumps", "--repeats", "0", "--mode", "as_designed", "--out", "run"];
+    let how = ["--dtype", "bf16", "--budget", "350kB", "--fault", "MASK_MISSES_NEWEST@decode:layer5"];
+    driftprobe(&dir).args(run).args(how).assert().code(1);
+}

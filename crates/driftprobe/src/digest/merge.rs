@@ -36,6 +36,12 @@ pub enum MergeError {
         /// The run.
         run: String,
     },
+    /// Two runs of one name: other events, or judged in another way.
+    #[error("run {run}: one part was judged on another run of this name, or in another way, than the others")]
+    Mixed {
+        /// The run.
+        run: String,
+    },
     /// A result of another version of the program.
     #[error("{run}, {prompt}: judged by {found}; this is {}", generator())]
     Version {
@@ -63,7 +69,7 @@ impl MergeError {
     pub fn hint(&self) -> &'static str {
         match self {
             MergeError::Differing { .. } => "judge it again with --fresh, and merge results of one set of runs only",
-            MergeError::NotPromised { .. } | MergeError::OtherRun { .. } => {
+            MergeError::NotPromised { .. } | MergeError::OtherRun { .. } | MergeError::Mixed { .. } => {
                 "merge results of one set of runs only; if a run has changed, judge all of its shards again"
             }
             MergeError::Version { .. } => "judge all shards with one version of driftprobe",

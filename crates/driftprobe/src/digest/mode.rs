@@ -25,6 +25,9 @@ pub struct ModeDigest {
     pub verdict: Verdict,
     /// Pairs by verdict.
     pub pairs: PairCounts,
+    /// Of the undecided ones those that were left out on purpose and that nothing speaks against.
+    #[serde(default)]
+    pub left_out: u64,
     /// What was promised, found and paired.
     pub coverage: Coverage,
     /// Failing pairs by failure code, in the order of the codes.
@@ -96,6 +99,7 @@ impl ModeDigest {
             mode: analysis.manifest.as_ref().and_then(|manifest| manifest.mode),
             verdict,
             pairs: analysis.counts,
+            left_out: analysis.pairs.iter().filter(|pair| pair.is_left_out()).count() as u64,
             coverage: analysis.coverage,
             codes: analysis.codes.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
             repeats: repeats.collect(),
@@ -124,6 +128,7 @@ impl ModeDigest {
 pub(super) struct ModeTotal {
     verdict: Option<Verdict>,
     pairs: PairCounts,
+    left_out: u64,
     coverage: Option<Coverage>,
     codes: BTreeMap<String, u64>,
     repeats: BTreeMap<(u32, Phase), RepeatDigest>,
@@ -135,6 +140,7 @@ impl ModeTotal {
     pub(super) fn add(&mut self, mode: &ModeDigest) {
         self.verdict = Some(Verdict::worst(self.verdict.into_iter().chain([mode.verdict])));
         add_pairs(&mut self.pairs, &mode.pairs);
+        add!(self, mode; left_out);
         match &mut self.coverage {
             None => self.coverage = Some(mode.coverage),
             Some(ours) => add_coverage(ours, &mode.coverage),
@@ -175,6 +181,7 @@ impl ModeTotal {
             mode,
             verdict: self.verdict.unwrap_or(Verdict::Inconclusive),
             pairs: self.pairs,
+            left_out: self.left_out,
             coverage: self.coverage.unwrap_or_default(),
             codes: ordered.into_iter().chain(counts).collect(),
             repeats: self.repeats.into_values().collect(),

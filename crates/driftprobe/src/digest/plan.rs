@@ -100,6 +100,8 @@ pub struct Plan {
     pub shard: Option<Shard>,
     /// What is promised by all shards together.
     pub promise: Promise,
+    /// What it saw of each run, by part of the run: a hash over what was recorded, and over how it was judged.
+    pub seen: BTreeMap<String, BTreeMap<String, String>>,
     /// What this one was to judge.
     pub units: Vec<PlannedUnit>,
 }
@@ -118,7 +120,21 @@ pub struct PlannedUnit {
 impl Plan {
     /// A plan of this version.
     pub fn new(shard: Option<Shard>, promise: Promise, units: Vec<PlannedUnit>) -> Plan {
-        Plan { schema: SCHEMA, generator: generator(), shard, promise, units }
+        Plan { schema: SCHEMA, generator: generator(), shard, promise, seen: BTreeMap::new(), units }
+    }
+
+    /// With what it saw.
+    pub fn with_seen(self, seen: BTreeMap<String, BTreeMap<String, String>>) -> Plan {
+        Plan { seen, ..self }
+    }
+
+    /// A run of which another plan saw something else: results on two runs of one name are no verdict on either.
+    pub fn sees_otherwise<'p>(&'p self, other: &Plan) -> Option<&'p str> {
+        let differs = |(run, parts): &(&'p String, &'p BTreeMap<String, String>)| {
+            let theirs = other.seen.get(*run);
+            parts.iter().any(|(part, ours)| theirs.and_then(|all| all.get(part)).is_some_and(|theirs| theirs != ours))
+        };
+        self.seen.iter().find(differs).map(|(run, _)| run.as_str())
     }
 }
 

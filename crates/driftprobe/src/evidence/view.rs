@@ -178,6 +178,15 @@ impl View {
         values.any(|(p, d)| p != d && (p.is_infinite() && !exempt(p) || d.is_infinite() && !exempt(d)))
     }
 
+    /// Whether rows of scores of which only counts are known, of one shape and one row's keys, hold infinities in different
+    /// number: what is masked for one token is so in both phases.
+    pub fn masked_otherwise(&self, sides: [&Side<'_>; 2]) -> bool {
+        let [ours, theirs] = sides.map(|side| (&side.event.shape, own_column(side.event)));
+        let counts = sides.map(|side| side.row.as_ref().map_or(side.event.stats.inf, |row| row.stats().inf));
+        let known = ours == theirs && ours.0.is_some();
+        self.masks() && known && matches!(counts, [Some(ours), Some(theirs)] if ours != theirs)
+    }
+
     /// What a row holds, from its values or, without a payload, from what the event recorded.
     pub fn scan(&self, side: &Side<'_>) -> Scan {
         match (&side.row, is_attention(self.point)) {
@@ -192,7 +201,7 @@ impl View {
                 if hash_of_zeros(side.event) {
                     scan.zero = Some(true);
                 }
-                // Without values, infinities of masked scores cannot be told from others.
+                // Without values, infinities of masked scores cannot be told from others; see `masked_otherwise`.
                 if self.masks() { Scan { inf: scan.nan.map(|_| 0), ..scan } } else { scan }
             }
         }

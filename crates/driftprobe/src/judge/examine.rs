@@ -3,7 +3,10 @@
 mod left_out;
 mod mixed;
 mod slots;
+mod sound;
 mod standing;
+
+pub use sound::Sound;
 
 use crate::cause::{self, Cause, Examined, PowerRow};
 use crate::oracle::fit::{Finding, fit};

@@ -23,6 +23,18 @@ pub fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, 
         Some(manifest) if !manifest.complete => reasons.add(ReasonCode::Incomplete, ""),
         Some(_) => {}
     }
+    if let Some(shard) = run.manifest.as_ref().and_then(|manifest| manifest.shard.as_ref()).filter(|shard| shard.of > 1)
+    {
+        let own = run.manifest.iter().flat_map(|manifest| manifest.prompts.iter().flatten()).count();
+        let lacking = shard.prompts.len().saturating_sub(own);
+        reasons.add(
+            ReasonCode::MissingShard,
+            format!(
+                "shard {} of {}: {lacking} prompts are in others; --by-prompt judges all together",
+                shard.index, shard.of
+            ),
+        );
+    }
     for note in &run.notes {
         match note {
             // Told by their own reasons.

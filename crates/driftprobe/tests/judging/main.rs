@@ -7,6 +7,7 @@ mod cause_slot;
 mod cause_unexplained;
 mod claims;
 mod compare;
+mod damaged;
 mod digest;
 mod first_failure;
 mod gate_baseline;

@@ -1,0 +1,37 @@
+//! Payloads that are damaged on disk, with a model at hand.
+
+use crate::oracle_support::{fixture, recording};
+use driftprobe::judge::examine::Oracle;
+use driftprobe::verdict::reason::ReasonCode;
+use driftprobe::{Options, Verdict, analyze_against};
+use driftprobe_engine::Settings;
+use driftprobe_trace::{Event, Phase, Point, Row, Rows, Run, TraceError};
+
+/// A run of whose rows some are no longer what was recorded.
+struct Bent<'a>(&'a Run, Point);
+
+impl Rows for Bent<'_> {
+    fn row(&self, event: &Event) -> Result<Option<Row>, TraceError> {
+        let row = self.0.row(event)?;
+        if (event.phase, event.point, event.layer) != (Phase::Decode, self.1, 0) {
+            return Ok(row);
+        }
+        Ok(row.map(|row| Row::from_f32(&row.values().map(|x| -2.0 * x as f32).collect::<Vec<_>>())))
+    }
+}
+
+/// A row that is not what was recorded says nothing of the engine: neither by itself nor as the input of what follows it.
+#[test]
+fn a_damaged_row_is_no_fault_of_the_engine() {
+    let model = fixture("hf/llama");
+    let recording = recording(&model, Settings::default(), &[12], 1);
+    let oracle = Oracle { budget_flops: 0.0, ..Oracle::new(&model) };
+    for point in [Point::QPostRope, Point::MlpAct, Point::ResidualPostMlp] {
+        let bent = Bent(&recording.run, point);
+        let analysis = analyze_against((&recording.run, &bent), Some(&oracle), Options::default(), &mut |_| {});
+        assert_eq!(analysis.verdict.verdict, Verdict::Inconclusive, "{point}: {:?}", analysis.verdict.first_failure);
+        let codes: Vec<ReasonCode> = analysis.verdict.reasons.iter().map(|reason| reason.code).collect();
+        assert!(codes.contains(&ReasonCode::PayloadDamaged), "{point}: {codes:?}");
+        assert_eq!(analysis.counts.fault, 0, "{point}");
+    }
+}
