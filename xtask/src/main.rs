@@ -1,12 +1,14 @@
 //! Chores of the repository: `cargo xtask <command>`.
 
 mod bench;
+mod cargo;
 mod numerics;
+mod release;
 mod scale;
 mod tidy;
 mod train;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(name = "xtask", about = "Chores of the repository")]
@@ -25,8 +27,15 @@ enum Command {
     Numerics(numerics::Args),
     /// Measure what judging takes of memory and time as runs grow.
     Scale(scale::Args),
+    /// What a release consists of: checked, its bill of materials, the contents of its archives.
+    Release(release::Args),
     /// Hold documentation and sources against the rules of CONTRIBUTING.md.
     Tidy,
+}
+
+/// Whether there is a chore of this name.
+fn has_command(name: &str) -> bool {
+    Cli::command().find_subcommand(name).is_some()
 }
 
 fn main() -> anyhow::Result<()> {
@@ -35,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Numerics(args) => numerics::run(args),
         Command::Scale(args) => scale::run(args),
+        Command::Release(args) => release::run(args),
         Command::Tidy => tidy::run(),
     }
 }

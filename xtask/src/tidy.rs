@@ -4,13 +4,13 @@
 //! any of them fails the command.
 
 mod docs;
+mod entry;
 mod sources;
 
+use crate::cargo::{metadata, packages};
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// A text file of the repository.
 struct File {
@@ -29,7 +29,7 @@ struct Tree {
 type Findings = Vec<String>;
 
 pub fn run() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let root = crate::cargo::root()?;
     let mut files = vec![];
     walk(&root, &root, &mut files)?;
     files.sort_by(|a, b| a.path.cmp(&b.path));
@@ -80,6 +80,10 @@ impl Tree {
     }
 }
 
+fn need<'a>(tree: &'a Tree, path: &str) -> Result<&'a File> {
+    tree.get(path).with_context(|| format!("{path} is missing"))
+}
+
 impl File {
     /// The lines with their numbers, from 1.
     fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
@@ -115,12 +119,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 fn arrows(tree: &Tree, findings: &mut Findings) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = ["metadata", "--no-deps", "--offline", "--format-version", "1"];
-    let output = Command::new(cargo).args(arguments).current_dir(&tree.root).output()?;
-    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
-    let metadata: Value = serde_json::from_slice(&output.stdout)?;
-    let packages = metadata["packages"].as_array().context("cargo metadata names no packages")?;
+    let metadata = metadata(&tree.root, &["--no-deps"])?;
+    let packages = packages(&metadata)?;
     let names: Vec<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
     for (name, _) in ARROWS.iter().filter(|(name, _)| !names.contains(name)) {
         findings.push(format!("Cargo.toml: there is no crate {name}"));

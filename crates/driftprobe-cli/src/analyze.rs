@@ -4,12 +4,12 @@ use crate::args::{AnalyzeArgs, JudgingArgs};
 use crate::by_prompt;
 use crate::failure::Failure;
 use crate::lying;
-use crate::output;
+use crate::output::{self, Judged};
 use crate::progress::JudgingBar;
-use driftprobe::examine::Oracle;
-use driftprobe::modes::combine;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::presets;
 use driftprobe::search::with_search;
+use driftprobe::verdict::modes::combine;
 use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_model::Model;
 use driftprobe_trace::{ALIGNED_DIR, Contract, Manifest, Run, SEARCH_PREFIX};
@@ -28,37 +28,50 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
     let [run] = args.runs.as_slice() else {
         return Err(Failure::new("several runs are judged prompt by prompt only", "add --by-prompt"));
     };
-    let analysis = judge_asked(run, &args.judging)?;
-    output::write(&analysis, &args.out.clone().unwrap_or_else(|| beside(run)), args.format)?;
-    Ok(analysis.exit_code())
+    let judged = judge_asked(run, &args.judging)?;
+    output::write(&judged, &args.out.clone().unwrap_or_else(|| beside(run)), args.format)?;
+    Ok(judged.analysis.exit_code())
 }
 
 /// Judges the run at `path` as the command line asks for.
-pub fn judge_asked(path: &Path, asked: &JudgingArgs) -> Result<Analysis, Failure> {
+pub fn judge_asked(path: &Path, asked: &JudgingArgs) -> Result<Judged, Failure> {
     let contract = asked.contract.as_deref().map(contract).transpose()?;
-    judge_lying(path, asked.model.as_deref(), contract.as_ref(), Some(asked.simulate))
+    judge_seen(path, asked.model.as_deref(), contract.as_ref(), Some(asked.simulate))
 }
 
 /// Judges the run at `path` as `driftprobe analyze` does: against the model at `model`, or else the one that the run's manifest
 /// names where it lies there; under `contract` in place of the manifest's; simulating in at most `budget_flops` operations.
 ///
 /// # Errors
-/// If the run or the model cannot be read, with file, place and hint.
+/// If the run or the model cannot be read, with file, place and hint; if the run was written anew meanwhile.
 pub fn judge_lying(
     path: &Path,
     model: Option<&Path>,
     contract: Option<&Contract>,
     budget_flops: Option<f64>,
 ) -> Result<Analysis, Failure> {
+    let Judged { analysis, seen } = judge_seen(path, model, contract, budget_flops)?;
+    seen.unchanged()?;
+    Ok(analysis)
+}
+
+fn judge_seen(
+    path: &Path,
+    model: Option<&Path>,
+    contract: Option<&Contract>,
+    budget_flops: Option<f64>,
+) -> Result<Judged, Failure> {
     let run = lying::open(path)?;
     if run.events.len() > EVENTS_AT_ONCE_MAX {
         let count = run.events.len();
-        anstream::eprintln!("hint: all {count} events are in memory; with --by-prompt only those of a prompt would be");
+        output::tell(format_args!(
+            "hint: all {count} events are in memory; with --by-prompt only those of a prompt would be"
+        ));
     }
     let model = model_of(&run, model)?;
     let budget_flops = budget_flops.unwrap_or(Oracle::BUDGET_FLOPS);
     let oracle = model.as_ref().map(|model| Oracle { contract, budget_flops, ..Oracle::new(model) });
-    judge_all(&run, oracle.as_ref())
+    Ok(Judged { analysis: judge_all(&run, oracle.as_ref())?, seen: run.seen() })
 }
 
 /// The model at `named`, or else the one that the run's manifest names, where it lies there.

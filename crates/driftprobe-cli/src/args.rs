@@ -27,7 +27,7 @@ use crate::import::{IMPORT_EXAMPLES, ImportArgs};
 use crate::remote::RemoteArgs;
 use clap::{Args, Parser, Subcommand};
 use driftprobe::digest::Shard;
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe_engine::faulty::{Fault, FaultKind};
 use driftprobe_engine::{DecodeAttention, PrefillAttention, QuantisedMatmul, Storage};
 use std::path::PathBuf;

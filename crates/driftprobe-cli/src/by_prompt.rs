@@ -72,6 +72,7 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
     match args.shard {
         None => {
             let merged = merge::collect(&[out.as_path()])?;
+            subjects.iter().try_for_each(Subject::unchanged)?;
             merge::write(&merged, &out, args.format)?;
             Ok(merged.exit_code)
         }

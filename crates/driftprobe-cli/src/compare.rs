@@ -7,7 +7,7 @@ use crate::lying;
 use crate::output;
 use crate::progress::JudgingBar;
 use driftprobe::compare::{Side, compare};
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::report::ci;
 use driftprobe::report::compare::{to_json, to_markdown, to_terminal, to_tsv, verdict};
 use driftprobe_trace::{Phase, Run};

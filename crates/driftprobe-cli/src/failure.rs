@@ -1,5 +1,6 @@
 //! What the user sees when a command could not do its work: what, where, and a hint.
 
+use crate::output;
 use driftprobe::report::escape::visible;
 use driftprobe_engine::EngineError;
 use driftprobe_import::ImportError;
@@ -28,7 +29,9 @@ impl Failure {
     pub fn io(action: &str, path: &Path, source: &std::io::Error) -> Failure {
         let hint = match source.kind() {
             std::io::ErrorKind::InvalidData => "a prompt file is UTF-8 text",
-            std::io::ErrorKind::PermissionDenied => "check who may use it, or name another place with --out",
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                "check who may use it, or name another place with --out"
+            }
             std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory => {
                 "a file lies there; name another place"
             }
@@ -39,11 +42,10 @@ impl Failure {
 
     /// The standard output went away.
     pub fn stdout(source: std::io::Error) -> Failure {
-        Failure {
-            what: format!("could not write to standard output: {source}"),
-            hint: None,
-            code: driftprobe::EXIT_COULD_NOT_RUN,
-        }
+        Failure::new(
+            format!("could not write to standard output: {source}"),
+            "send it where there is room; files that were asked for are written",
+        )
     }
 
     /// Somebody pressed Ctrl-C; what was recorded lies in `dir`.
@@ -76,9 +78,9 @@ impl Failure {
     /// Prints it to standard error, coloured on a terminal only.
     pub fn print(&self) {
         let (red, cyan) = (anstyle::AnsiColor::Red.on_default().bold(), anstyle::AnsiColor::Cyan.on_default());
-        anstream::eprintln!("{red}error:{red:#} {}", shown(&self.what));
+        output::tell(format_args!("{red}error:{red:#} {}", shown(&self.what)));
         if let Some(hint) = &self.hint {
-            anstream::eprintln!("{cyan}hint:{cyan:#} {}", shown(hint));
+            output::tell(format_args!("{cyan}hint:{cyan:#} {}", shown(hint)));
         }
     }
 }

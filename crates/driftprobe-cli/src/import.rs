@@ -2,12 +2,12 @@
 
 use crate::analyze::contract;
 use crate::failure::Failure;
+use crate::output;
 use crate::progress::ImportBar;
 use clap::Args;
 use driftprobe_import::{Format, Request, Told, import};
 use driftprobe_model::Model;
 use driftprobe_trace::{Manifest, ModelInfo};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Examples of the command.
@@ -88,10 +88,7 @@ pub fn run(args: &ImportArgs) -> Result<u8, Failure> {
     let outcome = import(&request, &mut |progress| bar.show(&progress));
     bar.finish();
     let text = format!("{}next: driftprobe analyze {}\n", outcome?.to_text(), args.out.display());
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
-        outcome => outcome.map_err(Failure::stdout)?,
-    }
+    output::print(&text)?;
     Ok(driftprobe::EXIT_PASS)
 }
 

@@ -37,7 +37,6 @@ pub use logprobs::{Known, judge_files, run_delta, write as write_logprobs};
 use args::{Cli, Command, RunArgs};
 use clap::{ColorChoice, CommandFactory, Parser};
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::PathBuf;
 
 /// Runs the program with this command line, whose first word is the program's name, and returns its exit status. What it has
@@ -79,10 +78,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
         Some(Command::Logprobs(args)) => logprobs::run(*args),
         Some(Command::Reach(args)) => reach::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
-        Some(Command::Completions { shell }) => {
-            completions(shell);
-            Ok(driftprobe::EXIT_PASS)
-        }
+        Some(Command::Completions { shell }) => completions(shell).map(|()| driftprobe::EXIT_PASS),
         Some(Command::Man { command }) => man(command.as_deref()),
     };
     match outcome {
@@ -94,8 +90,10 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, binary: Option<PathBu
     }
 }
 
-fn completions(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "driftprobe", &mut std::io::stdout());
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "driftprobe", &mut text);
+    output::print(&String::from_utf8_lossy(&text))
 }
 
 /// The manual page of the program, or of one of its commands.
@@ -115,6 +113,6 @@ fn man(name: Option<&str>) -> Result<u8, Failure> {
     };
     let mut text = Vec::new();
     page.render(&mut text).map_err(Failure::stdout)?;
-    std::io::stdout().write_all(&text).map_err(Failure::stdout)?;
+    output::print(&String::from_utf8_lossy(&text))?;
     Ok(driftprobe::EXIT_PASS)
 }

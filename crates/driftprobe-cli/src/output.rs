@@ -4,6 +4,7 @@ use crate::args::Format;
 use crate::failure::Failure;
 use driftprobe::Analysis;
 use driftprobe::report::{self, ci};
+use driftprobe_trace::{Part, Seen};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
@@ -20,28 +21,51 @@ const FILES: [File; 4] = [
     ("drift.json", report::to_json),
 ];
 
-/// Writes drift.html, drift.md, drift.tsv and drift.json into `folder`; their paths.
-pub fn files(analysis: &Analysis, folder: &Path) -> Result<Vec<PathBuf>, Failure> {
-    into_folder(folder, FILES.iter().map(|(name, text)| (*name, text(analysis))))
+/// What is said of a run, and the run's manifest as it was when it was judged.
+pub struct Judged {
+    pub analysis: Analysis,
+    pub seen: Seen,
 }
 
-/// Writes files into a folder, which is made if it is not there; their paths.
+/// Writes drift.html, drift.md, drift.tsv and drift.json into `folder`; their paths. Of a run that was written anew since it
+/// was judged nothing stays.
+pub fn files(judged: &Judged, folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let texts: Vec<(&str, String)> = FILES.iter().map(|(name, text)| (*name, text(&judged.analysis))).collect();
+    judged.seen.unchanged()?;
+    let written = into_folder(folder, texts)?;
+    judged.seen.unchanged().inspect_err(|_| {
+        for path in &written {
+            // One that cannot be deleted is told of all the same: by the error that is on its way.
+            let _ = fs::remove_file(path);
+        }
+    })?;
+    Ok(written)
+}
+
+/// Writes files into a folder, which is made if it is not there; their paths. All are on disk before the first takes the place
+/// of an old one, and each takes it whole.
 pub fn into_folder<'a>(
     folder: &Path,
     files: impl IntoIterator<Item = (&'a str, impl AsRef<[u8]>)>,
 ) -> Result<Vec<PathBuf>, Failure> {
     fs::create_dir_all(folder).map_err(|e| Failure::io("make the folder", folder, &e))?;
-    let write = |(name, text): (&str, _)| {
+    let mut parts = Vec::new();
+    for (name, text) in files {
         let path = folder.join(name);
-        fs::write(&path, text).map_err(|e| Failure::io("write", &path, &e))?;
-        Ok(path)
+        let part = Part::write(&path, |file| file.write_all(text.as_ref()));
+        parts.push((part.map_err(|e| Failure::io("write", &path, &e))?, path));
+    }
+    let place = |(part, path): (Part, PathBuf)| match part.place() {
+        Ok(()) => Ok(path),
+        Err(e) => Err(Failure::io("write", &path, &e)),
     };
-    files.into_iter().map(write).collect()
+    parts.into_iter().map(place).collect()
 }
 
 /// Writes a report's files into `folder` and prints the report to standard output.
-pub fn write(analysis: &Analysis, folder: &Path, format: Format) -> Result<(), Failure> {
-    let written = files(analysis, folder)?;
+pub fn write(judged: &Judged, folder: &Path, format: Format) -> Result<(), Failure> {
+    let written = files(judged, folder)?;
+    let analysis = &judged.analysis;
     let suites = || ci::of_analysis(analysis);
     let shown = match format {
         Format::Text => summary(analysis, &written),
@@ -62,6 +86,11 @@ pub fn print(text: &str) -> Result<(), Failure> {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome.map_err(Failure::stdout),
     }
+}
+
+/// Tells something on standard error. Where nobody can be told, the work goes on.
+pub fn tell(text: impl std::fmt::Display) {
+    let _ = writeln!(anstream::stderr(), "{text}");
 }
 
 /// Bytes of a step's summary beyond which GitHub drops all of it, less what others may have written there.

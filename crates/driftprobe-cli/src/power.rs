@@ -7,7 +7,7 @@ use crate::progress::CountBar;
 use crate::prompts;
 use crate::run::{check_context, layers, points};
 use driftprobe::cause::PowerRow;
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::verdict::Parting;
 use driftprobe::{Analysis, Options, Verdict, analyze_against};
 use driftprobe_engine::faulty::{Fault, FaultKind, FaultyEngine, Scope, Subject};

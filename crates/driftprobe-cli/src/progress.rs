@@ -1,5 +1,6 @@
 //! Progress of long work on a terminal; silence in a pipe. Ctrl-C is heard here.
 
+use crate::output::tell;
 use driftprobe::progress::Work;
 use driftprobe_engine::record::{Progress, Watcher};
 use driftprobe_remote::Step;
@@ -50,7 +51,7 @@ impl LateBar {
             if rest >= QUIET {
                 self.told = Some(Instant::now());
                 let share = done as f64 / total.max(1) as f64 * 100.0;
-                eprintln!("{PROGRESS_LINE}{share:.0}% {}", message(self.started.elapsed()));
+                tell(format_args!("{PROGRESS_LINE}{share:.0}% {}", message(self.started.elapsed())));
             }
             return;
         }
@@ -251,7 +252,7 @@ impl RemoteBar {
                 let line: String = line.chars().filter(|c| !c.is_control()).collect();
                 match line.strip_prefix(PROGRESS_LINE) {
                     Some(progress) => self.0.set_message(progress.to_owned()),
-                    None => self.0.suspend(|| anstream::eprintln!("  {line}")),
+                    None => self.0.suspend(|| tell(format_args!("  {line}"))),
                 }
             }
         }

@@ -6,14 +6,13 @@ use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::lying;
 use crate::output;
 use crate::progress::{JudgingBar, stop};
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::reach::{Scope, reach};
 use driftprobe::report::reach::{to_json, to_markdown, to_terminal};
 use driftprobe::{EXIT_INCONCLUSIVE, EXIT_PASS, Options, analyze_against};
 use driftprobe_trace::Point;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -44,13 +43,11 @@ pub fn run(args: &ReachArgs) -> Result<u8, Failure> {
     });
     bar.finish();
     let found = found?;
+    run.seen().unchanged()?;
     let folder = args.out.clone().unwrap_or_else(|| beside(&args.run));
-    fs::create_dir_all(&folder).map_err(|e| Failure::io("make the folder", &folder, &e))?;
     let (json, md) = (to_json(&found), to_markdown(&found));
     let mut text = to_terminal(&found).ansi() + "\n";
-    for (name, content) in [("reach.json", &json), ("reach.md", &md)] {
-        let path = folder.join(name);
-        fs::write(&path, content).map_err(|e| Failure::io("write", &path, &e))?;
+    for path in output::into_folder(&folder, [("reach.json", &json), ("reach.md", &md)])? {
         let _ = writeln!(text, "wrote {}", path.display());
     }
     output::print(match args.format {

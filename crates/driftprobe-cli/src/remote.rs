@@ -4,10 +4,10 @@ use crate::analyze;
 use crate::args::RunArgs;
 use crate::environment;
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, Judged};
 use crate::progress::{RemoteBar, stop};
 use clap::Args;
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe_model::Model;
 use driftprobe_remote::{Job, Remote, RemoteError, Step, Target};
 use driftprobe_trace::Run;
@@ -234,16 +234,17 @@ fn judge(args: &RunArgs, out: &Path) -> Result<u8, Failure> {
     let here = args.engine.model == Path::new("DEMO") || args.engine.model.exists();
     let model = here.then(|| Model::open(&args.engine.model)).transpose()?;
     let oracle = model.as_ref().map(|model| Oracle { budget_flops: args.engine.simulate, ..Oracle::new(model) });
-    let analysis = analyze::judge_all(&Run::open(out)?, oracle.as_ref())?;
-    output::write(&analysis, &analyze::beside(out), args.format)?;
+    let run = Run::open(out)?;
+    let judged = Judged { analysis: analyze::judge_all(&run, oracle.as_ref())?, seen: run.seen() };
+    output::write(&judged, &analyze::beside(out), args.format)?;
     if model.is_none() {
         let model = args.engine.model.display();
-        anstream::eprintln!(
+        output::tell(format_args!(
             "{model} does not lie here, so that rows were compared and not judged; with a copy of it:\n  driftprobe analyze {} --model PATH",
             out.display()
-        );
+        ));
     }
-    Ok(analysis.exit_code())
+    Ok(judged.analysis.exit_code())
 }
 
 fn job_id() -> String {

@@ -7,21 +7,21 @@ use crate::output;
 use crate::picture;
 use driftprobe::report::Plot;
 use driftprobe::{Analysis, report};
+use driftprobe_trace::replace_file;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Runs the command and returns the exit status, which is that of a program that did its work.
 pub fn run(args: &ReportArgs) -> Result<u8, Failure> {
     // What cannot be written is said before the work, not after it.
     let file = args.plot.map(|plot| picture_file(args, plot)).transpose()?;
-    let analysis = judge_asked(&args.run, &args.judging)?;
+    let judged = judge_asked(&args.run, &args.judging)?;
     let written = match (args.plot, file) {
-        (Some(plot), Some((path, format))) => vec![draw(&analysis, plot, (&path, format, args.scale))?],
-        _ => output::files(&analysis, &args.out.clone().unwrap_or_else(|| beside(&args.run)))?,
+        (Some(plot), Some((path, format))) => vec![draw(&judged.analysis, plot, (&path, format, args.scale))?],
+        _ => output::files(&judged, &args.out.clone().unwrap_or_else(|| beside(&args.run)))?,
     };
-    for path in written {
-        anstream::println!("wrote {}", path.display());
-    }
+    output::print(&written.iter().map(|path| format!("wrote {}\n", path.display())).collect::<String>())?;
     Ok(driftprobe::EXIT_PASS)
 }
 
@@ -64,6 +64,6 @@ fn draw(analysis: &Analysis, plot: Plot, (path, format, scale): (&Path, Format, 
     if let Some(folder) = folder {
         fs::create_dir_all(folder).map_err(|e| Failure::io("make the folder", folder, &e))?;
     }
-    fs::write(path, bytes).map_err(|e| Failure::io("write", path, &e))?;
+    replace_file(path, |file| file.write_all(&bytes)).map_err(|e| Failure::io("write", path, &e))?;
     Ok(path.to_owned())
 }

@@ -6,14 +6,13 @@ use crate::by_prompt;
 use crate::engine;
 use crate::environment;
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, Judged};
 use crate::progress::TerminalWatcher;
 use crate::prompts;
 use crate::remote;
 use crate::search::search;
 use crate::sweep;
-use driftprobe::Analysis;
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::search::with_search;
 use driftprobe_engine::record::{self, Budget, Plan, RowPlan, record, record_both};
 use driftprobe_engine::{Engine, EngineError};
@@ -36,9 +35,9 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     if let Some(axis) = &args.sweep {
         return sweep::run(args, axis);
     }
-    let Some(Made { dir, analysis }) = make(args)? else { return Ok(driftprobe::EXIT_PASS) };
-    output::write(&analysis, &analyze::beside(&dir), args.format)?;
-    Ok(analysis.exit_code())
+    let Some(Made { dir, judged }) = make(args)? else { return Ok(driftprobe::EXIT_PASS) };
+    output::write(&judged, &analyze::beside(&dir), args.format)?;
+    Ok(judged.analysis.exit_code())
 }
 
 /// A run that was recorded and judged.
@@ -46,7 +45,7 @@ pub struct Made {
     /// Its folder.
     pub dir: PathBuf,
     /// What is said of it.
-    pub analysis: Analysis,
+    pub judged: Judged,
 }
 
 /// Makes a run, and judges it unless it was only to be recorded.
@@ -104,18 +103,31 @@ fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
     watcher.finish();
     match recorded {
         Ok(_) if args.record_only => {
-            anstream::println!("recorded {}; judge it with `driftprobe analyze`", dir.display());
+            output::print(&format!("recorded {}; judge it with `driftprobe analyze`\n", dir.display()))?;
             Ok(None)
         }
         Ok(_) => {
             let oracle = Oracle { budget_flops: args.engine.simulate, ..Oracle::new(&model) };
-            let analysis = analyze::judge(&Run::open(&dir)?, Some(&oracle))?;
-            let rounds = search(engine, &plan, &analysis, (&dir, &oracle))?;
-            Ok(Some(Made { dir, analysis: with_search(analysis, rounds) }))
+            let judged = judge_and_search(engine, &plan, (&dir, &oracle))?;
+            Ok(Some(Made { dir, judged }))
         }
         Err(EngineError::Interrupted) => Err(Failure::interrupted(&dir)),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Judges the run in a folder that was recorded by this plan, and records again what lies around its fault.
+pub fn judge_and_search(
+    engine: &dyn Engine,
+    plan: &Plan,
+    (dir, oracle): (&Path, &Oracle<'_>),
+) -> Result<Judged, Failure> {
+    let run = Run::open(dir)?;
+    let seen = run.seen();
+    let analysis = analyze::judge(&run, Some(oracle))?;
+    drop(run);
+    let rounds = search(engine, plan, &analysis, (dir, oracle))?;
+    Ok(Judged { analysis: with_search(analysis, rounds), seen })
 }
 
 /// Refuses sequences that are longer than the model was made for: what it computes there means little.

@@ -2,9 +2,10 @@
 
 use crate::analyze;
 use crate::failure::Failure;
+use crate::output;
 use crate::progress::TerminalWatcher;
 use driftprobe::Analysis;
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::search::{Between, around, between};
 use driftprobe_engine::record::{Budget, Plan, RowPlan, record};
 use driftprobe_engine::{Engine, EngineError};
@@ -68,7 +69,7 @@ fn record_again(
         match RowPlan::within(engine, &plan, &Manifest::default(), Budget { bytes, modes: 1 }) {
             Ok(rows) => plan.rows = Some(rows),
             Err(EngineError::Request { what, .. }) => {
-                anstream::eprintln!("hint: the layers around the fault were not recorded again: {what}");
+                output::tell(format_args!("hint: the layers around the fault were not recorded again: {what}"));
                 return Ok(false);
             }
             Err(e) => return Err(e.into()),

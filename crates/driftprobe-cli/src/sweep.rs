@@ -41,12 +41,12 @@ pub fn run(args: &RunArgs, axis: &Axis) -> Result<u8, Failure> {
     let mut sweep = Sweep { axis: setting.clone(), unit: axis.setting.unit(), steps: vec![] };
     let mut first: Option<Run> = None;
     for (engine, value) in engines.into_iter().zip(&axis.values) {
-        anstream::eprintln!("{setting} = {value} ({} of {})", sweep.steps.len() + 1, axis.values.len());
+        output::tell(format_args!("{setting} = {value} ({} of {})", sweep.steps.len() + 1, axis.values.len()));
         let one = RunArgs { engine, out: Some(folder.join(folder_name(value))), sweep: None, ..args.clone() };
-        let Some(Made { dir, analysis }) = make(&one)? else { continue };
+        let Some(Made { dir, judged }) = make(&one)? else { continue };
         let own = Run::open(&dir)?;
-        let mut step = Step::of(value, &analysis);
-        output::files(&analysis, &crate::analyze::beside(&dir))?;
+        let mut step = Step::of(value, &judged.analysis);
+        output::files(&judged, &crate::analyze::beside(&dir))?;
         if let Some(first) = first.as_ref().filter(|_| axis.setting.keeps_sequences()) {
             let mut bar = JudgingBar::new();
             step.hold_against((first, &axis.values[0]), &own, &mut |progress| bar.show(progress));

@@ -80,7 +80,7 @@ struct Recorder<'a> {
     /// Whether both modes are recorded, the plan's own aside.
     both: bool,
     watcher: &'a mut dyn Watcher,
-    /// Hashes of the run itself, which repeats are compared with.
+    /// Hashes of one prompt's rows, which its repeats are compared with.
     hashes: HashMap<RowKey, RowHash>,
     /// Logits with and without tracing.
     observer: ObserverEffect,
@@ -88,8 +88,6 @@ struct Recorder<'a> {
     chosen: Vec<Vec<u64>>,
     done: u64,
     total: u64,
-    /// Bytes of payloads and events that were written, by mode.
-    written: Vec<u64>,
 }
 
 /// Records a run in `dir`. `base` brings what only the caller knows (model, host, environment, seed).
@@ -142,7 +140,6 @@ fn record_in(
         observer: ObserverEffect::default(),
         done: 0,
         total: 0,
-        written: Vec::new(),
     };
     recorder.total = recorder.work(dirs.len());
     let manifest = recorder.manifest(base);
@@ -162,6 +159,11 @@ fn record_in(
     }
     outcome?;
     finished.ok_or_else(|| EngineError::request("there is no folder to record into", "name one"))
+}
+
+/// Bytes of payloads and events that each of these has written, with its mode.
+fn written<'o>(outputs: impl Iterator<Item = &'o Output>) -> Vec<(Mode, u64)> {
+    outputs.map(|output| (output.mode, output.writer.written())).collect()
 }
 
 impl Recorder<'_> {
@@ -218,58 +220,75 @@ impl Recorder<'_> {
         }
     }
 
+    /// Every prompt in all modes, and its repeats behind it: what is known of a prompt is let go before the next.
     fn run_all(&mut self, outputs: &mut [Output]) -> Result<(), EngineError> {
-        self.run(outputs, 0)?;
+        let of_repeat = |repeat| outputs.iter().map(|output| output.repeat(repeat)).collect();
+        let mut repeats = (1..=self.plan.repeats).map(of_repeat).collect::<Result<Vec<Vec<Output>>, EngineError>>()?;
+        let outcome = self.prompts(outputs, &mut repeats);
         // In the other mode prefill is the same, and a cache that is replaced is a watched one.
-        if let Some(first) = outputs.first_mut() {
+        if let Some(first) = outputs.first_mut().filter(|_| outcome.is_ok()) {
             first.writer.manifest_mut().observer = self.plan.unwatched.then(|| self.observer.clone());
         }
-        for repeat in 1..=self.plan.repeats {
-            let again = outputs.iter().map(|output| output.repeat(repeat));
-            let mut again = again.collect::<Result<Vec<Output>, EngineError>>()?;
-            let outcome = self.run(&mut again, repeat);
-            for output in again {
-                output.finish(outcome.is_ok())?;
+        for output in repeats.into_iter().flatten() {
+            output.finish(outcome.is_ok())?;
+        }
+        outcome
+    }
+
+    fn prompts(&mut self, outputs: &mut [Output], repeats: &mut Vec<Vec<Output>>) -> Result<(), EngineError> {
+        let prompts: Vec<PromptInfo> = outputs.first().map(Output::prompts).unwrap_or_default();
+        for prompt in prompts.iter().enumerate() {
+            self.hashes.clear();
+            let elsewhere = written(repeats.iter().flatten());
+            self.prompt(outputs, prompt, (0, &elsewhere))?;
+            for number in 0..self.plan.repeats as usize {
+                let repeat = u32::try_from(number).unwrap_or(u32::MAX).saturating_add(1);
+                if repeats.len() == number {
+                    repeats.push(outputs.iter().map(|output| output.repeat(repeat)).collect::<Result<_, _>>()?);
+                }
+                let others = repeats.iter().enumerate().filter(|(other, _)| *other != number);
+                let elsewhere = written(others.flat_map(|(_, outputs)| outputs).chain(&*outputs));
+                if let Some(outputs) = repeats.get_mut(number) {
+                    self.prompt(outputs, prompt, (repeat, &elsewhere))?;
+                }
             }
-            outcome?;
         }
         Ok(())
     }
 
-    /// One run in all modes: every prompt, prefill and decode.
-    fn run(&mut self, outputs: &mut [Output], repeat: u32) -> Result<(), EngineError> {
+    /// One prompt in all modes: prefill and decode. `elsewhere` is what other repeats have written.
+    fn prompt(
+        &mut self,
+        outputs: &mut [Output],
+        (index, prompt): (usize, &PromptInfo),
+        (repeat, elsewhere): (u32, &[(Mode, u64)]),
+    ) -> Result<(), EngineError> {
         let limit = self.plan.rows.as_ref().and_then(RowPlan::limit);
-        self.written.resize(outputs.len(), 0);
-        for (output, written) in outputs.iter_mut().zip(&self.written) {
+        for output in outputs.iter_mut() {
             output.writer.set_compression(self.plan.compress);
-            output.writer.set_limit(limit.map(|limit| limit.saturating_sub(*written)));
+            let elsewhere = elsewhere.iter().filter(|(mode, _)| *mode == output.mode).map(|(_, bytes)| bytes);
+            output.writer.set_limit(limit.map(|limit| limit.saturating_sub(elsewhere.sum())));
         }
-        let prompts: Vec<PromptInfo> = outputs.first().map(Output::prompts).unwrap_or_default();
-        for (index, prompt) in prompts.iter().enumerate() {
-            let first = prompt.tokens.len() - self.plan.steps;
-            let engine = self.engine;
-            let mut prefilled = engine.session()?;
-            let mut writers = vec![];
-            for output in outputs.iter_mut() {
-                output.writer.begin(&prompt.id, Phase::Prefill)?;
-                writers.push(&mut output.writer);
-            }
-            let of_prefill = self.prefill(&mut *prefilled, writers, (index, prompt), (first, repeat))?;
-            // Only alignment needs prefill's cache beyond this point.
-            let needed = outputs.iter().any(|output| output.mode == Mode::KvAligned);
-            let prefilled = needed.then_some(prefilled);
-            for (number, output) in outputs.iter_mut().enumerate() {
-                let aligned = prefilled.as_deref().filter(|_| output.mode == Mode::KvAligned);
-                output.writer.begin(&prompt.id, Phase::Decode)?;
-                let of_decode = self.decode(aligned, Some(output), (index, prompt), (first, repeat))?;
-                output.writer.flush_prompt()?;
-                if number == 0 && repeat == 0 && self.plan.unwatched {
-                    self.unwatched(aligned, (index, prompt), first, [&of_prefill, &of_decode])?;
-                }
-            }
+        let first = prompt.tokens.len() - self.plan.steps;
+        let engine = self.engine;
+        let mut prefilled = engine.session()?;
+        let mut writers = vec![];
+        for output in outputs.iter_mut() {
+            output.writer.begin(&prompt.id, Phase::Prefill)?;
+            writers.push(&mut output.writer);
         }
-        for (output, written) in outputs.iter().zip(&mut self.written) {
-            *written += output.writer.written();
+        let of_prefill = self.prefill(&mut *prefilled, writers, (index, prompt), (first, repeat))?;
+        // Only alignment needs prefill's cache beyond this point.
+        let needed = outputs.iter().any(|output| output.mode == Mode::KvAligned);
+        let prefilled = needed.then_some(prefilled);
+        for (number, output) in outputs.iter_mut().enumerate() {
+            let aligned = prefilled.as_deref().filter(|_| output.mode == Mode::KvAligned);
+            output.writer.begin(&prompt.id, Phase::Decode)?;
+            let of_decode = self.decode(aligned, Some(output), (index, prompt), (first, repeat))?;
+            output.writer.flush_prompt()?;
+            if number == 0 && repeat == 0 && self.plan.unwatched {
+                self.unwatched(aligned, (index, prompt), first, [&of_prefill, &of_decode])?;
+            }
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ pub mod models;
 pub mod program;
 pub mod runs;
 
-pub use memory::{Watched, bounded};
+pub use memory::{Watched, bounded, most_held};
 
 /// A reader's name, and the function that feeds it.
 pub type Target = (&'static str, fn(&[u8]));

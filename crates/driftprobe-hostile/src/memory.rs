@@ -2,9 +2,13 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicIsize, Ordering::Relaxed};
 
-/// The system's allocator, with each thread's bytes counted.
+/// The system's allocator, with each thread's bytes counted, and those of all together.
 pub struct Watched;
+
+static ALL_HELD: AtomicIsize = AtomicIsize::new(0);
+static ALL_MOST: AtomicIsize = AtomicIsize::new(0);
 
 thread_local! {
     static HELD: Cell<isize> = const { Cell::new(0) };
@@ -12,6 +16,9 @@ thread_local! {
 }
 
 fn count(more: usize, less: usize) {
+    let change = 0isize.saturating_add_unsigned(more).saturating_sub_unsigned(less);
+    let all = ALL_HELD.fetch_add(change, Relaxed).saturating_add(change);
+    ALL_MOST.fetch_max(all, Relaxed);
     // While a thread ends, its cells may be gone; what is allocated then is of no interest.
     let _ = HELD.try_with(|held| {
         held.set(held.get().saturating_add_unsigned(more).saturating_sub_unsigned(less));
@@ -56,6 +63,15 @@ pub fn bounded<T>(allowed: usize, work: impl FnOnce() -> T) -> T {
     let most = MOST.with(Cell::get).saturating_sub(before);
     assert!(most <= isize::try_from(allowed).unwrap_or(isize::MAX), "{most} bytes were held, {allowed} are allowed");
     done
+}
+
+/// The most bytes that all threads together held more than before while `work` ran. Where [`Watched`] is not the program's
+/// allocator, 0.
+pub fn most_held<T>(work: impl FnOnce() -> T) -> (T, isize) {
+    let before = ALL_HELD.load(Relaxed);
+    ALL_MOST.store(before, Relaxed);
+    let done = work();
+    (done, ALL_MOST.load(Relaxed).saturating_sub(before))
 }
 
 /// Bytes that reading `len` bytes of input may take: a fixed part for what readers always set up, and what a byte may grow to

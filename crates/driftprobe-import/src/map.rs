@@ -17,6 +17,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("transformers", include_str!("maps/transformers.toml")),
     ("vllm", include_str!("maps/vllm.toml")),
     ("sglang", include_str!("maps/sglang.toml")),
+    ("onnxruntime", include_str!("maps/onnxruntime.toml")),
     ("llama-cpp", include_str!("maps/llama-cpp.toml")),
     ("greta", include_str!("maps/greta.toml")),
 ];

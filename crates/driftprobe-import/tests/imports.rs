@@ -2,7 +2,7 @@
 //!
 //! `fixtures/import_dumps.py` makes the dumps; `DRIFTPROBE_IMPORT_DUMPS` names a folder of other ones.
 
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::verdict::Parting;
 use driftprobe::{Analysis, Options, Verdict, analyze_against};
 use driftprobe_import::{Format, ImportError, Report, Request, Told, import};

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// A run of a dataset of which one prompt at a time is in memory.
 pub struct Index {
@@ -33,6 +34,15 @@ struct One {
     others: Vec<String>,
     /// Over the files' contents, names, sizes and times.
     stamp: u128,
+    /// Sizes and times of the tables' files.
+    told: Vec<Told>,
+}
+
+/// Size and time of a file, if it is there.
+type Told = Option<(u64, Option<SystemTime>)>;
+
+fn told(path: &Path) -> Told {
+    fs::metadata(path).map(|found| (found.len(), found.modified().ok())).ok()
 }
 
 impl Index {
@@ -85,6 +95,7 @@ impl One {
         let promises = Promises::new(leaf.manifest.take());
         let complete = promises.complete().unwrap_or(false);
         let (mut groups, mut others) = (BTreeMap::<Arc<str>, Vec<(usize, usize)>>::new(), Vec::new());
+        let seen: Vec<Told> = tables.iter().map(|table| told(&table.path)).collect();
         let mut stamp = Vec::new();
         for (at, table) in tables.iter().enumerate() {
             for group in 0..table.groups() {
@@ -96,11 +107,10 @@ impl One {
                 }
                 others.extend(found.others);
             }
-            let told = fs::metadata(&table.path).map(|found| (found.len(), found.modified().ok())).ok();
-            stamp.push(format!("{} {:?} {told:?}", name_of(&table.path), table.content()?));
+            stamp.push(format!("{} {:?} {:?}", name_of(&table.path), table.content()?, seen.get(at)));
         }
         let stamp = xxh3_128(stamp.join("\n").as_bytes());
-        Ok(One { leaf, promises, tables, groups, others, stamp })
+        Ok(One { leaf, promises, tables, groups, others, stamp, told: seen })
     }
 
     fn read(&self, id: &str) -> Result<Run, TraceError> {
@@ -167,5 +177,13 @@ impl ByPrompt for Index {
             bytes.extend(one.stamp.to_le_bytes());
         }
         xxh3_128(&bytes)
+    }
+
+    fn unchanged(&self) -> Result<(), TraceError> {
+        let files = self.all().flat_map(|one| one.tables.iter().zip(&one.told));
+        match files.into_iter().find(|(table, seen)| told(&table.path) != **seen) {
+            Some((table, _)) => Err(TraceError::Changed { path: table.path.clone(), line: 1 }),
+            None => Ok(()),
+        }
     }
 }

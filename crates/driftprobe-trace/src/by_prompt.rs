@@ -30,6 +30,12 @@ pub trait ByPrompt: Send + Sync {
 
     /// A hash over everything that [`ByPrompt::prompt`] reads; of payloads, over names, sizes and times.
     fn fingerprint(&self, id: &str) -> u128;
+
+    /// Whether the run that was opened is still the one that lies there.
+    ///
+    /// # Errors
+    /// [`TraceError::Changed`] if it is not.
+    fn unchanged(&self) -> Result<(), TraceError>;
 }
 
 /// A manifest that can be cut down to one prompt's.

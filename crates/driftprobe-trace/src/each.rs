@@ -83,5 +83,6 @@ pub fn each_event(
             None => {}
         }
     }
+    found.seen.unchanged()?;
     Ok(Folder { dir: found.dir, manifest: found.manifest, manifest_text, ignored: found.ignored, torn })
 }

@@ -41,6 +41,12 @@ pub enum TraceError {
         /// The folder.
         path: PathBuf,
     },
+    /// Another process writes a run there.
+    #[error("{}: another process is writing a run here", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A folder that is to be overwritten holds something that is not known to be a run.
     #[error("{}: holds files, but no manifest of a run, so nothing is overwritten", path.display())]
     NotOurs {
@@ -172,6 +178,7 @@ impl TraceError {
         match self {
             TraceError::Io { .. } => "check that the path exists, that its disk has room and that you may use it",
             TraceError::NotARun { .. } => "name the folder that holds manifest.json or traces/, or a .jsonl file",
+            TraceError::InUse { .. } => "let it end, or name another folder",
             TraceError::NotOurs { .. } => "name another folder, or empty this one yourself",
             TraceError::RunExists { .. } => "name another folder, or ask for this one to be overwritten",
             TraceError::Manifest { .. } => {

@@ -1,14 +1,32 @@
-//! A run's folder: whether one holds a run, and what of it is deleted when it is written anew.
+//! A run's folder: whether one holds a run, who may write there, and what of it is deleted when it is written anew.
 
 use crate::TraceError;
 use crate::manifest::{MANIFEST_FILE, Manifest};
 use crate::run::{ALIGNED_DIR, SEARCH_PREFIX, TENSORS_DIR, TRACES_DIR, repeat_number};
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::Path;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
-/// What `analyze` writes into `report/`.
-const REPORT_FILES: [&str; 5] = ["drift.md", "drift.tsv", "drift.json", "drift.html", "junit.xml"];
+/// Folder of a run that holds its reports.
+const REPORT_DIR: &str = "report";
+
+/// Files that speak of a run, in its [`REPORT_DIR`]; beside them are plans of shards, `plan-1-of-3.json`.
+const REPORTS: [&str; 11] = [
+    "drift.md",
+    "drift.tsv",
+    "drift.json",
+    "drift.html",
+    "junit.xml",
+    "merged.md",
+    "merged.tsv",
+    "merged.json",
+    "reach.json",
+    "reach.md",
+    "plan.json",
+];
+
+/// How the name of a file ends that is being written, and begins with a dot.
+const PART_SUFFIX: &str = ".part";
 
 /// Whether a run lies there, or a part of one.
 pub fn holds_run(dir: &Path) -> bool {
@@ -16,22 +34,99 @@ pub fn holds_run(dir: &Path) -> bool {
     dir.join(MANIFEST_FILE).exists() || has_entries(TRACES_DIR) || has_entries(TENSORS_DIR)
 }
 
-/// Deletes a run: its manifest, traces, payloads, self-repeats and reports, and nothing else.
-pub fn delete_run(dir: &Path) -> Result<(), TraceError> {
-    let reports = REPORT_FILES.iter().map(|name| dir.join("report").join(name));
-    for file in reports.chain([dir.join(MANIFEST_FILE)]).filter(|f| f.exists()) {
-        fs::remove_file(&file).map_err(io_error("delete", &file))?;
+/// Takes a folder, which is made if it is not there, for one writer. It is free again when what this gives is dropped, or its
+/// process ends in whatever way. `None` where folders cannot be taken: outside Unix, and on some network file systems.
+pub fn take(dir: &Path) -> Result<Option<File>, TraceError> {
+    fs::create_dir_all(dir).map_err(io_error("make the folder", dir))?;
+    if !cfg!(unix) {
+        return Ok(None);
     }
-    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
-        let path = entry.map_err(io_error("list", dir))?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let folder = File::open(dir).map_err(io_error("open", dir))?;
+    match folder.try_lock() {
+        Ok(()) => Ok(Some(folder)),
+        Err(TryLockError::WouldBlock) => Err(TraceError::InUse { path: dir.to_owned() }),
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
+/// Deletes a run: its traces, payloads, self-repeats, the runs inside it and its reports, and nothing else. Its manifest stays
+/// and says from the first on that the run is incomplete: whenever this is cut short, what is left is known for what it is.
+pub fn delete_run(dir: &Path) -> Result<(), TraceError> {
+    delete_reports(dir)?;
+    mark_unfinished(dir)?;
+    // Somebody may have judged the run just before it was marked.
+    delete_reports(dir)?;
+    for path in entries(dir)? {
+        let name = name_of(&path);
         let of_run = name == TRACES_DIR || name == TENSORS_DIR || repeat_number(name).is_some();
-        let inner = (name == ALIGNED_DIR || name.starts_with(SEARCH_PREFIX)) && holds_run(&path);
-        if (of_run || inner) && path.is_dir() {
+        let inner = name == ALIGNED_DIR || name.starts_with(SEARCH_PREFIX);
+        if of_run && path.is_dir() {
             fs::remove_dir_all(&path).map_err(io_error("delete", &path))?;
+        } else if inner && holds_run(&path) {
+            delete_inner(&path)?;
+        } else if inner && path.is_dir() {
+            // Empty where a process was killed before it wrote there. Whatever else lies there is not ours.
+            let _ = fs::remove_dir(&path);
         }
     }
     Ok(())
+}
+
+/// Deletes what a process left that was killed while it wrote a manifest there.
+pub fn sweep(dir: &Path) -> Result<(), TraceError> {
+    for path in entries(dir)?.into_iter().filter(|path| is_part(name_of(path), MANIFEST_FILE)) {
+        fs::remove_file(&path).map_err(io_error("delete", &path))?;
+    }
+    Ok(())
+}
+
+/// Deletes a run that lies in another, its manifest last: what is left of it is known for a run as long as there is any.
+fn delete_inner(dir: &Path) -> Result<(), TraceError> {
+    mark_unfinished(dir)?;
+    for path in entries(dir)?.into_iter().filter(|path| name_of(path) != MANIFEST_FILE) {
+        let gone = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        gone.map_err(io_error("delete", &path))?;
+    }
+    fs::remove_dir_all(dir).map_err(io_error("delete", dir))
+}
+
+fn delete_reports(dir: &Path) -> Result<(), TraceError> {
+    let folder = dir.join(REPORT_DIR);
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for path in entries(&folder)?.into_iter().filter(|path| !path.is_dir()) {
+        let name = name_of(&path);
+        let plan = name.starts_with("plan-") && name.contains("-of-") && name.ends_with(".json");
+        if plan || REPORTS.iter().any(|report| name == *report || is_part(name, report)) {
+            fs::remove_file(&path).map_err(io_error("delete", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the manifest of a run, if it is one, say that the run is incomplete.
+fn mark_unfinished(dir: &Path) -> Result<(), TraceError> {
+    let path = dir.join(MANIFEST_FILE);
+    let text = fs::read_to_string(&path).ok();
+    match text.and_then(|text| Manifest::parse(&text, &path).ok()) {
+        Some(manifest) if manifest.complete => write_manifest(dir, &Manifest { complete: false, ..manifest }),
+        _ => Ok(()),
+    }
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, TraceError> {
+    let entries = fs::read_dir(dir).map_err(io_error("list", dir))?;
+    entries.map(|entry| Ok(entry.map_err(io_error("list", dir))?.path())).collect()
+}
+
+fn name_of(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+/// Whether this is the name of a part of a file whose name begins so.
+fn is_part(name: &str, of: &str) -> bool {
+    name.strip_prefix('.').is_some_and(|rest| rest.starts_with(of) && rest.ends_with(PART_SUFFIX))
 }
 
 /// What the system said of a path.
@@ -43,29 +138,57 @@ pub fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error
 /// Replaces the manifest.
 pub fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), TraceError> {
     let path = dir.join(MANIFEST_FILE);
-    let write = || -> std::io::Result<()> {
+    let write = || -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(manifest)?;
         text.push(b'\n');
-        replace(&path, |file| file.write_all(&text))
+        replace_file(&path, |file| file.write_all(&text))
     };
     write().map_err(io_error("write", &path))
 }
 
-/// Writes a whole file and renames it into place; nobody ever sees a part of it.
-pub fn replace(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> std::io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    let result = File::create(&part).and_then(|mut file| {
+/// Writes a whole file and renames it into place: nobody ever sees a part of it, and two who write the same do not mix.
+///
+/// # Errors
+/// What the system says; what lay there still lies there then.
+pub fn replace_file(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    Part::write(path, write)?.place()
+}
+
+/// A whole file that is on disk under another name, to be renamed into place. Dropped before, it is deleted.
+#[derive(Debug)]
+pub struct Part {
+    part: PathBuf,
+    path: PathBuf,
+}
+
+impl Part {
+    /// Writes the file that is to lie at `path`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<Part> {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        name.push(format!(".{}{PART_SUFFIX}", std::process::id()));
+        let part = Part { part: path.with_file_name(name), path: path.to_owned() };
+        let mut file = File::create(&part.part)?;
         write(&mut file)?;
-        file.sync_all()
-    });
-    match result.and_then(|()| fs::rename(&part, path)) {
-        Ok(()) => Ok(()),
-        Err(e) => {
-            // The part is of no use to anyone; that it cannot be deleted either adds nothing to the first error.
-            let _ = fs::remove_file(&part);
-            Err(e)
-        }
+        file.sync_all()?;
+        Ok(part)
+    }
+
+    /// Renames it into place.
+    ///
+    /// # Errors
+    /// What the system says; what lay there still lies there then.
+    pub fn place(self) -> io::Result<()> {
+        fs::rename(&self.part, &self.path)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Gone already once it is in place; one that cannot be deleted is of no use to anyone and hides nothing.
+        let _ = fs::remove_file(&self.part);
     }
 }

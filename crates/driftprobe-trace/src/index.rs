@@ -12,9 +12,10 @@ use crate::lines::Lines;
 use crate::manifest::Manifest;
 use crate::notes::{Note, Notes};
 use crate::reading::Reading;
-use crate::run::{Layout, TENSORS_DIR, TraceFile, check_repeat, io_error, layout, repeat_dirs};
+use crate::run::{Layout, TENSORS_DIR, TraceFile, check_repeat, each_line, io_error, layout, repeat_dirs};
+use crate::seen::Seen;
 use crate::{Run, ShardInfo, TraceError};
-use scan::{Entry, Scan};
+use scan::{Entry, LinesHash, Scan};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub struct RunIndex {
     events: u64,
     /// Names, sizes and times of the payload files.
     tensors: u128,
+    seen: Seen,
     repeats: Vec<RunIndex>,
 }
 
@@ -75,11 +77,14 @@ impl RunIndex {
                 _ => File::open(&file.path).map_err(io_error("open", &file.path))?,
             };
             let changed = TraceError::Changed { path: file.path.clone(), line: range.line };
-            let torn_before = reading.notes.torn.len();
             let mut lines =
                 Lines::part(&handle, (range.start, range.len), range.line).map_err(io_error("read", &file.path))?;
-            reading.lines(file, &mut lines)?;
-            if reading.notes.torn.len() != torn_before || lines.number != range.line + range.lines {
+            let mut hasher = LinesHash::default();
+            let torn = each_line(file, &mut lines, &mut |line, source, _| {
+                hasher.add(line);
+                reading.line(line, source)
+            })?;
+            if torn.is_some() || hasher.digest() != range.hash {
                 return Err(changed);
             }
             open = Some((range.file, handle));
@@ -133,15 +138,20 @@ impl ByPrompt for RunIndex {
         }
         xxh3_128(&bytes)
     }
+
+    fn unchanged(&self) -> Result<(), TraceError> {
+        std::iter::once(self).chain(&self.repeats).try_for_each(|index| index.seen.unchanged())
+    }
 }
 
 fn open_one(path: &Path) -> Result<RunIndex, TraceError> {
-    let Layout { dir, manifest, files, ignored } = layout(path)?;
+    let Layout { dir, manifest, seen, files, ignored } = layout(path)?;
     let complete = manifest.as_ref().is_some_and(|manifest| manifest.complete);
     let mut scan = Scan::new(complete);
     for (number, file) in (0u32..).zip(&files) {
         scan.file(number, file)?;
     }
+    seen.unchanged()?;
     let tensors = stamp(&dir.join(TENSORS_DIR));
     Ok(RunIndex {
         dir,
@@ -152,6 +162,7 @@ fn open_one(path: &Path) -> Result<RunIndex, TraceError> {
         more_notes: ignored.into_iter().map(|name| Note::IgnoredFile { name }).collect(),
         events: scan.events,
         tensors,
+        seen,
         repeats: Vec::new(),
     })
 }

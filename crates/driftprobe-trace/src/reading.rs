@@ -7,6 +7,7 @@ use crate::notes::Notes;
 use crate::payload::Payloads;
 use crate::raw::{RawEvent, parse_line};
 use crate::run::{Store, TraceFile, each_line};
+use crate::seen::Seen;
 use crate::{Event, Manifest, Run, Source, TraceError};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -67,7 +68,17 @@ impl Reading {
         let notes = self.notes.into_list(manifest.as_ref().map(|manifest| manifest.complete));
         let (events, unmapped) = (self.events, self.unmapped);
         let payloads = Payloads::default();
-        Run { dir, manifest, events, unmapped, notes, repeats: Vec::new(), payloads, store: None }
+        Run {
+            dir,
+            manifest,
+            events,
+            unmapped,
+            notes,
+            repeats: Vec::new(),
+            payloads,
+            store: None,
+            seen: Seen::default(),
+        }
     }
 
     /// The run that was read out of `store`, which lies at `dir`.

@@ -13,6 +13,7 @@ use crate::lines::{Lines, MAX_LINE_BYTES, Next};
 use crate::manifest::{MANIFEST_FILE, Manifest};
 use crate::notes::Note;
 use crate::payload::Payloads;
+use crate::seen::Seen;
 use crate::{Event, Row, Source, TraceError};
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -49,6 +50,7 @@ pub struct Run {
     pub(crate) payloads: Payloads,
     /// What it was read from, if that is no folder of JSON.
     pub(crate) store: Option<Arc<dyn Store>>,
+    pub(crate) seen: Seen,
 }
 
 /// What a run can be read from that is no folder of JSON.
@@ -133,6 +135,11 @@ impl Run {
         }
     }
 
+    /// The manifest as it was when the run was read, by which can be told later whether the run still lies there.
+    pub fn seen(&self) -> Seen {
+        self.seen.clone()
+    }
+
     /// Whether the manifest says that the run ended.
     pub fn is_complete(&self) -> bool {
         self.manifest.as_ref().is_some_and(|m| m.complete)
@@ -158,35 +165,46 @@ pub(crate) struct TraceFile {
 pub(crate) struct Layout {
     pub(crate) dir: PathBuf,
     pub(crate) manifest: Option<Manifest>,
+    /// The manifest as it was when it was read.
+    pub(crate) seen: Seen,
     pub(crate) files: Vec<TraceFile>,
     /// Names of files that are not read.
     pub(crate) ignored: Vec<String>,
 }
 
 fn read_one(path: &Path) -> Result<Run, TraceError> {
-    let Layout { dir, manifest, files, ignored } = layout(path)?;
+    let Layout { dir, manifest, seen, files, ignored } = layout(path)?;
     if let Some(rows) = manifest.as_ref().and_then(Manifest::expected_count).filter(|rows| *rows > PROMISED_ROWS_MAX) {
         return Err(TraceError::Promise { path: dir.join(MANIFEST_FILE), rows });
     }
     let reading = blocks::read(&files, manifest.as_ref().is_some_and(|m| m.complete))?;
-    let mut run = reading.into_run(dir, manifest);
+    // These events are what this manifest promised only if it is still there.
+    seen.unchanged()?;
+    let mut run = Run { seen, ..reading.into_run(dir, manifest) };
     run.notes.extend(ignored.into_iter().map(|name| Note::IgnoredFile { name }));
     Ok(run)
+}
+
+/// The manifest's bytes, if there is one.
+pub(crate) fn manifest_bytes(path: &Path) -> Result<Option<Vec<u8>>, TraceError> {
+    match read_file(path, MANIFEST_BYTES_MAX) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io_error("read", path)(e)),
+    }
 }
 
 /// The manifest and the trace files of one run, its repeats left out.
 pub(crate) fn layout(path: &Path) -> Result<Layout, TraceError> {
     let kind = fs::metadata(path).map_err(io_error("open", path))?;
-    let mut ignored = Vec::new();
+    let (mut ignored, mut seen) = (Vec::new(), Seen::default());
     let (dir, manifest, files) = if kind.is_dir() {
         let manifest_path = path.join(MANIFEST_FILE);
-        let manifest = if manifest_path.exists() {
-            let bytes = read_file(&manifest_path, MANIFEST_BYTES_MAX);
-            let text = bytes.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
-            Some(Manifest::parse(&text.map_err(io_error("read", &manifest_path))?, &manifest_path)?)
-        } else {
-            None
-        };
+        let bytes = manifest_bytes(&manifest_path)?;
+        seen = Seen::of(&manifest_path, bytes.as_deref());
+        let text = bytes.map(|bytes| String::from_utf8(bytes).map_err(io::Error::other)).transpose();
+        let text = text.map_err(io_error("read", &manifest_path))?;
+        let manifest = text.map(|text| Manifest::parse(&text, &manifest_path)).transpose()?;
         let traces = path.join(TRACES_DIR);
         let (files, others) = if traces.is_dir() {
             let (files, mut others) = list(&traces, "traces/")?;
@@ -205,7 +223,7 @@ pub(crate) fn layout(path: &Path) -> Result<Layout, TraceError> {
         let name: Arc<str> = Arc::from(name.ok_or_else(|| TraceError::NotARun { path: path.to_owned() })?);
         (folder_of(path), None, vec![TraceFile { path: path.to_owned(), name }])
     };
-    Ok(Layout { dir, manifest, files, ignored })
+    Ok(Layout { dir, manifest, seen, files, ignored })
 }
 
 /// The run's folder of one trace file: where it lies, or above `traces/`.

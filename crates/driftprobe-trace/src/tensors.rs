@@ -1,6 +1,6 @@
 //! Writing a safetensors file from rows, without copying them.
 
-use crate::folder::replace;
+use crate::folder::replace_file;
 use crate::{Dtype, Row};
 use serde_json::{Map, Value, json};
 use std::io::{self, BufWriter, Write};
@@ -56,7 +56,7 @@ pub fn lay_out<'a>(tensors: &'a [Tensor<'a>]) -> serde_json::Result<Laid<'a>> {
 
 /// Writes the file and renames it into place.
 pub fn write(path: &Path, file: &Laid<'_>) -> io::Result<()> {
-    replace(path, |out| {
+    replace_file(path, |out| {
         let mut out = BufWriter::with_capacity(1 << 18, out);
         out.write_all(&file.head())?;
         for bytes in file.tensors() {

@@ -4,12 +4,12 @@
 mod payloads;
 
 use crate::filename::FileNames;
-use crate::folder::{delete_run, holds_run, io_error, write_manifest};
+use crate::folder::{delete_run, holds_run, io_error, sweep, take, write_manifest};
 use crate::manifest::{MANIFEST_FILE, Manifest};
 use crate::run::{TENSORS_DIR, TRACES_DIR};
 use crate::{Dtype, Event, HashAlgo, LogitsTop, Phase, Point, Row, RowStats, Sample, Source, TraceError};
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,26 +71,45 @@ pub struct RunWriter {
     written: u64,
     limit: Option<u64>,
     compress: bool,
+    /// Holds the folder against other writers.
+    held: Option<File>,
 }
 
 impl RunWriter {
     /// Starts a run in `dir`, which is made if it is not there, and writes its manifest with `complete: false`.
     ///
     /// # Errors
-    /// [`TraceError::RunExists`] if a run lies there; otherwise what the system says.
+    /// [`TraceError::RunExists`] if a run lies there; [`TraceError::InUse`] if another writer is at work there; otherwise what
+    /// the system says.
     pub fn create(dir: &Path, manifest: Manifest) -> Result<RunWriter, TraceError> {
+        let held = take(dir)?;
         if holds_run(dir) {
             return Err(TraceError::RunExists { path: dir.to_owned() });
         }
-        RunWriter::start(dir, manifest)
+        RunWriter::start(dir, manifest, held)
     }
 
     /// As [`RunWriter::create`], but a run that lies there is deleted first: its manifest, traces, payloads,
     /// self-repeats and reports (which would speak of another run), and nothing else.
     ///
     /// # Errors
-    /// [`TraceError::NotOurs`] if something lies there that no manifest says is a run; otherwise what the system says.
+    /// [`TraceError::NotOurs`] if something lies there that no manifest says is a run; [`TraceError::InUse`] if another writer
+    /// is at work there; otherwise what the system says.
     pub fn overwrite(dir: &Path, manifest: Manifest) -> Result<RunWriter, TraceError> {
+        RunWriter::replace(dir, manifest, take(dir)?)
+    }
+
+    /// As [`RunWriter::overwrite`], in the folder of this name within this run's: whoever holds that one holds this one too.
+    ///
+    /// # Errors
+    /// As [`RunWriter::overwrite`].
+    pub fn inside(&self, name: &str, manifest: Manifest) -> Result<RunWriter, TraceError> {
+        let dir = self.dir.join(name);
+        fs::create_dir_all(&dir).map_err(io_error("make the folder", &dir))?;
+        RunWriter::replace(&dir, manifest, None)
+    }
+
+    fn replace(dir: &Path, manifest: Manifest, held: Option<File>) -> Result<RunWriter, TraceError> {
         if holds_run(dir) {
             let path = dir.join(MANIFEST_FILE);
             let is_run = fs::read_to_string(&path).is_ok_and(|text| Manifest::parse(&text, &path).is_ok());
@@ -99,12 +118,25 @@ impl RunWriter {
             }
             delete_run(dir)?;
         }
-        RunWriter::start(dir, manifest)
+        RunWriter::start(dir, manifest, held)
     }
 
-    fn start(dir: &Path, mut manifest: Manifest) -> Result<RunWriter, TraceError> {
+    /// Begins anew, with another manifest: what was written so far is deleted.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn restart(&mut self, manifest: Manifest) -> Result<(), TraceError> {
+        let dir = self.dir.clone();
+        for own in [dir.join(TRACES_DIR), dir.join(TENSORS_DIR)] {
+            fs::remove_dir_all(&own).map_err(io_error("delete", &own))?;
+        }
+        *self = RunWriter::start(&dir, manifest, self.held.take())?;
+        Ok(())
+    }
+
+    fn start(dir: &Path, mut manifest: Manifest, held: Option<File>) -> Result<RunWriter, TraceError> {
         let make = |folder: &Path| fs::create_dir_all(folder).map_err(io_error("make the folder", folder));
-        make(dir)?;
+        sweep(dir)?;
         manifest.complete = false;
         write_manifest(dir, &manifest)?;
         make(&dir.join(TRACES_DIR))?;
@@ -119,6 +151,7 @@ impl RunWriter {
             written: 0,
             limit: None,
             compress: false,
+            held,
         })
     }
 

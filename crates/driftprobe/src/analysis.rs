@@ -3,29 +3,29 @@
 //! Nothing here opens a file, asks the clock or reads the environment: rows come through [`Rows`], a date only if the
 //! caller gives one. The order in which events were read does not matter; the same events give the same [`Analysis`].
 
-use crate::advice::{self, Advice};
-use crate::attribute::attribute;
 use crate::cause::Cause;
-use crate::coverage::{MissingRow, expect};
+use crate::evidence::first_values::FirstValues;
+use crate::evidence::view::View;
 use crate::evidence::{Bits, HashRelation, Side};
-use crate::examine::{Examination, Oracle, examine};
-use crate::exercise;
-use crate::first_values::FirstValues;
-use crate::grounds::{
+use crate::judge::attribute::attribute;
+use crate::judge::examine::{Examination, Oracle, examine};
+use crate::judge::exercise;
+use crate::judge::kv::AttentionEvidence;
+use crate::judge::left_out::LeftOut;
+use crate::judge::repeat::{RepeatOutcome, compare_repeats};
+use crate::judge::{JudgedPair, PairVerdict, judge};
+use crate::pair::coverage::{MissingRow, expect};
+use crate::pair::place::{Place, Places, describe};
+use crate::pair::spelling;
+use crate::pair::{Pairing, WhyLoose, pair};
+use crate::progress::{Progress, Watch, Work};
+use crate::verdict::advice::{self, Advice};
+use crate::verdict::grounds::{
     duplicate_reasons, examination_reasons, pair_reasons, repeat_reasons, run_reasons, unpaired_reasons,
 };
-use crate::judge::{JudgedPair, PairVerdict, judge};
-use crate::kv::AttentionEvidence;
-use crate::left_out::LeftOut;
-use crate::modes::ModeRow;
-use crate::pair::{Pairing, WhyLoose, pair};
-use crate::place::{Place, Places, describe};
-use crate::progress::{Progress, Watch, Work};
-use crate::reason::{ReasonCode, Reasons};
-use crate::repeat::{RepeatOutcome, compare_repeats};
-use crate::spelling;
+use crate::verdict::modes::ModeRow;
+use crate::verdict::reason::{ReasonCode, Reasons};
 use crate::verdict::{RunVerdict, Verdict, reach};
-use crate::view::View;
 use driftprobe_trace::{Event, Manifest, Note, Phase, Point, Rows, Run};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -354,7 +354,8 @@ fn judge_all(
         .filter_map(|link| {
             let (ours, theirs) = (*prefill.get(link.reference)?, *decode.get(link.candidate)?);
             // The side that names a position places the pair.
-            let place = if crate::place::position_of(ours).is_some() { places.of(ours) } else { places.of(theirs) };
+            let place =
+                if crate::pair::place::position_of(ours).is_some() { places.of(ours) } else { places.of(theirs) };
             Some((place, ours.logical_tok_idx, link.reference, ours, theirs, &link.absent))
         })
         .collect();

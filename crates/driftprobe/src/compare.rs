@@ -6,18 +6,18 @@
 mod layout;
 
 use crate::analysis::PairCounts;
-use crate::attribute::attribute_by;
 use crate::cause::Cause;
-use crate::coverage::expect;
-use crate::examine::{Doubt, Examination, Oracle, Standing, examine};
-use crate::exercise::tested;
-use crate::grounds::pair_reasons;
+use crate::judge::attribute::attribute_by;
+use crate::judge::examine::{Doubt, Examination, Oracle, Standing, examine};
+use crate::judge::exercise::tested;
 use crate::judge::{JudgedPair, PairVerdict, judge};
 use crate::oracle::fit;
+use crate::pair::coverage::expect;
+use crate::pair::place::{Places, describe, describe_row};
 use crate::pair::{Loose, pair};
-use crate::place::{Places, describe, describe_row};
 use crate::progress::{Progress, Watch, Work};
-use crate::reason::{Reason, ReasonCode, Reasons};
+use crate::verdict::grounds::pair_reasons;
+use crate::verdict::reason::{Reason, ReasonCode, Reasons};
 use crate::verdict::{SubVerdict, Verdict};
 use driftprobe_trace::{Dtype, Event, Manifest, PayloadRef, Phase, Point, Row, Rows, Run, TraceError};
 use layout::Reorder;

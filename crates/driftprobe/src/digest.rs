@@ -16,9 +16,9 @@ pub use stage::StageDigest;
 
 use crate::analysis::Analysis;
 use crate::cause::{Cause, UNEXPLAINED};
-use crate::place::describe_row;
-use crate::reason::Reason;
+use crate::pair::place::describe_row;
 use crate::report::schema::Num;
+use crate::verdict::reason::Reason;
 use crate::verdict::{FirstFailure, Parting, SubVerdict, Verdict};
 use driftprobe_trace::{Phase, Point};
 use serde::{Deserialize, Serialize};

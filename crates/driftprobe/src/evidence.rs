@@ -4,11 +4,15 @@
 //! The strongest evidence at hand counts: payload bytes, then hashes (computed from a payload where only the other side
 //! recorded one), then samples. Statistics alone prove no equality; they can prove a difference behind a sampled hash.
 
-use crate::metrics::{LogitsNumbers, Numbers};
-use crate::statement;
-use crate::view::{self, Scan, View};
+pub mod first_values;
+pub mod metrics;
+pub mod statement;
+pub mod view;
+
 use driftprobe_trace::{Event, GRETA_HASHED_VALUES, HashAlgo, Point, Row, RowHash, RowStats, Rows, Sample, TraceError};
+use metrics::{LogitsNumbers, Numbers};
 use std::collections::BTreeMap;
+use view::{Scan, View};
 
 /// One side of a comparison: an event, and its row if a payload was recorded.
 pub struct Side<'a> {
@@ -304,7 +308,7 @@ fn logits_of(reference: &Side<'_>, candidate: &Side<'_>) -> LogitsNumbers {
     let tops = [top(reference), top(candidate)];
     let kl = match (&reference.row, &candidate.row) {
         (Some(ours), Some(theirs)) if ours.len() == theirs.len() => {
-            Some(crate::metrics::kl_divergence(&ours.to_f64(), &theirs.to_f64()))
+            Some(metrics::kl_divergence(&ours.to_f64(), &theirs.to_f64()))
         }
         _ => None,
     };

@@ -1,16 +1,23 @@
 //! The verdict on one pair of rows.
 //!
 //! Comparing alone can show that two rows are equal, that they differ, or that nothing can be said. It cannot show why
-//! they differ: a difference is `UNDECIDED` until the oracle has judged both rows ([`crate::attribute`]). The order of the checks is the order of strength: a NaN
+//! they differ: a difference is `UNDECIDED` until the oracle has judged both rows ([`attribute`]). The order of the checks is the order of strength: a NaN
 //! is a finding whatever else is wrong; evidence that is damaged or not independent carries nothing; then the bits speak.
 
+pub mod attribute;
+pub mod examine;
+pub mod exercise;
+pub mod kv;
+pub mod left_out;
+pub mod repeat;
+
+use crate::evidence::metrics::{LogitsNumbers, Numbers};
+use crate::evidence::view::{CacheRows, Scan};
 use crate::evidence::{Bits, Comparison, HashRelation, Side, StatisticPair, compare};
-use crate::metrics::{LogitsNumbers, Numbers};
 use crate::oracle::StageJudgement;
 use crate::pair::KeyField;
-use crate::place::{Place, position_of};
-use crate::reason::ReasonCode;
-use crate::view::{CacheRows, Scan};
+use crate::pair::place::{Place, position_of};
+use crate::verdict::reason::ReasonCode;
 use driftprobe_trace::{Event, Phase, Point, Rows};
 
 /// What is said of one pair.

@@ -5,6 +5,10 @@
 //! either side matches anything, but only where the match is unique both ways. Every event ends either in one
 //! [`Link`] or in one [`Loose`] entry with the reason; none is dropped, none is used twice.
 
+pub mod coverage;
+pub mod place;
+pub mod spelling;
+
 use driftprobe_trace::{Event, Point};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};

@@ -31,12 +31,12 @@ pub use row::RowName;
 pub use targets::Scope;
 
 use crate::Analysis;
-use crate::examine::Oracle;
+use crate::judge::examine::Oracle;
 use crate::oracle::Replay;
 use crate::oracle::replay::cases::Case;
 use crate::oracle::stage::{Input, Op};
+use crate::pair::spelling;
 use crate::progress::{Progress, Work};
-use crate::spelling;
 use driftprobe_trace::{Event, Point, Rows, Run, TraceError};
 use row::Row;
 use std::collections::BTreeMap;

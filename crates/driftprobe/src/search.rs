@@ -7,7 +7,7 @@ pub use again::{Differing, differing};
 use crate::analysis::Analysis;
 use crate::evidence::Bits;
 use crate::judge::JudgedPair;
-use crate::reason::{Reason, ReasonCode};
+use crate::verdict::reason::{Reason, ReasonCode};
 use crate::verdict::{Parting, Verdict};
 use driftprobe_trace::{LeftOutBy, Phase, Point};
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,7 +162,7 @@ pub fn with_search(mut analysis: Analysis, rounds: Vec<Arc<Analysis>>) -> Analys
     }
     analysis.search = rounds;
     if changed {
-        analysis.advice = crate::advice::advise(&analysis);
+        analysis.advice = crate::verdict::advice::advise(&analysis);
     }
     analysis
 }

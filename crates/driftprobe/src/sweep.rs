@@ -10,7 +10,7 @@ use crate::compare::{Side, compare};
 use crate::evidence::Bits;
 use crate::gate::Noise;
 use crate::judge::JudgedPair;
-use crate::place::{Part, position_of};
+use crate::pair::place::{Part, position_of};
 use crate::progress::Watch;
 use crate::verdict::Verdict;
 use driftprobe_trace::{Phase, Point, Run};

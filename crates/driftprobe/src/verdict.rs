@@ -1,11 +1,17 @@
 //! The verdict on a run, its codes and its exit status.
 
+pub mod advice;
+pub mod grounds;
+pub mod hypotheses;
+pub mod modes;
+pub mod reason;
+
 use crate::analysis::Unpaired;
-use crate::examine::Examination;
+use crate::judge::examine::Examination;
 use crate::judge::{JudgedPair, PairVerdict, code_of};
-use crate::place::Part;
-use crate::reason::{Reason, Reasons};
+use crate::pair::place::Part;
 use driftprobe_trace::{Event, Phase, Point};
+use reason::{Reason, Reasons};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -270,7 +276,7 @@ fn of_loose(event: &Event) -> FirstFailure {
     FirstFailure {
         parting: Parting::Unpaired,
         prompt_id: event.prompt_id.clone(),
-        pos_id: crate::place::position_of(event),
+        pos_id: crate::pair::place::position_of(event),
         layer: event.layer,
         point: event.point,
         point_spelling: event.point_spelling.clone(),

@@ -3,7 +3,7 @@
 use super::python::ask;
 use super::{Args, median, seconds};
 use anyhow::{Context, Result, ensure};
-use driftprobe::metrics::{Numbers, Scope, Tally};
+use driftprobe::evidence::metrics::{Numbers, Scope, Tally};
 use driftprobe_trace::{Dtype, Row};
 use serde_json::Value;
 use std::fmt::Write as _;

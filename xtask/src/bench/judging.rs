@@ -4,7 +4,7 @@
 use super::tracing::{folder, plan};
 use super::{Args, median, seconds, tokens};
 use anyhow::{Result, ensure};
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::simulate::cost_flops;
 use driftprobe::{Options, analyze_against};
 use driftprobe_engine::record::{Unwatched, record};

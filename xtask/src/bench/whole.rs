@@ -3,7 +3,7 @@
 use super::python::ask;
 use super::{Args, Quantisation, median, model, seconds, tokens};
 use anyhow::{Context, Result, ensure};
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::{Options, analyze_against};
 use driftprobe_engine::record::{Plan, Unwatched, record_both};
 use driftprobe_engine::{EmbeddedEngine, Engine, Settings, Tap};

@@ -1,7 +1,7 @@
 //! One run of an engine: recorded, read back and judged as a user's would be.
 
 use anyhow::Result;
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_engine::Engine;
 use driftprobe_engine::record::{Plan, Unwatched, record};

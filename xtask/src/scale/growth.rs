@@ -7,18 +7,19 @@ use std::process::Command;
 
 /// Largest exponent that is permitted.
 const EXPONENT_MAX: f64 = 1.05;
-/// From which all others are grown.
-const BASE: Shape = Shape { prompts: 16, layers: 16, tokens: 32, values: 1024 };
+/// From which all others are grown: one prompt's events are larger than the processor's own cache already.
+const BASE: Shape = Shape { prompts: 2, layers: 64, tokens: 64, context: 512, values: 1024 };
 /// How much larger each is than the one before.
 const FACTORS: [usize; 5] = [1, 2, 4, 8, 16];
 
 /// One thing that grows.
 type Grow = fn(Shape, usize) -> Shape;
 
-const AXES: [(&str, Grow); 4] = [
+const AXES: [(&str, Grow); 5] = [
     ("prompts", |base, by| Shape { prompts: base.prompts * by, ..base }),
     ("layers", |base, by| Shape { layers: base.layers * by, ..base }),
     ("traced tokens of a prompt", |base, by| Shape { tokens: base.tokens * by, ..base }),
+    ("tokens before the traced ones", |base, by| Shape { context: base.context * by, ..base }),
     ("values of a row", |base, by| Shape { values: base.values * by, ..base }),
 ];
 
@@ -67,7 +68,7 @@ pub fn table(rounds: usize) -> Result<String> {
 /// Judges runs of more and more payloads, to so many GB: payloads' bytes, seconds and peak memory.
 pub fn volumes(gigabytes: &[u64]) -> Result<Vec<(u64, Judged)>> {
     let of = |gb: u64| {
-        let one = Shape { prompts: 1, layers: 32, tokens: 64, values: 4096 };
+        let one = Shape { prompts: 1, layers: 32, tokens: 64, context: 40, values: 4096 };
         Shape { prompts: usize::try_from((gb * 1_000_000_000).div_ceil(one.bytes())).unwrap_or(usize::MAX), ..one }
     };
     let judged = gigabytes.iter().map(|gb| {
@@ -95,18 +96,18 @@ fn fitted(sizes: &[f64], times: &[f64]) -> f64 {
 
 /// In a process of its own, whose peak of memory is its own too.
 fn in_a_process(shape: Shape) -> Result<Judged> {
-    let Shape { prompts, layers, tokens, values } = shape;
-    let text = format!("{prompts},{layers},{tokens},{values}");
+    let Shape { prompts, layers, tokens, context, values } = shape;
+    let text = format!("{prompts},{layers},{tokens},{context},{values}");
     let output = Command::new(std::env::current_exe()?).args(["scale", "--once", &text]).output()?;
     ensure!(output.status.success(), "{text}: {}", String::from_utf8_lossy(&output.stderr));
     let (seconds, cpu_seconds, rss_bytes) = serde_json::from_slice(&output.stdout)?;
     Ok(Judged { seconds, cpu_seconds, rss_bytes })
 }
 
-/// Judges one run of a shape given as `prompts,layers,tokens,values`, and prints what it took.
+/// Judges one run of a shape given as `prompts,layers,tokens,context,values`, and prints what it took.
 pub fn once(shape: &[usize]) -> Result<()> {
-    let [prompts, layers, tokens, values] = *<&[usize; 4]>::try_from(shape)?;
-    let judged = judge(Shape { prompts, layers, tokens, values })?;
+    let [prompts, layers, tokens, context, values] = *<&[usize; 5]>::try_from(shape)?;
+    let judged = judge(Shape { prompts, layers, tokens, context, values })?;
     println!("{}", serde_json::to_string(&(judged.seconds, judged.cpu_seconds, judged.rss_bytes))?);
     Ok(())
 }

@@ -21,6 +21,8 @@ pub struct Shape {
     pub layers: usize,
     /// Traced tokens of each prompt.
     pub tokens: usize,
+    /// Tokens before them.
+    pub context: usize,
     /// Values of a row, f32.
     pub values: usize,
 }
@@ -114,12 +116,12 @@ fn id(number: usize) -> String {
 
 fn one_prompt(number: usize, shape: Shape, rows: &Cut) -> Result<Run> {
     let tokens: Vec<u32> =
-        (0..generate::BEFORE + shape.tokens).map(|at| ((number * 31 + at * 7919) % 32_000) as u32).collect();
+        (0..shape.context + shape.tokens).map(|at| ((number * 31 + at * 7919) % 32_000) as u32).collect();
     let prompt = PromptInfo { id: id(number), tokens, ..Default::default() };
     let file: Arc<str> = Arc::from("tensors/generated.safetensors");
     let mut events = Vec::new();
     for phase in Phase::ALL {
-        for position in generate::BEFORE..generate::BEFORE + shape.tokens {
+        for position in shape.context..shape.context + shape.tokens {
             for layer in 0..shape.layers as i32 {
                 for point in POINTS {
                     // One payload under two names would be no comparison, and is noticed.

@@ -1,12 +1,12 @@
 //! Rules of the documentation: links lead somewhere, commands and options exist, tests that are named are there, tables are
 //! those of the code, and nothing is left to be written.
 
-use super::{File, Findings, Tree};
+use super::{File, Findings, Tree, entry, need};
 use anyhow::{Context, Result};
 use driftprobe::gate::PRESETS;
 use driftprobe::logprobs::Code;
-use driftprobe::reason::ReasonCode;
 use driftprobe::report::to_terminal;
+use driftprobe::verdict::reason::ReasonCode;
 use driftprobe::{Options, analyze};
 use driftprobe_trace::Run;
 use std::collections::BTreeSet;
@@ -31,11 +31,8 @@ pub fn check(tree: &Tree, findings: &mut Findings) -> Result<()> {
     reports(tree, findings)?;
     presets(tree, findings)?;
     summaries(tree, findings)?;
+    entry::check(tree, &commands, findings)?;
     crosscheck(tree, findings)
-}
-
-fn need<'a>(tree: &'a Tree, path: &str) -> Result<&'a File> {
-    tree.get(path).with_context(|| format!("{path} is missing"))
 }
 
 fn unwritten(file: &File, findings: &mut Findings) {
@@ -106,15 +103,21 @@ fn anchors(file: &File) -> impl Iterator<Item = String> {
 }
 
 /// What the binary and xtask understand, read off their sources.
-struct Commands {
+pub struct Commands {
     driftprobe: BTreeSet<String>,
     xtask: BTreeSet<String>,
     options: BTreeSet<String>,
 }
 
-const CARGO: &[&str] = &["run", "test", "build", "install", "doc", "fmt", "clippy", "nextest", "insta", "xtask"];
+const CARGO: &[&str] =
+    &["run", "test", "build", "install", "doc", "fmt", "clippy", "nextest", "insta", "xtask", "publish"];
 
 impl Commands {
+    /// Of the program.
+    pub fn driftprobe(&self) -> impl Iterator<Item = &str> {
+        self.driftprobe.iter().map(String::as_str)
+    }
+
     fn read(tree: &Tree) -> Result<Commands> {
         let variants = |text: &str| -> BTreeSet<String> {
             let body = text.split("enum Command {").nth(1).and_then(|rest| rest.split("\n}").next()).unwrap_or("");

@@ -2,9 +2,10 @@
 
 use crate::failure::Failure;
 use driftprobe::digest::{Digest, Plan, generator};
-use driftprobe_trace::xxh3_64;
+use driftprobe_trace::{replace_file, xxh3_64};
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Folder of the units within that of the report.
@@ -130,15 +131,9 @@ fn text(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default() + "\n"
 }
 
-/// Writes a whole file and renames it into place; nobody sees a part of it, and two who write the same do not mix.
+/// Writes a whole file and renames it into place.
 fn replace(path: &Path, text: &str) -> Result<(), Failure> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(|e| Failure::io("make the folder", folder, &e))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let part = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
-    fs::write(&part, text).and_then(|()| fs::rename(&part, path)).map_err(|e| {
-        // The part is of no use to anyone; that it cannot be deleted either adds nothing to the first error.
-        let _ = fs::remove_file(&part);
-        Failure::io("write", path, &e)
-    })
+    replace_file(path, |file| file.write_all(text.as_bytes())).map_err(|e| Failure::io("write", path, &e))
 }

@@ -44,6 +44,12 @@ pub struct Round {
 }
 
 impl Subject {
+    /// Refuses a run that was written anew since it was opened.
+    pub fn unchanged(&self) -> Result<(), Failure> {
+        let parts = self.parts.iter().flat_map(|part| std::iter::once(&part.index).chain(&part.aligned));
+        Ok(parts.into_iter().try_for_each(|index| index.unchanged())?)
+    }
+
     /// Which part holds a prompt.
     pub fn part_of(&self, prompt: &str) -> Option<usize> {
         self.by_prompt.get(prompt).copied()

@@ -4,14 +4,14 @@ use super::Gated;
 use crate::analyze::{judge_modes, model_of, search_rounds};
 use crate::failure::Failure;
 use crate::lying;
-use driftprobe::examine::Oracle;
 use driftprobe::gate::apply::{Gated as Of, apply};
 use driftprobe::gate::decide::{Noise, SubjectMode};
 use driftprobe::gate::matrix::{Axes, Unit};
 use driftprobe::gate::{Preset, PresetResult, Subject, baseline};
 use driftprobe::judge::PairVerdict;
-use driftprobe::modes::combine;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::search::with_search;
+use driftprobe::verdict::modes::combine;
 use driftprobe::{Analysis, Verdict};
 use driftprobe_model::Model;
 use driftprobe_trace::{Contract, Manifest, Mode, PromptInfo, Run};
@@ -90,7 +90,9 @@ pub fn gate(path: &Path, settings: &Settings<'_>, baseline: Option<&Judged>) -> 
         }
     }
     let baseline = baseline.map(|baseline| compare(&judged, baseline));
+    let seen = judged.run.seen();
     let noise = noise(judged, settings)?;
+    seen.unchanged()?;
     Ok((Subject { name, noise: Some(noise), modes, baseline }, units))
 }
 

@@ -6,6 +6,7 @@ use super::{print, write};
 use crate::args::LogprobsArgs;
 use crate::engine;
 use crate::failure::Failure;
+use crate::output;
 use crate::prompts;
 use crate::run;
 use driftprobe::logprobs::{Judged, Link, Mismatch, Origin, Score};
@@ -14,7 +15,6 @@ use driftprobe_engine::{Engine, EngineError};
 use driftprobe_import::{LogprobLine, logprob_line};
 use driftprobe_model::Model;
 use driftprobe_trace::{Phase, PromptInfo};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -124,15 +124,13 @@ fn scores(generated: &[Generated], phase: Phase) -> Vec<Score> {
 
 /// Writes a phase's scores; where.
 fn put(out: &Path, scores: &[Score], phase: Phase) -> Result<PathBuf, Failure> {
-    fs::create_dir_all(out).map_err(|e| Failure::io("make the folder", out, &e))?;
-    let path = out.join(file_of(phase));
     let line = |score: &Score| {
         let Score { sequence, index, token_id, logprob } = score.clone();
         logprob_line(&LogprobLine { sequence: sequence.to_string(), index, token_id, logprob }, phase)
     };
     let text: String = scores.iter().map(line).collect();
-    fs::write(&path, text).map_err(|e| Failure::io("write", &path, &e))?;
-    Ok(path)
+    output::into_folder(out, [(file_of(phase).as_str(), text)])?;
+    Ok(out.join(file_of(phase)))
 }
 
 /// Traces the worst tokens.

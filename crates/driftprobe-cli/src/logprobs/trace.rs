@@ -7,10 +7,8 @@ use crate::failure::Failure;
 use crate::output;
 use crate::progress::TerminalWatcher;
 use crate::run;
-use crate::search::search;
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::logprobs::{Link, Pair, logprob, shows};
-use driftprobe::search::with_search;
 use driftprobe_engine::record::{Plan, record};
 use driftprobe_engine::{Engine, EngineError};
 use driftprobe_model::Model;
@@ -50,11 +48,9 @@ impl Tracer<'_> {
             }
         }
         let oracle = Oracle { budget_flops: self.args.simulate, ..Oracle::new(self.model) };
-        let analysis = analyze::judge(&Run::open(&dir)?, Some(&oracle))?;
-        let rounds = search(self.engine, &plan, &analysis, (&dir, &oracle))?;
-        let analysis = with_search(analysis, rounds);
-        output::files(&analysis, &analyze::beside(&dir))?;
-        Ok(Link::of(pair, &analysis, dir.display().to_string(), run_delta(&dir, pair.token_id)?))
+        let judged = run::judge_and_search(self.engine, &plan, (&dir, &oracle))?;
+        output::files(&judged, &analyze::beside(&dir))?;
+        Ok(Link::of(pair, &judged.analysis, dir.display().to_string(), run_delta(&dir, pair.token_id)?))
     }
 
     /// Records the first `fed` tokens, with a step for each from the one before `index` on.

@@ -10,7 +10,6 @@ pub(super) struct Output {
     pub(super) writer: RunWriter,
     /// As it was when the recording began.
     manifest: Manifest,
-    dir: PathBuf,
 }
 
 impl Output {
@@ -19,13 +18,13 @@ impl Output {
         let begin = if overwrite { RunWriter::overwrite } else { RunWriter::create };
         let manifest = Manifest { mode: Some(mode), ..base };
         let writer = begin(&dir, manifest.clone())?;
-        Ok(Output { mode, writer, manifest, dir })
+        Ok(Output { mode, writer, manifest })
     }
 
     /// Begins anew, with a manifest that says what is recorded.
     pub(super) fn promise(&mut self, prompts: Vec<PromptInfo>) -> Result<(), EngineError> {
         self.manifest.prompts = Some(prompts);
-        self.writer = RunWriter::overwrite(&self.dir, self.manifest.clone())?;
+        self.writer.restart(self.manifest.clone())?;
         Ok(())
     }
 
@@ -37,8 +36,8 @@ impl Output {
     /// A repeat of this run, in its own folder.
     pub(super) fn repeat(&self, repeat: u32) -> Result<Output, EngineError> {
         let manifest = Manifest { repeat, ..self.manifest.clone() };
-        let dir = self.dir.join(format!("repeat-{repeat}"));
-        Ok(Output { mode: self.mode, writer: RunWriter::overwrite(&dir, manifest.clone())?, manifest, dir })
+        let writer = self.writer.inside(&format!("repeat-{repeat}"), manifest.clone())?;
+        Ok(Output { mode: self.mode, writer, manifest })
     }
 
     /// Ends it.

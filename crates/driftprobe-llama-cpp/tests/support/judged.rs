@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "every user takes its part")]
 
-use driftprobe::examine::Oracle;
+use driftprobe::judge::examine::Oracle;
 use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_engine::Engine;
 use driftprobe_engine::record::{Plan, Unwatched, record};

@@ -5,6 +5,7 @@
 use super::{ShapeError, expect};
 use crate::Weight;
 use candle_core::{Device, Tensor};
+use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -111,10 +112,7 @@ fn product(weight: &Weight, outputs: Range<usize>, x: &[f64]) -> candle_core::Re
 /// Some outputs, `[outputs, tokens]`.
 fn one_tile(weight: &Weight, outputs: Range<usize>, x: &[f64]) -> Vec<Sums> {
     let width = weight.cols().max(1);
-    let products = |rows: &[f32]| {
-        let row = |w| x.chunks_exact(width).map(move |x| dot(w, x));
-        rows.chunks_exact(width).flat_map(row).collect()
-    };
+    let products = |rows: &[f32]| Arch::new().dispatch(Products { rows, x, width });
     match weight.as_f32().and_then(|all| all.get(outputs.start * width..outputs.end * width)) {
         Some(rows) => products(rows),
         None => {
@@ -125,22 +123,47 @@ fn one_tile(weight: &Weight, outputs: Range<usize>, x: &[f64]) -> Vec<Sums> {
     }
 }
 
+/// Every row of a tile with every row of x. Compiled for several instruction sets, of which the machine's best is taken;
+/// none fuses products into sums, so that all give the same bits.
+struct Products<'a> {
+    rows: &'a [f32],
+    x: &'a [f64],
+    width: usize,
+}
+
+impl NullaryFnOnce for Products<'_> {
+    type Output = Vec<Sums>;
+
+    #[inline(always)]
+    fn call(self) -> Vec<Sums> {
+        let mut all = Vec::with_capacity(self.rows.len() / self.width * (self.x.len() / self.width));
+        for w in self.rows.chunks_exact(self.width) {
+            for x in self.x.chunks_exact(self.width) {
+                all.push(dot(w, x));
+            }
+        }
+        all
+    }
+}
+
+#[inline(always)]
 fn dot(w: &[f32], x: &[f64]) -> Sums {
     let mut all = Sums::default();
+    let mut squares = [0f64; LANES];
     for (w, x) in w.chunks(BLOCK).zip(x.chunks(BLOCK)) {
-        let (sum, squares) = block(w, x);
-        all.sum += sum;
-        all.squares += squares;
+        all.sum += block(w, x, &mut squares);
         all.partials += w.len() as f64 * all.sum * all.sum;
     }
+    all.squares = of_lanes(squares);
     all
 }
 
-/// Σ wx and Σ (wx)².
-fn block(w: &[f32], x: &[f64]) -> (f64, f64) {
+/// Σ wx; adds (wx)² to `squares`.
+#[inline(always)]
+fn block(w: &[f32], x: &[f64], squares: &mut [f64; LANES]) -> f64 {
     let (w_lanes, w_rest) = w.as_chunks::<LANES>();
     let (x_lanes, x_rest) = x.as_chunks::<LANES>();
-    let (mut sums, mut squares) = ([0f64; LANES], [0f64; LANES]);
+    let mut sums = [0f64; LANES];
     for (w, x) in w_lanes.iter().zip(x_lanes) {
         for i in 0..LANES {
             let product = f64::from(w[i]) * x[i];
@@ -148,12 +171,19 @@ fn block(w: &[f32], x: &[f64]) -> (f64, f64) {
             squares[i] += product * product;
         }
     }
-    for ((w, x), (sum, square)) in w_rest.iter().zip(x_rest).zip(sums.iter_mut().zip(&mut squares)) {
+    for ((w, x), (sum, square)) in w_rest.iter().zip(x_rest).zip(sums.iter_mut().zip(squares)) {
         let product = f64::from(*w) * x;
         *sum += product;
         *square += product * product;
     }
-    (sums.iter().sum(), squares.iter().sum())
+    of_lanes(sums)
+}
+
+/// Their sum, each with the one half as many lanes further.
+#[inline(always)]
+fn of_lanes([a, b, c, d, e, f, g, h]: [f64; LANES]) -> f64 {
+    let [a, b, c, d] = [a + e, b + f, c + g, d + h];
+    (a + c) + (b + d)
 }
 
 #[cfg(test)]

@@ -23,6 +23,23 @@ pub struct Range {
     pub start: u64,
     /// Bytes, line feeds included.
     pub len: u64,
+    /// Over its lines.
+    pub hash: u128,
+}
+
+/// A hash over lines.
+#[derive(Default)]
+pub struct LinesHash(Xxh3);
+
+impl LinesHash {
+    pub fn add(&mut self, line: &[u8]) {
+        self.0.update(line);
+        self.0.update(b"\n");
+    }
+
+    pub fn digest(&self) -> u128 {
+        self.0.digest128()
+    }
 }
 
 /// One prompt's lines.
@@ -47,7 +64,7 @@ struct Owner<'a> {
 struct Open {
     prompt: Arc<str>,
     range: Range,
-    hasher: Xxh3,
+    hasher: LinesHash,
 }
 
 /// What the pass has found so far.
@@ -85,11 +102,10 @@ impl Scan {
             }
             let grown = open.get_or_insert_with(|| Open {
                 prompt,
-                range: Range { file: number, line: number_of_line, lines: 0, start, len: 0 },
-                hasher: Xxh3::new(),
+                range: Range { file: number, line: number_of_line, lines: 0, start, len: 0, hash: 0 },
+                hasher: LinesHash::default(),
             });
-            grown.hasher.update(line);
-            grown.hasher.update(b"\n");
+            grown.hasher.add(line);
             grown.range.len += len;
             grown.range.lines += 1;
             self.events += 1;
@@ -131,10 +147,11 @@ impl Scan {
     }
 
     fn close(&mut self, open: Option<Open>, name: &str) {
-        let Some(Open { prompt, range, hasher }) = open else { return };
+        let Some(Open { prompt, mut range, hasher }) = open else { return };
         let entry = self.entries.entry(prompt).or_default();
         let mut bytes = entry.hash.to_le_bytes().to_vec();
-        bytes.extend(hasher.digest128().to_le_bytes());
+        range.hash = hasher.digest();
+        bytes.extend(range.hash.to_le_bytes());
         bytes.extend(range.line.to_le_bytes());
         bytes.extend(name.as_bytes());
         entry.hash = xxh3_128(&bytes);

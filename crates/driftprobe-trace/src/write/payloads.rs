@@ -2,7 +2,7 @@
 
 use super::{Pending, RunWriter};
 use crate::filename::FileNames;
-use crate::folder::{io_error, replace};
+use crate::folder::{io_error, replace_file};
 use crate::packed::{PACKED_SUFFIX, pack};
 use crate::run::TENSORS_DIR;
 use crate::tensors::{self, Tensor};
@@ -44,7 +44,7 @@ impl RunWriter {
             Some(packed) => {
                 file.push_str(PACKED_SUFFIX);
                 let path = self.dir.join(&file);
-                replace(&path, |out| out.write_all(packed)).map_err(io_error("write", &path))?;
+                replace_file(&path, |out| out.write_all(packed)).map_err(io_error("write", &path))?;
             }
         }
         if self.compress {

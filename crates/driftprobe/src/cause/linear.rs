@@ -119,6 +119,7 @@ pub(super) fn trials<'a>(model: &'a Model, narrowed: &Narrowed) -> Vec<Trial<'a>
     all.extend(other_bias(model, narrowed));
     all.extend(k_for_v(model, first, &narrowed.outputs));
     all.extend(sums::tails(model, narrowed));
+    all.extend(sums::repeated(model, first, &narrowed.outputs, &sums::MORE_TIMES));
     all.extend(places::trials(model, narrowed));
     if first.point == Point::Logits {
         all.extend(rows::trials(model, narrowed));
@@ -133,6 +134,7 @@ pub(super) fn fixed<'a>(model: &'a Model, first: &Case, outputs: &Outputs) -> Ve
     let mut all = vec![];
     if own.bias.is_some() {
         all.push(Trial::new("BIAS_MISSING", variant(model, outputs.clone(), |p| p.bias = None)));
+        all.extend(sums::repeated(model, first, outputs, &[2]));
     }
     if matches!(own.weight, WeightId::Gate(_) | WeightId::Up(_)) {
         let swapped = variant(model, outputs.clone(), |p| (p.weight, p.bias) = swapped(p.weight, p.bias));

@@ -6,7 +6,7 @@
 mod catalogue;
 mod sizes;
 
-use super::trial::{Expect, Freedom, Trial, clean};
+use super::trial::{Freedom, Trial, clean};
 use super::{linear, power::sizes::Sized};
 use crate::oracle::evaluate::Expectation;
 use crate::oracle::replay::cases::Case;
@@ -16,6 +16,7 @@ use crate::oracle::stats::{Direction, ScoreTest};
 use crate::oracle::{Float, Replay};
 use driftprobe_model::Model;
 use driftprobe_trace::{Event, Phase, Point, Rows, TraceError};
+use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -65,20 +66,21 @@ pub struct Smallest {
 /// # Errors
 /// If a payload is damaged or missing.
 pub fn power(replay: &Replay<'_>, events: &[Event], rows: &dyn Rows) -> Result<Vec<PowerRow>, TraceError> {
+    let points: BTreeSet<Point> = replay.stages().iter().map(|s| s.point).collect();
+    let places = Phase::ALL.into_iter().flat_map(|phase| points.iter().map(move |point| (phase, *point)));
+    let one = |(phase, point): (Phase, Point)| {
+        let wanted = chosen(events, phase, point);
+        let is_wanted = |prompt: &str, place: Input, pos: u64| {
+            place.point == point && wanted.contains(&(Arc::from(prompt), place.layer, pos))
+        };
+        Ok(of_point(replay.model(), (phase, point), replay.cases(events, rows, phase, &is_wanted)?))
+    };
+    let places: Vec<(Phase, Point)> = places.collect();
+    let found = places.into_par_iter().map(one).collect::<Result<Vec<_>, TraceError>>()?;
     let mut all = Vec::new();
-    for phase in Phase::ALL {
-        let mut shown: BTreeSet<&'static str> = BTreeSet::new();
-        let points: BTreeSet<Point> = replay.stages().iter().map(|s| s.point).collect();
-        for point in points {
-            let wanted = chosen(events, phase, point);
-            let is_wanted = |prompt: &str, place: Input, pos: u64| {
-                place.point == point && wanted.contains(&(Arc::from(prompt), place.layer, pos))
-            };
-            let cases = replay.cases(events, rows, phase, &is_wanted)?;
-            let found = of_point(replay.model(), (phase, point), cases);
-            shown.extend(found.iter().map(|row| row.id));
-            all.extend(found);
-        }
+    for (phase, found) in Phase::ALL.into_iter().zip(found.chunks(points.len().max(1))) {
+        let shown: BTreeSet<&'static str> = found.iter().flatten().map(|row| row.id).collect();
+        all.extend(found.iter().flatten().cloned());
         all.extend(catalogue::unseen(&replay.model().config, phase, &shown));
         all.extend((phase == Phase::Prefill).then(|| catalogue::future(events)));
     }
@@ -102,21 +104,21 @@ fn chosen(events: &[Event], phase: Phase, point: Point) -> BTreeSet<(Arc<str>, i
 fn of_point(model: &Model, (phase, point): (Phase, Point), cases: Vec<Case>) -> Vec<PowerRow> {
     let Some(op) = cases.first().map(|c| c.op) else { return Vec::new() };
     let cases: Vec<Case> = cases.into_iter().filter(|c| super::kind(c.op) == super::kind(op)).collect();
-    let (cases, expect, trials, sized) = match op {
+    let (cases, expect, trials) = match op {
         Op::Linear { .. } => {
             let narrowed = linear::narrow(model, cases);
             let trials = catalogue::linear(model, &narrowed);
             let expect = linear::clean(model, &narrowed.outputs);
-            let sized = sizes::linear(model, &narrowed.outputs);
-            (narrowed.cases, expect, trials, sized)
+            (narrowed.cases, expect, trials)
         }
         _ => {
             let trials = catalogue::ordinary(model, op, &cases);
-            let sized = sizes::of(model, op);
-            (cases, clean(model), trials, sized)
+            (cases, clean(model), trials)
         }
     };
-    let bench = Bench { cases: &cases, clean: &expect };
+    let sized = sizes::of(model, op);
+    let own = cases.iter().map(|case| expect(case).ok()).collect();
+    let bench = Bench { cases: &cases, own };
     let row = |trial: &Trial<'_>| bench.row(trial, (phase, point));
     // What only allows more noise has no effect of its own.
     let of_a_kind = trials.iter().filter(|t| t.freedom != Freedom::Loose);
@@ -150,16 +152,17 @@ fn of_point(model: &Model, (phase, point): (Phase, Point), cases: Vec<Case>) -> 
 }
 
 /// Recorded rows, and what they should be.
-struct Bench<'a, 'b> {
+struct Bench<'a> {
     cases: &'a [Case],
-    clean: &'a Expect<'b>,
+    /// By case; none: not known.
+    own: Vec<Option<Expectation>>,
 }
 
-impl Bench<'_, '_> {
+impl Bench<'_> {
     fn row(&self, trial: &Trial<'_>, (phase, point): (Phase, Point)) -> Option<PowerRow> {
         let (mut rows, mut seen, mut effect) = (0, 0, f64::INFINITY);
-        for case in self.cases {
-            let Some(shown) = self.shown(case, &trial.expect) else { continue };
+        for (case, own) in self.known() {
+            let Some(shown) = (trial.expect)(case).ok().and_then(|wrong| shown(case, own, &wrong)) else { continue };
             rows += 1;
             seen += usize::from(shown.found);
             effect = effect.min(shown.effect);
@@ -170,39 +173,43 @@ impl Bench<'_, '_> {
         (rows > 0).then_some(PowerRow { id, parameters, phase, point, rows, seen, effect, smallest, unseen })
     }
 
-    /// The row as the bug would have had it.
-    fn shown(&self, case: &Case, expect: &Expect<'_>) -> Option<Shown> {
-        let (own, wrong) = ((self.clean)(case).ok()?, expect(case).ok()?);
-        let mut tests = BTreeMap::new();
-        let (recorded, effect) = moved(case, &own, &wrong)?;
-        let scores = |direction, test: &ScoreTest| {
-            tests.insert(direction, *test);
-        };
-        let found = compare(&recorded, &own, scores).is_fault();
-        Some(Shown { found, effect, tests })
+    fn known(&self) -> impl Iterator<Item = (&Case, &Expectation)> {
+        self.cases.iter().zip(&self.own).filter_map(|(case, own)| Some((case, own.as_ref()?)))
     }
 
     fn smallest(&self, sized: &Sized<'_>) -> Option<Smallest> {
-        let one = |case: &Case| least(|size| self.shown(case, &(sized.make)(size)).is_some_and(|s| s.found));
-        let mut each: Vec<f64> = self.cases.iter().map(one).collect();
+        let of = |size, case, own| shown(case, own, &sized.row(size, case, own)?);
+        let one = |(case, own)| least(|size| of(size, case, own).is_some_and(|shown| shown.found));
+        let unknown = self.own.iter().filter(|own| own.is_none()).map(|_| f64::INFINITY);
+        let mut each: Vec<f64> = self.known().map(one).chain(unknown).collect();
         each.sort_by(f64::total_cmp);
         let one_row = *each.get(each.len() / 2)?;
-        let all_rows = least(|size| self.in_all(&(sized.make)(size)));
+        let all_rows = least(|size| in_all(self.known().filter_map(|(case, own)| of(size, case, own))));
         Some(Smallest { what: sized.what, one_row, all_rows: all_rows.min(each.first().copied()?) })
     }
+}
 
-    /// Whether the bug would be found if all rows had it.
-    fn in_all(&self, expect: &Expect<'_>) -> bool {
-        let mut tests: BTreeMap<Direction, ScoreTest> = BTreeMap::new();
-        for case in self.cases {
-            let Some(shown) = self.shown(case, expect) else { continue };
-            if shown.found {
-                return true;
-            }
-            shown.tests.iter().for_each(|(direction, test)| tests.entry(*direction).or_default().merge(test));
+/// The row as the bug would have had it.
+fn shown(case: &Case, own: &Expectation, wrong: &Expectation) -> Option<Shown> {
+    let mut tests = BTreeMap::new();
+    let (recorded, effect) = moved(case, own, wrong)?;
+    let scores = |direction, test: &ScoreTest| {
+        tests.insert(direction, *test);
+    };
+    let found = compare(&recorded, own, scores).is_fault();
+    Some(Shown { found, effect, tests })
+}
+
+/// Whether the bug would be found if all rows had it.
+fn in_all(rows: impl Iterator<Item = Shown>) -> bool {
+    let mut tests: BTreeMap<Direction, ScoreTest> = BTreeMap::new();
+    for shown in rows {
+        if shown.found {
+            return true;
         }
-        tests.values().any(ScoreTest::is_flagged)
+        shown.tests.iter().for_each(|(direction, test)| tests.entry(*direction).or_default().merge(test));
     }
+    tests.values().any(ScoreTest::is_flagged)
 }
 
 struct Shown {

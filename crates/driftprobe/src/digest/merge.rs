@@ -2,7 +2,7 @@
 
 use super::mode::ModeTotal;
 use super::{CauseDigest, Digest, ModeDigest, PlaceDigest, Promise, SCHEMA, generator};
-use crate::reason::{Reason, ReasonCode, Reasons};
+use crate::verdict::reason::{Reason, ReasonCode, Reasons};
 use crate::verdict::{SubVerdict, Verdict};
 use driftprobe_trace::Mode;
 use serde::Serialize;

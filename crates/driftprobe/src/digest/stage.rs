@@ -4,7 +4,7 @@ use super::mode::add;
 use crate::evidence::Bits;
 use crate::judge::{JudgedPair, PairVerdict};
 use crate::oracle::{Outcome, StageJudgement};
-use crate::place::Part;
+use crate::pair::place::Part;
 use crate::report::schema::Num;
 use driftprobe_trace::Point;
 use serde::{Deserialize, Serialize};

@@ -6,7 +6,7 @@ use super::baseline;
 use super::guardrail::Overall;
 use super::matrix;
 use crate::analysis::Analysis;
-use crate::place::describe_row;
+use crate::pair::place::describe_row;
 use crate::verdict::{SubVerdict, Verdict};
 use driftprobe_trace::Mode;
 

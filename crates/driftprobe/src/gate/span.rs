@@ -2,7 +2,7 @@
 
 use super::measure::top1;
 use super::preset::Measure;
-use crate::metrics::kl_divergence;
+use crate::evidence::metrics::kl_divergence;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 

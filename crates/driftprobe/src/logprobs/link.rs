@@ -3,7 +3,7 @@
 use super::Pair;
 use crate::analysis::Analysis;
 use crate::judge::PairVerdict;
-use crate::place::describe_row;
+use crate::pair::place::describe_row;
 use crate::report::suspects::cause_in_words;
 use crate::verdict::{FirstFailure, SubVerdict, Verdict};
 use std::sync::Arc;

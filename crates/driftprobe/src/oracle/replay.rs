@@ -14,6 +14,7 @@ use driftprobe_model::Model;
 use driftprobe_trace::{
     Contract, ContractFields, Dtype, Event, HashAlgo, Manifest, Mode, Phase, Point, Row, Rows, TraceError,
 };
+use rayon::prelude::*;
 use recorded::{Found, Recorded};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -65,13 +66,21 @@ impl<'a> Replay<'a> {
     /// If a payload is damaged or missing.
     pub fn phase(&self, events: &[Event], rows: &dyn Rows, phase: Phase) -> Result<PhaseJudgement, TraceError> {
         let prompts = gather(events, rows, phase);
+        // Each stage of all prompts by itself: what its tests have seen is its own.
+        let one = |stage: &Stage| {
+            let mut tests = Tests::default();
+            let of_prompt = |(prompt_id, recorded): &(&Arc<str>, Recorded<'_>)| {
+                self.stage(&Place { prompt_id, phase, stage }, recorded, &mut tests)
+            };
+            let judged = prompts.iter().map(of_prompt).collect::<Result<Vec<_>, TraceError>>()?;
+            Ok((judged, tests))
+        };
+        let mut judged = self.stages.par_iter().map(one).collect::<Result<Vec<_>, TraceError>>()?;
+        let tests: BTreeMap<_, _> = judged.iter_mut().flat_map(|(_, tests)| std::mem::take(&mut tests.all)).collect();
+        let mut by_prompt: Vec<_> = judged.into_iter().map(|(judged, _)| judged.into_iter()).collect();
         let mut stages = Vec::new();
-        let mut tests = Tests::default();
-        for (prompt_id, recorded) in &prompts {
-            for stage in &self.stages {
-                let place = Place { prompt_id, phase, stage };
-                stages.extend(self.stage(&place, recorded, &mut tests)?);
-            }
+        for _ in &prompts {
+            stages.extend(by_prompt.iter_mut().filter_map(Iterator::next).flatten());
         }
         Ok(PhaseJudgement { stages, systematic: systematic(phase, &tests) })
     }
@@ -262,9 +271,9 @@ impl Tests {
 }
 
 /// Each test, and each point's tests of all layers together.
-fn systematic(phase: Phase, tests: &Tests) -> Vec<SystematicJudgement> {
+fn systematic(phase: Phase, tests: &BTreeMap<(Point, i32, Direction), ScoreTest>) -> Vec<SystematicJudgement> {
     let mut by_point: BTreeMap<(Point, Direction), ScoreTest> = BTreeMap::new();
-    for ((point, _, direction), test) in &tests.all {
+    for ((point, _, direction), test) in tests {
         by_point.entry((*point, *direction)).or_default().merge(test);
     }
     let one = |((point, layer, direction), test): (&(Point, i32, Direction), &ScoreTest)| SystematicJudgement {
@@ -281,7 +290,7 @@ fn systematic(phase: Phase, tests: &Tests) -> Vec<SystematicJudgement> {
         direction,
         test,
     });
-    tests.all.iter().map(one).chain(whole).collect()
+    tests.iter().map(one).chain(whole).collect()
 }
 
 /// Rows of one stage that are computed in the same way.

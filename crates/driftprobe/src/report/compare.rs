@@ -9,7 +9,7 @@ use super::suspects::cause_in_words;
 use super::terminal::{Style, Styled, WIDTH, counted};
 use crate::compare::Comparison;
 use crate::judge::{JudgedPair, PairVerdict};
-use crate::place::describe;
+use crate::pair::place::describe;
 use crate::verdict::Verdict;
 use driftprobe_trace::Phase;
 use std::fmt::Write as _;

@@ -3,9 +3,9 @@
 use super::format::{distances, recorded, statistics};
 use crate::analysis::Unpaired;
 use crate::evidence::Bits;
+use crate::evidence::metrics::LogitsNumbers;
 use crate::judge::{JudgedPair, PairVerdict};
-use crate::metrics::LogitsNumbers;
-use crate::reason::ReasonCode;
+use crate::verdict::reason::ReasonCode;
 use driftprobe_trace::{Event, Phase};
 
 /// Details of a pair. Holds text from the trace; the caller escapes it.

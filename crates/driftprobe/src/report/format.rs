@@ -1,8 +1,8 @@
 //! How numbers, shares and places are printed, alike in every report.
 
+use crate::evidence::metrics::{Numbers, Scope};
 use crate::evidence::{Bits, StatisticPair};
 use crate::judge::{JudgedPair, PairVerdict};
-use crate::metrics::{Numbers, Scope};
 
 /// A measured number: four significant digits.
 pub fn number(value: f64) -> String {

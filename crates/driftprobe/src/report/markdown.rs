@@ -14,7 +14,7 @@ use super::format::{number, share};
 use super::recordings::showing_failure;
 use super::tsv;
 use crate::analysis::Analysis;
-use crate::reason::Reason;
+use crate::verdict::reason::Reason;
 use crate::verdict::{TRACE_OFFSET, Verdict};
 
 /// The report as Markdown.

@@ -6,8 +6,8 @@ use super::schema::Num;
 use super::suspects::with_parameters;
 use super::terminal::{Style, Styled};
 use crate::digest::{Merged, MergedFailure, ModeDigest, StageDigest, UnitLine};
-use crate::reason::Reason;
 use crate::verdict::Verdict;
+use crate::verdict::reason::Reason;
 use std::fmt::Write as _;
 
 /// Units that did not pass which the terminal names.

@@ -1,7 +1,7 @@
 //! What a run would have shown, by bug and phase: the rows of the power table put together.
 
 use crate::cause::{PowerRow, UNEXPLAINED};
-use crate::examine::Examination;
+use crate::judge::examine::Examination;
 use crate::simulate::{PlaceDrift, TokenJudgement};
 use driftprobe_trace::{Phase, Point};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,8 +1,8 @@
 //! The recordings that a report is about: the run as designed, with prefill's cache, and the rounds of its search.
 
 use crate::analysis::Analysis;
-use crate::hypotheses::modes;
 use crate::search::recorded_layers;
+use crate::verdict::hypotheses::modes;
 
 /// One recording of a run.
 #[derive(Clone, Debug)]

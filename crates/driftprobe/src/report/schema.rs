@@ -24,7 +24,7 @@ pub use cause::{
 pub use compare::{CompareReport, ComparedPhaseEntry, ComparedRowEntry, OfRun};
 pub use row::{CacheEntry, FindingEntry, LogitsEntry, NumbersEntry, RowEntry, SideEntry, StatisticEntry};
 
-use crate::left_out::LeftOut;
+use crate::judge::left_out::LeftOut;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -7,14 +7,14 @@ use super::format::{brief, distances, number, p_value, share, statistics};
 use super::power::{shown, smallest};
 use super::strip;
 use super::suspects::cause_in_words;
-use crate::advice::rows_of;
 use crate::analysis::{Analysis, PairCounts};
 use crate::cause::Cause;
 use crate::evidence::Bits;
-use crate::examine::Examination;
+use crate::judge::examine::Examination;
 use crate::judge::{JudgedPair, PairVerdict};
-use crate::reason::ReasonCode;
 use crate::search::recorded_layers;
+use crate::verdict::advice::rows_of;
+use crate::verdict::reason::ReasonCode;
 use crate::verdict::{FirstFailure, Parting, Verdict, layer_of};
 
 /// Columns that no line exceeds.

@@ -3,9 +3,9 @@
 use super::escape::visible;
 use super::format::{mark, number, statistics};
 use crate::analysis::Analysis;
+use crate::evidence::metrics::Scope;
 use crate::judge::{JudgedPair, PairVerdict};
-use crate::metrics::Scope;
-use crate::place::Part;
+use crate::pair::place::Part;
 
 /// What the marks mean.
 pub const LEGEND: &str = "✓ bit-equal · ≈ differs as rounding makes it · ✗ at fault · ~ equal as far as sampled · ≠ differs · ! not finite · ? not decided";

@@ -75,7 +75,7 @@ fn of_unpaired(one: &Unpaired) -> [String; 8] {
     [
         one.event.prompt_id.to_string(),
         or_dash(one.event.token_id),
-        or_dash(crate::place::position_of(&one.event)),
+        or_dash(crate::pair::place::position_of(&one.event)),
         layer(one.event.layer),
         one.event.point_spelling.to_string(),
         code.to_owned(),

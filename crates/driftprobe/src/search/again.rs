@@ -1,7 +1,7 @@
 //! Rows that were recorded twice, by a run and by a round of its search: are they the same?
 
 use crate::analysis::Analysis;
-use crate::place::describe;
+use crate::pair::place::describe;
 use driftprobe_trace::{Event, HashAlgo, Mode, Phase, Point, RowHash};
 use std::collections::BTreeMap;
 use std::sync::Arc;

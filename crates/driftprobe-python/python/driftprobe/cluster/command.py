@@ -11,6 +11,7 @@ from ..errors import Error
 from .fan import Resources
 from .judging import analyze
 from .recording import run
+from .storage import S3
 
 EXIT_PASS, EXIT_COULD_NOT_RUN, EXIT_INTERRUPTED = 0, 2, 130
 
@@ -22,6 +23,7 @@ Examples:
   driftprobe cluster run matrix.toml --out /shared/night
   driftprobe cluster run matrix.toml --out /shared/night --num-gpus 1 -- --model /shared/model.gguf --engine llama-cpp
   driftprobe cluster run lines.json --address head:6379 --out /shared/night
+  driftprobe cluster run matrix.toml --out s3://bucket/night --s3-endpoint https://storage:9000
 
 MATRIX is the gate's matrix (docs/gate.md), each combination a run; or a JSON list of
 `driftprobe run` command lines: [["--dtype", "bf16"], ["--dtype", "f16"]].
@@ -33,6 +35,7 @@ ANALYZE_EXAMPLES = """\
 Examples:
   driftprobe cluster analyze /shared/night --out /shared/night-report
   driftprobe cluster analyze /shared/a /shared/b --out /shared/report -- --model /shared/model
+  driftprobe cluster analyze s3://bucket/night --out s3://bucket/night-report
 
 The reports are those of `driftprobe analyze --by-prompt`, byte for byte.
 What follows -- is given to every `driftprobe analyze`.
@@ -60,6 +63,7 @@ def main(words: Sequence[str]) -> int:
 
 def _run(asked: argparse.Namespace, resources: Resources, given: list[str]) -> int:
     of = {"args": given, "prompts_per_task": asked.prompts_per_task, "resources": resources}
+    of["s3"] = S3(asked.s3_endpoint, asked.cache)
     # Ray has words of its own, and a report may be piped.
     with redirect_stdout(sys.stderr):
         done = run(asked.matrix, asked.out, asked.address, **of)
@@ -76,7 +80,8 @@ def _analyze(asked: argparse.Namespace, resources: Resources, given: list[str]) 
     if sys.stdout.isatty():
         show += ["--color", "always"]
     with redirect_stdout(sys.stderr):
-        merged = analyze(asked.runs, asked.out, asked.address, args=given, parts=asked.parts, resources=resources, show=show)
+        of = {"args": given, "parts": asked.parts, "resources": resources, "show": show}
+        merged = analyze(asked.runs, asked.out, asked.address, s3=S3(asked.s3_endpoint, asked.cache), **of)
     print(merged.printed, end="")
     _complain("was lost with its worker, again and again", {f"part {part}": why for part, why in merged.lost.items()})
     _complain("was to be recorded and is not there", dict.fromkeys(merged.unrecorded, ""))
@@ -98,14 +103,16 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("matrix", metavar="MATRIX", help="the gate's matrix, or a JSON list of command lines")
     record.add_argument("--prompts-per-task", type=int, default=1, metavar="N", help="of the matrix's prompts [default: 1]")
     judge = commands.add_parser("analyze", help="judge runs", epilog=ANALYZE_EXAMPLES, formatter_class=raw)
-    judge.add_argument("runs", nargs="+", metavar="RUN", help="runs, and folders of runs")
+    judge.add_argument("runs", nargs="+", metavar="RUN", help="runs, and folders of runs; or s3://bucket/prefix")
     judge.add_argument("--parts", type=int, metavar="N", help="tasks [default: four for each that can run at once]")
     judge.add_argument("--format", default="text", choices=("text", "json", "md", "tsv"), help="what to print")
     for command in (record, judge):
-        command.add_argument("--out", required=True, metavar="DIR", help="a folder that all nodes see")
+        command.add_argument("--out", required=True, metavar="DIR", help="a folder that all nodes see, or s3://bucket/prefix")
         command.add_argument(
             "--address", default="auto", help="host:port; auto: the cluster on this machine; local: start one [default: auto]"
         )
+        command.add_argument("--s3-endpoint", metavar="URL", help="storage that is not AWS's [default: AWS_ENDPOINT_URL]")
+        command.add_argument("--cache", metavar="DIR", help="each node's, for copies of what lies on s3:// [default: in /tmp]")
         command.add_argument("--num-cpus", type=float, default=1, metavar="N", help="cores a task [default: 1]")
         command.add_argument("--num-gpus", type=float, default=0, metavar="N", help="accelerators a task [default: 0]")
         command.add_argument("--retries", type=int, default=5, metavar="N", help="further tries of a lost task [default: 5]")

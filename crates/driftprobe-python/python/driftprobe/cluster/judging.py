@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from ..errors import Error
 from .child import program
 from .fan import Cluster, Interrupted, Lost, Resources, connected
 from .progress import Progress
-from .recording import REFUSED, listing_of
+from .recording import REFUSED, unseen_directory
+from .s3 import Unavailable
+from .storage import MANIFEST_FILE, S3, Address, Place, Where, listing_of
 
 PARTS_A_SLOT = 4
 """Parts for each task that the cluster can run at once: more are more even, and each looks once through all events."""
@@ -26,12 +29,14 @@ PARTS_A_SLOT = 4
 class Merged:
     """The verdict on all runs; merged.md, merged.tsv and merged.json lie in `folder`."""
 
-    folder: Path
-    """Where the results lie, and the reports."""
+    folder: Path | str
+    """Where the results lie, and the reports; a place that is no folder as text."""
     exit_code: int = 3
     """That of the verdict: 0 PASS, 1 FAIL, 3 INCONCLUSIVE."""
     printed: str = ""
     """What `driftprobe merge` says of it."""
+    report: str = field(default="", repr=False)
+    """Text of merged.json."""
     lost: dict[str, str] = field(default_factory=dict)
     """By part: why its task died as often as it was tried. Its prompts are missing in the verdict."""
     unrecorded: list[str] = field(default_factory=list)
@@ -46,7 +51,7 @@ class Merged:
     @property
     def data(self) -> dict[str, Any]:
         """merged.json."""
-        loaded: dict[str, Any] = json.loads((self.folder / "merged.json").read_text())
+        loaded: dict[str, Any] = json.loads(self.report)
         return loaded
 
     @property
@@ -56,74 +61,116 @@ class Merged:
 
 
 def analyze(
-    runs: Sequence[str | PathLike[str]],
-    out: str | PathLike[str],
+    runs: Sequence[Address],
+    out: Address,
     address: str = "auto",
     *,
     args: Sequence[str] = (),
     parts: int | None = None,
     resources: Resources | None = None,
     show: Sequence[str] = (),
+    s3: S3 | None = None,
 ) -> Merged:
-    """Judges every prompt of the runs, which all nodes must see under the same paths, and merges: the same bytes as `driftprobe
-    analyze --by-prompt` on one machine. What is judged already is not judged again.
+    """Judges every prompt of the runs and merges: the same bytes as `driftprobe analyze --by-prompt` on one machine. What is
+    judged already is not judged again.
 
     Args:
-        runs: runs, and folders of runs.
-        out: the folder for results and reports, which all nodes must see.
+        runs: runs, and folders of runs, which all nodes must see under the same paths; or s3://bucket/prefix.
+        out: the folder for results and reports, which all nodes must see; or s3://bucket/prefix.
         address: the cluster: `host:port`, `auto`, or `local`.
         args: further arguments of `driftprobe analyze`, such as `--model`.
         parts: how many tasks all prompts are divided into; by default four for each that the cluster can run at once.
         resources: what each task asks for, and how often it is tried.
         show: options of `driftprobe merge`, such as `--format json`.
+        s3: how storage is reached that is no folder.
 
     Raises:
         Error: if runs, folder or cluster cannot be used.
     """
-    folder = Path(out).absolute()
-    paths = [Path(path).absolute() for path in runs]
-    resources = resources or Resources()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Of another number of parts; results stay.
-        for plan in folder.glob("plan*.json"):
-            plan.unlink()
-    except OSError as e:
-        raise Error(f"{folder} cannot be written: {e}", "name a folder that this machine and all nodes can write") from e
-    merged = Merged(folder)
-    with connected(address, resources) as cluster:
+    where = Where.at(out, s3)
+    results = where.open()
+    sources = [_source(Where.at(path, s3)) for path in runs]
+    results.prepare()
+    results.forget_plans()
+    merged = Merged(Path(where.address) if results.shared else where.address)
+    with connected(address, resources or Resources()) as cluster:
         merged.parts = parts or _prime(PARTS_A_SLOT * cluster.nodes().slots)
-        words = [*map(str, paths), *args, "--jobs", str(resources.threads()), "--out", str(folder)]
-        _judge(cluster, words, merged)
-    merged.unrecorded = [str(path / name) for path in paths for name in _unrecorded(path)]
-    with tempfile.TemporaryDirectory() as beside:
-        folders = [str(folder), *_missing_probes(paths, folder, Path(beside))]
+        # Once, and not with every task: of many runs there are many objects.
+        seen = cluster.ray.put([source.seen for source in sources])
+        work = Work([source.where for source in sources], where, args, cluster.resources.threads(), os.getcwd())
+        _judge(cluster, results, (work, seen), merged)
+    lacking = {name: prompts for source in sources for name, prompts in source.lacking().items()}
+    merged.unrecorded = list(lacking)
+    with results.merging() as folder, tempfile.TemporaryDirectory() as beside:
+        folders = [str(folder), *_missing_probes(lacking, folder, Path(beside))]
         done = program(["merge", *folders, "--out", str(folder), *show], {}, kept=None)
-    if done.status not in (0, 1, 3):
-        raise _refused(done.err, folder)
-    merged.exit_code, merged.printed = done.status, done.out
+        if done.status not in (0, 1, 3):
+            raise _refused(results.shown(done.err), results)
+        merged.report = (folder / "merged.json").read_text()
+    merged.exit_code, merged.printed = done.status, results.shown(done.out)
     return merged
 
 
-def _judge(cluster: Cluster, words: list[str], merged: Merged) -> None:
+@dataclass(frozen=True)
+class Source:
+    """Runs that are to be judged, as the driver knows them."""
+
+    where: Where
+    place: Place
+    seen: Any
+    """What all tasks are to find there."""
+    listed: list[dict[str, Any]]
+    """Probes that were to be recorded there, as far as somebody said."""
+
+    def lacking(self) -> dict[str, list[str]]:
+        """Those of them that are not there, with their prompts as far as they are known."""
+        names = [probe["name"] for probe in self.listed]
+        if self.seen is None:
+            there = self.place.recorded(names)
+        else:
+            there = {name for name in names if f"{name}/{MANIFEST_FILE}" in self.seen}
+        # Under the whole path no other run can be it.
+        return {self.place.inner(probe["name"]): probe["prompts"] for probe in self.listed if probe["name"] not in there}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all tasks are told."""
+
+    sources: list[Where]
+    out: Where
+    args: Sequence[str]
+    """Further arguments of the program."""
+    threads: int
+    cwd: str
+    """What relative paths count from."""
+
+
+def _source(where: Where) -> Source:
+    place = where.open()
+    return Source(where, place, place.seen(), listing_of(place) or [])
+
+
+def _judge(cluster: Cluster, results: Place, asked: tuple[Work, Any], merged: Merged) -> None:
     """Has every part judged."""
     progress = Progress("judged", 0)
-    threads = cluster.resources.threads()
     shards = [f"{index}/{merged.parts}" for index in range(1, merged.parts + 1)]
-    jobs = {shard: (str(merged.folder), shard, words, threads, os.getcwd()) for shard in shards}
+    jobs = {shard: (shard, *asked) for shard in shards}
+    ended = 0
 
     def tick(running: int, nodes: Any) -> None:
-        progress.done, progress.total = _counted(merged.folder)
+        progress.done, progress.total = results.counted() or (ended, merged.parts)
         progress.show(running, nodes)
 
     started = time.monotonic()
     try:
         for shard, outcome in cluster.fan_out(judge, jobs, tick):
+            ended += 1
             if isinstance(outcome, Lost):
                 merged.lost[shard] = outcome.why
             elif outcome["refused"]:
                 # As one machine would have: what cannot be read there cannot be read anywhere.
-                raise _refused(outcome["refused"], merged.folder)
+                raise _refused(outcome["refused"], results)
             else:
                 merged.busy_seconds += outcome["seconds"]
     finally:
@@ -131,59 +178,47 @@ def _judge(cluster: Cluster, words: list[str], merged: Merged) -> None:
     merged.seconds = time.monotonic() - started
 
 
-def judge(folder: str, shard: str, words: list[str], threads: int, cwd: str) -> dict[str, Any]:
-    """A task: judges one part of all prompts; results of each go to the shared folder as they come."""
-    import socket
-
+def judge(shard: str, work: Work, seen: list[Any]) -> dict[str, Any]:
+    """A task: judges one part of all prompts of what was `seen`; the result of each goes to `out` as it comes."""
     started = time.monotonic()
-    for needed_there, why in ((Path(folder), "--out"), (Path(cwd), "the working directory")):
-        if not needed_there.is_dir():
-            said = f"node {socket.gethostname()} does not see {needed_there}: {why} must be shared"
-            return {"refused": said, "seconds": 0.0}
-    done = program(["analyze", *words, "--shard", shard], {"RAYON_NUM_THREADS": str(threads)}, cwd)
-    if done.status not in (0, REFUSED):
-        raise Interrupted(f"exit status {done.status}: {done.err.strip()[-500:]}")
-    return {"refused": done.err.strip() if done.status else None, "seconds": time.monotonic() - started}
+    node = socket.gethostname()
+    try:
+        results, places = work.out.open(), [where.open() for where in work.sources]
+        if lack := results.unseen() or unseen_directory(work.cwd, [results, *places]):
+            return {"refused": lack, "seconds": 0.0}
+        with ExitStack() as stack:
+            runs = [str(stack.enter_context(place.reading(known))) for place, known in zip(places, seen)]
+            folder = stack.enter_context(results.judging())
+            words = ["analyze", *runs, *work.args, "--jobs", str(work.threads), "--out", str(folder), "--shard", shard]
+            folder_of_work = work.cwd if Path(work.cwd).is_dir() else None
+            done = program(words, {"RAYON_NUM_THREADS": str(work.threads)}, folder_of_work)
+            if done.status not in (0, REFUSED):
+                raise Interrupted(f"exit status {done.status}: {done.err.strip()[-500:]}")
+    except Unavailable as e:
+        raise Interrupted(f"node {node}: {e}") from e
+    except Error as e:
+        return {"refused": f"node {node}: {e}", "seconds": 0.0}
+    said = done.err.strip()
+    for place in (results, *places):
+        said = place.shown(said)
+    return {"refused": said if done.status else None, "seconds": time.monotonic() - started}
 
 
-def _refused(said: str, folder: Path) -> Error:
+def _refused(said: str, results: Place) -> Error:
     """What the program could not do, in its own words."""
     what, _, hint = said.strip().removeprefix("error:").strip().partition("\nhint:")
-    return Error(what or f"{folder}: the program said nothing", hint.strip() or None)
+    return Error(what or f"{results.inner('')}: the program said nothing", hint.strip() or None)
 
 
-def _unrecorded(path: Path) -> list[str]:
-    listed = listing_of(path) or []
-    return [probe["name"] for probe in listed if not (path / probe["name"] / "manifest.json").is_file()]
-
-
-def _missing_probes(paths: Sequence[Path], folder: Path, beside: Path) -> list[str]:
+def _missing_probes(lacking: dict[str, list[str]], folder: Path, beside: Path) -> list[str]:
     """A folder for the merge that promises the runs which were to be recorded and are not there: so they are missed."""
-    promise = {}
-    for path in paths:
-        lacking = set(_unrecorded(path))
-        for probe in listing_of(path) or []:
-            if probe["name"] in lacking:
-                # Under the whole path no other run can be it.
-                promise[str(path / probe["name"])] = probe["prompts"] or ["not recorded"]
+    promise = {name: prompts or ["not recorded"] for name, prompts in lacking.items()}
     plans = sorted(folder.glob("plan*.json"))
     if not promise or not plans:
         return []
     plan = {**json.loads(plans[0].read_text()), "shard": None, "promise": promise, "units": []}
     (beside / "plan.json").write_text(json.dumps(plan))
     return [str(beside)]
-
-
-def _counted(folder: Path) -> tuple[int, int]:
-    """Prompts judged, and all of them, as the files say."""
-    plan = next(folder.glob("plan*.json"), None)
-    try:
-        promise = json.loads(plan.read_text())["promise"] if plan else {}
-        total = sum(len(prompts) for prompts in promise.values())
-        with os.scandir(folder / "units") as units:
-            return min(total, sum(not unit.name.startswith(".") for unit in units)), total
-    except (OSError, ValueError, KeyError):
-        return 0, 0
 
 
 def _prime(least: int) -> int:

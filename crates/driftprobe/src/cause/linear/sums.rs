@@ -1,4 +1,4 @@
-//! Sums that are cut short, or kept in too small a format.
+//! Sums that are cut short, kept in too small a format, or given their bias more than once.
 
 use super::{Narrowed, Outputs, coarse, gathered, one, parts};
 use crate::cause::trial::{Expect, Freedom, Trial};
@@ -99,4 +99,33 @@ fn sequential(model: &Model, outputs: &Outputs, case: &Case) -> Result<Expectati
         }
     }
     Ok(Expectation::Noisy(expected))
+}
+
+/// How often the bias is tried besides twice: once by each rank that holds a part of the sum.
+pub(super) const MORE_TIMES: [u32; 4] = [3, 4, 8, 16];
+
+/// The bias added so often: by a kernel and again behind it, or by each part of a sum; none where the stage has no bias.
+pub(super) fn repeated<'a>(model: &'a Model, first: &Case, outputs: &Outputs, times: &[u32]) -> Vec<Trial<'a>> {
+    let has_bias = parts(first).is_ok_and(|own| own.bias.is_some());
+    let trial = |times: &u32| {
+        let (outputs, times) = (outputs.clone(), *times);
+        let expect: Expect<'a> = Box::new(move |case| with_bias(model, &outputs, case, times));
+        Trial::new("BIAS_REPEATED", expect).with("times", times)
+    };
+    times.iter().filter(|_| has_bias).map(trial).collect()
+}
+
+/// x·Wᵀ + times·b. Each result on the way there may have been stored: as many roundings more, to the format of the last.
+fn with_bias(model: &Model, outputs: &Outputs, case: &Case, times: u32) -> Result<Expectation, Unjudged> {
+    let parts = parts(case)?;
+    let weight = gathered(&model.weights.get(&parts.weight.name())?, outputs)?;
+    let once = super::bias(model, &parts, outputs)?;
+    let bias = once.iter().map(|b| f64::from(times) * b).collect();
+    let mut expectation = one(Layer { weight, bias, softcap: parts.softcap }, case)?;
+    if let Expectation::Noisy(expected) = &mut expectation {
+        let before = expected.y.iter().zip(&once).map(|(y, b)| expected.output.rounding_variance(y - b));
+        let more = f64::from(times.saturating_sub(1));
+        expected.variance.iter_mut().zip(before).for_each(|(variance, rounding)| *variance += more * rounding);
+    }
+    Ok(expectation)
 }

@@ -1,7 +1,6 @@
 //! Faults that have a size, from nothing to one.
 
-use crate::cause::linear::{Outputs, clean as clean_linear};
-use crate::cause::trial::{Expect, clean};
+use crate::cause::trial::Expect;
 use crate::cause::{attention, norm, rope};
 use crate::oracle::evaluate::Expectation;
 use crate::oracle::replay::cases::Case;
@@ -14,68 +13,79 @@ pub(super) struct Sized<'a> {
     pub id: &'static str,
     /// What its size is.
     pub what: &'static str,
-    /// The fault of a size.
-    pub make: Box<dyn Fn(f64) -> Expect<'a> + 'a>,
+    effect: Effect<'a>,
 }
 
-/// Id of changes that have no name in the catalogue.
-const UNNAMED: &str = crate::cause::UNEXPLAINED;
-
-/// Of every stage but linear ones.
-pub(super) fn of(model: &Model, op: Op) -> Vec<Sized<'_>> {
-    match op {
-        Op::Rope => vec![
-            sized("ROPE_THETA", "relative change of theta", Box::new(|s| rope::theta(model, 1.0 + s))),
-            sized("ROPE_POSITION_OFFSET", "positions", Box::new(|s| turned(model, s))),
-        ],
-        Op::Norm { .. } => {
-            let own = model.config.rms_norm_eps;
-            vec![
-                sized("NORM_EPS", "change of epsilon", Box::new(move |s| norm::epsilon(model, own + s))),
-                sized(UNNAMED, "relative change of the row", Box::new(|s| altered(clean(model), gain(s)))),
-            ]
-        }
-        Op::Scores | Op::ScoresSoftmax => vec![scale(model)],
-        Op::Attention => vec![scale(model), slot(model, 2)],
-        Op::Weigh => vec![slot(model, 1)],
-        Op::Gated => {
-            vec![sized(UNNAMED, "relative change of one element", Box::new(|s| altered(clean(model), element(s))))]
-        }
-        Op::Linear { .. } | Op::Softmax | Op::Embed | Op::Copy | Op::Add | Op::KvWrite => Vec::new(),
-    }
-}
-
-fn scale(model: &Model) -> Sized<'_> {
-    let make = Box::new(|s: f64| attention::scale(model, 1.0 + s));
-    Sized { id: "SCALE_WRONG", what: "relative change of the scale", make }
-}
-
-/// Of linear stages.
-pub(super) fn linear<'a>(model: &'a Model, outputs: &Outputs) -> Vec<Sized<'a>> {
-    let (own, other) = (outputs.clone(), outputs.clone());
-    let row = Box::new(move |s: f64| altered(clean_linear(model, &own), gain(s)));
-    let one = Box::new(move |s: f64| altered(clean_linear(model, &other), element(s)));
-    vec![
-        Sized { id: UNNAMED, what: "relative change of the row", make: row },
-        Sized { id: UNNAMED, what: "relative change of one element", make: one },
-    ]
-}
-
-fn sized<'a>(id: &'static str, what: &'static str, make: Box<dyn Fn(f64) -> Expect<'a> + 'a>) -> Sized<'a> {
-    Sized { id, what, make }
+/// What a fault of a size makes of a row.
+enum Effect<'a> {
+    /// The row is computed with it.
+    Computed(Box<dyn Fn(f64) -> Expect<'a> + Send + Sync + 'a>),
+    /// It is seen from what the row should be.
+    Altered(Box<dyn Fn(f64) -> Change + Send + Sync + 'a>),
 }
 
 /// Alters what is expected of a row.
 type Change = Box<dyn Fn(&Case, &mut Expected)>;
 
-fn altered(own: Expect<'_>, change: Change) -> Expect<'_> {
-    Box::new(move |case| {
-        let mut expectation = own(case)?;
-        if let Expectation::Noisy(expected) = &mut expectation {
-            change(case, expected);
+impl Sized<'_> {
+    /// The row `case` with the fault of this size, where `own` is what it should be.
+    pub fn row(&self, size: f64, case: &Case, own: &Expectation) -> Option<Expectation> {
+        match &self.effect {
+            Effect::Computed(make) => make(size)(case).ok(),
+            Effect::Altered(change) => {
+                let mut altered = own.clone();
+                if let Expectation::Noisy(expected) = &mut altered {
+                    change(size)(case, expected);
+                }
+                Some(altered)
+            }
         }
-        Ok(expectation)
-    })
+    }
+}
+
+/// Id of changes that have no name in the catalogue.
+const UNNAMED: &str = crate::cause::UNEXPLAINED;
+
+/// Of every stage.
+pub(super) fn of(model: &Model, op: Op) -> Vec<Sized<'_>> {
+    match op {
+        Op::Rope => vec![
+            computed("ROPE_THETA", "relative change of theta", |s| rope::theta(model, 1.0 + s)),
+            altered("ROPE_POSITION_OFFSET", "positions", |s| turned(model, s)),
+        ],
+        Op::Norm { .. } => {
+            let own = model.config.rms_norm_eps;
+            vec![
+                computed("NORM_EPS", "change of epsilon", move |s| norm::epsilon(model, own + s)),
+                altered(UNNAMED, "relative change of the row", gain),
+            ]
+        }
+        Op::Scores | Op::ScoresSoftmax => vec![scale(model)],
+        Op::Attention => vec![scale(model), slot(model, 2)],
+        Op::Weigh => vec![slot(model, 1)],
+        Op::Gated => vec![altered(UNNAMED, "relative change of one element", element)],
+        Op::Linear { .. } => vec![
+            altered(UNNAMED, "relative change of the row", gain),
+            altered(UNNAMED, "relative change of one element", element),
+        ],
+        Op::Softmax | Op::Embed | Op::Copy | Op::Add | Op::KvWrite => Vec::new(),
+    }
+}
+
+fn scale(model: &Model) -> Sized<'_> {
+    computed("SCALE_WRONG", "relative change of the scale", |s| attention::scale(model, 1.0 + s))
+}
+
+fn computed<'a>(
+    id: &'static str,
+    what: &'static str,
+    make: impl Fn(f64) -> Expect<'a> + Send + Sync + 'a,
+) -> Sized<'a> {
+    Sized { id, what, effect: Effect::Computed(Box::new(make)) }
+}
+
+fn altered<'a>(id: &'static str, what: &'static str, change: impl Fn(f64) -> Change + Send + Sync + 'a) -> Sized<'a> {
+    Sized { id, what, effect: Effect::Altered(Box::new(change)) }
 }
 
 fn gain(size: f64) -> Change {
@@ -96,11 +106,11 @@ fn element(size: f64) -> Change {
 }
 
 /// Every pair turned by a part of what a position turns it.
-fn turned(model: &Model, size: f64) -> Expect<'_> {
+fn turned(model: &Model, size: f64) -> Change {
     let width = model.config.head_dim;
     let frequencies = model.config.rope.frequencies(width);
     let layout = model.config.rope.layout;
-    let change: Change = Box::new(move |_, expected| {
+    Box::new(move |_, expected| {
         for head in expected.y.chunks_exact_mut(width.max(1)) {
             for (i, frequency) in frequencies.iter().enumerate() {
                 let (first, second) = pair(layout, width, i);
@@ -110,20 +120,17 @@ fn turned(model: &Model, size: f64) -> Expect<'_> {
                 }
             }
         }
-    });
-    altered(clean(model), change)
+    })
 }
 
 /// The first key's value gets so much of the first head's weight that is not its own.
 fn slot(model: &Model, values: usize) -> Sized<'_> {
     let width = model.config.head_dim;
-    let make = Box::new(move |size: f64| {
-        let change: Change = Box::new(move |case, expected| {
+    altered("KV_STALE_SLOT", "attention weight that another row gets", move |size| {
+        Box::new(move |case, expected| {
             for (y, v) in expected.y.iter_mut().zip(case.task.input(values)).take(width) {
                 *y += size * (v - *y);
             }
-        });
-        altered(clean(model), change)
-    });
-    Sized { id: "KV_STALE_SLOT", what: "attention weight that another row gets", make }
+        })
+    })
 }

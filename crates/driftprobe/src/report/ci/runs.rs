@@ -4,9 +4,9 @@ use super::{Case, Outcome, Suite};
 use crate::analysis::Analysis;
 use crate::compare::Comparison;
 use crate::judge::{JudgedPair, PairVerdict};
-use crate::place::{Part, describe};
-use crate::reason::Reason;
+use crate::pair::place::{Part, describe};
 use crate::verdict::Verdict;
+use crate::verdict::reason::Reason;
 use driftprobe_trace::Point;
 use std::collections::BTreeMap;
 

@@ -1,10 +1,10 @@
 //! Attention evidence, the modes side by side, and H₀ against H₁, as data.
 
 use crate::analysis::Analysis;
-use crate::hypotheses::{H0, H1, weigh};
-use crate::kv::{AttentionEvidence, AttentionStatistics, Consistency, ProjectionHash};
-use crate::modes::{Drift, ModeRow};
+use crate::judge::kv::{AttentionEvidence, AttentionStatistics, Consistency, ProjectionHash};
 use crate::report::schema::*;
+use crate::verdict::hypotheses::{H0, H1, weigh};
+use crate::verdict::modes::{Drift, ModeRow};
 
 pub fn evidence(all: &AttentionEvidence) -> AttentionEntry {
     AttentionEntry {
@@ -17,7 +17,7 @@ pub fn evidence(all: &AttentionEvidence) -> AttentionEntry {
 }
 
 fn projection(one: &ProjectionHash) -> ProjectionEntry {
-    let row = |row: &crate::kv::RowOfHash| {
+    let row = |row: &crate::judge::kv::RowOfHash| {
         let [prefill, decode] = row.hashes.map(|hash| hash.map(|hash| hash.value.to_string()));
         ProjectionRowEntry { pos_id: row.pos, prefill, decode, equal: row.equal() }
     };

@@ -2,10 +2,10 @@
 
 use super::Document;
 use crate::analysis::Analysis;
-use crate::hypotheses::modes;
-use crate::kv::{AttentionEvidence, AttentionStatistics, Consistency, KvIndicator, ProjectionHash};
+use crate::judge::kv::{AttentionEvidence, AttentionStatistics, Consistency, KvIndicator, ProjectionHash};
 use crate::report::escape::{code, markdown_sentence};
 use crate::report::format::{number, or_dash};
+use crate::verdict::hypotheses::modes;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub fn alignment(out: &mut Document, analysis: &Analysis) {

@@ -29,7 +29,7 @@ pub fn first_failure(out: &mut Document, analysis: &Analysis, first: &FirstFailu
     let Some(pair) = first.pair.and_then(|index| analysis.pairs.get(index)) else {
         let is_it = |event: &Event| {
             (&*event.prompt_id, event.layer, event.point) == (&*first.prompt_id, first.layer, first.point)
-                && first.pos_id == crate::place::position_of(event)
+                && first.pos_id == crate::pair::place::position_of(event)
         };
         if let Some(one) = analysis.unpaired.iter().find(|one| is_it(&one.event)) {
             out.line(format!("{}.\n", markdown_sentence(&details::of_unpaired(one))));
@@ -62,7 +62,7 @@ pub fn first_failure(out: &mut Document, analysis: &Analysis, first: &FirstFailu
     out.line("");
     if let Some(numbers) = &pair.numbers {
         out.line(format!("Distance: {}.\n", markdown(&distances(numbers))));
-        if let crate::metrics::Scope::Sample { .. } = numbers.scope {
+        if let crate::evidence::metrics::Scope::Sample { .. } = numbers.scope {
             out.line(format!("Only {} are known of both sides.\n", scope(numbers)));
         }
     } else if pair.statistics.is_empty() {

@@ -3,20 +3,21 @@
 use super::Document;
 use crate::analysis::Analysis;
 use crate::cause::{Candidate, Cause};
-use crate::examine::Examination;
-use crate::hypotheses::{H0, H1, Supports, modes, weigh};
+use crate::judge::examine::Examination;
 use crate::report::escape::{code, markdown, markdown_sentence};
 use crate::report::format::brief;
 use crate::report::recordings::recordings;
 use crate::report::suspects::{cause_in_words, named, outcome};
 use crate::verdict::Verdict;
+use crate::verdict::hypotheses::{H0, H1, Supports, modes, weigh};
 
 /// Hypotheses that were refuted and are shown.
 const REFUTED: usize = 5;
 
 /// What stands where no model judged the run.
 pub fn without_model(analysis: &Analysis, what: &str) -> String {
-    let wrong = analysis.verdict.reasons.iter().find(|reason| reason.code == crate::reason::ReasonCode::WrongModel);
+    let wrong =
+        analysis.verdict.reasons.iter().find(|reason| reason.code == crate::verdict::reason::ReasonCode::WrongModel);
     match wrong {
         Some(reason) => format!("Not measured: {} ({what}).", markdown_sentence(reason.code.sentence())),
         None => format!("Not measured: no model was given (`--model`): {what}."),

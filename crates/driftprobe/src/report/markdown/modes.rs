@@ -2,10 +2,10 @@
 
 use super::Document;
 use crate::analysis::Analysis;
-use crate::hypotheses::modes;
-use crate::modes::{Drift, Says};
 use crate::report::escape::{code, markdown};
 use crate::report::format::{or_dash, p_value};
+use crate::verdict::hypotheses::modes;
+use crate::verdict::modes::{Drift, Says};
 use crate::verdict::{FirstFailure, Verdict, layer_of};
 
 pub fn execution(out: &mut Document, analysis: &Analysis) {

@@ -4,11 +4,11 @@ use super::Document;
 use super::judged::without_model;
 use crate::analysis::Analysis;
 use crate::cause::UNEXPLAINED;
-use crate::examine::Examination;
-use crate::hypotheses::modes;
+use crate::judge::examine::Examination;
 use crate::report::escape::{code, markdown, markdown_sentence};
 use crate::report::format::{brief, p_value};
 use crate::report::power::{BugPower, Slots, by_bug, shown};
+use crate::verdict::hypotheses::modes;
 use driftprobe_trace::{Phase, Point};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -4,7 +4,7 @@ use super::chart::{Axis, Mark, TEXT, axes, bold, layers, legend, mark_at, whole,
 use super::palette::{Colour, FIRST, INK, SECOND};
 use super::{Canvas, Drawn, Picture, sketch};
 use crate::analysis::Analysis;
-use crate::kv::AttentionStatistics;
+use crate::judge::kv::AttentionStatistics;
 use crate::report::format::brief;
 use driftprobe_trace::Phase;
 use plotters::prelude::{LineSeries, PathElement};

@@ -4,9 +4,9 @@ use super::chart::{Axis, Mark, axes, decade, decades, layers, legend, mark_at, o
 use super::palette::{Colour, FIRST, NOISE, SECOND};
 use super::{Picture, sketch};
 use crate::analysis::Analysis;
-use crate::hypotheses::modes;
 use crate::report::format::brief;
 use crate::simulate::PlaceDrift;
+use crate::verdict::hypotheses::modes;
 use driftprobe_trace::Point;
 use plotters::prelude::{LineSeries, Polygon};
 use plotters::style::Color;

@@ -4,10 +4,10 @@ use super::palette::STEPS;
 use crate::evidence::Bits;
 use crate::judge::{JudgedPair, PairVerdict};
 use crate::oracle::{Outcome, StageJudgement};
-use crate::reason::ReasonCode;
 use crate::report::format::brief;
 use crate::report::recordings::Recording;
 use crate::simulate::PlaceDrift;
+use crate::verdict::reason::ReasonCode;
 use driftprobe_trace::Point;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -4,7 +4,7 @@ use super::chart::{Axis, Mark, TEXT, axes, decade, decades, mark, mark_at, on_de
 use super::palette::{AXIS, Colour, DIM, FIRST, FOURTH, SECOND, THIRD};
 use super::{Picture, sketch};
 use crate::analysis::Analysis;
-use crate::modes::{ModeRow, Says};
+use crate::verdict::modes::{ModeRow, Says};
 use plotters::prelude::LineSeries;
 use plotters::style::text_anchor::{HPos, VPos};
 

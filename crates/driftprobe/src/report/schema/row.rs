@@ -79,7 +79,7 @@ pub struct SideEntry {
     pub mean: Option<Num>,
 }
 
-/// Distances between two rows; formulas are those of `driftprobe::metrics::Numbers`.
+/// Distances between two rows; formulas are those of `driftprobe::evidence::metrics::Numbers`.
 #[derive(Clone, Debug, Serialize)]
 pub struct NumbersEntry {
     /// `whole`, `columns` (0 … own position) or `sample`.

@@ -1,0 +1,143 @@
+//! Recording less: within a budget, in two passes, compressed. What is found, what is said, and what lies on the disk.
+
+use crate::driftprobe;
+use driftprobe_testkit::{LlamaShape, random_llama};
+use predicates::prelude::*;
+use predicates::str::contains;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+/// Bytes of the files in a folder whose paths are wanted.
+fn bytes(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> u64 {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let one = |path: std::path::PathBuf| match path.is_dir() {
+        true => bytes(&path, wanted),
+        false if wanted(&path) => fs::metadata(&path).unwrap().len(),
+        false => 0,
+    };
+    entries.map(one).sum()
+}
+
+fn recorded(dir: &Path) -> u64 {
+    bytes(dir, &|path| !path.components().any(|part| part.as_os_str() == "report"))
+}
+
+fn payloads(dir: &Path) -> u64 {
+    bytes(dir, &|path| path.extension().is_some_and(|end| end == "safetensors" || end == "zst"))
+}
+
+fn report(run: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(run.join("report/drift.json")).unwrap()).unwrap()
+}
+
+/// Where the first failure is, and what explains it.
+fn found(run: &Path) -> [Value; 5] {
+    let json = report(run);
+    let first = &json["first_failure"];
+    [
+        json["verdict"].clone(),
+        first["layer"].clone(),
+        first["point"].clone(),
+        first["phase"].clone(),
+        json["cause"]["hypothesis"].clone(),
+    ]
+}
+
+const SMALL: [&str; 5] = ["run", "--prompts", "The quick brown fox", "--repeats", "0"];
+
+#[test]
+fn a_budget_is_kept_in_both_modes_and_every_report_says_what_was_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let budget = ["--budget", "700kB", "--out", "run"];
+    driftprobe(&dir).args(SMALL).args(budget).assert().code(0).stdout(contains("LEFT_OUT").and(contains("layers")));
+    assert!(recorded(&out) <= 700_000, "{}", recorded(&out));
+    let json = report(&out);
+    assert_eq!(json["left_out"]["budget_bytes"], 350_000 * 2);
+    assert!(json["left_out"]["layers"].as_array().unwrap().len() > 3);
+    for name in ["drift.md", "drift.html"] {
+        let text = fs::read_to_string(out.join("report").join(name)).unwrap();
+        assert!(text.contains("nothing is said of the others by themselves"), "{name}");
+    }
+    // A budget that holds everything leaves nothing out.
+    driftprobe(&dir).args(SMALL).args(["--budget", "1GB", "--out", "all"]).assert().code(0);
+    assert!(report(&dir.path().join("all"))["left_out"].is_null());
+    let refused = driftprobe(&dir).args(SMALL).args(["--budget", "20kB", "--out", "none"]).assert().code(2);
+    refused.stderr(contains("do not hold the statistics").and(contains("hint: allow")));
+    assert!(!dir.path().join("none").exists());
+}
+
+#[test]
+fn a_fault_costs_no_more_than_the_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    for (out, budget) in [("tight", "360kB"), ("wide", "480kB")] {
+        let args = ["--mode", "as_designed", "--fault", "SCALE_WRONG@decode:layer5", "--budget", budget, "--out", out];
+        driftprobe(&dir).args(SMALL).args(args).assert().code(1);
+        assert!(recorded(&dir.path().join(out)) <= budget.trim_end_matches("kB").parse::<u64>().unwrap() * 1000);
+        assert_eq!(found(&dir.path().join(out))[1], 5);
+    }
+}
+
+#[test]
+fn two_passes_find_what_a_full_recording_finds() {
+    let dir = tempfile::tempdir().unwrap();
+    for fault in ["SCALE_WRONG@decode:layer0", "KV_STALE_SLOT:1@decode:layer3", "NORM_SKIPPED@prefill:layer8"] {
+        let of = |how: &[&str], out: &str| {
+            let args = ["--mode", "as_designed", "--overwrite", "--fault", fault, "--out", out];
+            driftprobe(&dir).args(SMALL).args(args).args(how).assert().code(1);
+            found(&dir.path().join(out))
+        };
+        assert_eq!(of(&["--two-pass"], "two"), of(&["--layers", "all"], "whole"), "{fault}");
+    }
+    assert!(payloads(&dir.path().join("two")) * 2 < payloads(&dir.path().join("whole")));
+}
+
+#[test]
+fn two_passes_of_a_clean_run_find_nothing_and_say_what_they_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["--two-pass", "--out", "run"];
+    let assert = driftprobe(&dir).args(SMALL).args(args).assert().code(0);
+    assert
+        .stdout(contains("LEFT_OUT").and(contains("first of two passes")).and(contains("recorded again with layers")));
+    // The second pass has both modes, and judging the folder later gives the same.
+    assert!(dir.path().join("run/search-1/kv_aligned/manifest.json").is_file());
+    let before = fs::read_to_string(dir.path().join("run/report/drift.json")).unwrap();
+    driftprobe(&dir).args(["analyze", "run"]).assert().code(0);
+    assert_eq!(fs::read_to_string(dir.path().join("run/report/drift.json")).unwrap(), before);
+}
+
+#[test]
+fn a_deep_model_is_searched_in_a_fraction_of_the_payloads() {
+    let dir = tempfile::tempdir().unwrap();
+    let shape = LlamaShape { layers: 12, ..LlamaShape::TINY };
+    random_llama(&dir.path().join("deep.gguf"), shape, candle_core::quantized::GgmlDType::F32);
+    let tokens: Vec<u32> = (0..24).map(|i| (i * 7 + 3) % 48).collect();
+    fs::write(dir.path().join("p.json"), serde_json::json!({"id": "p", "tokens": tokens}).to_string()).unwrap();
+    let of = |how: &[&str], out: &str| {
+        let args = ["run", "--model", "deep.gguf", "--prompts", "p.json", "--repeats", "0", "--mode", "as_designed"];
+        let fault = ["--fault", "GQA_MAP@decode:layer7", "--out", out];
+        driftprobe(&dir).args(args).args(fault).args(how).assert().code(1);
+        found(&dir.path().join(out))
+    };
+    let two = of(&["--two-pass"], "two");
+    assert_eq!(two[1], 7);
+    assert_eq!(two, of(&["--layers", "all"], "whole"));
+    let [two, whole] = ["two", "whole"].map(|name| payloads(&dir.path().join(name)));
+    assert!(two * 100 < whole * 40, "{two} of {whole} bytes");
+}
+
+#[test]
+fn compressed_payloads_give_the_same_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["--steps", "4", "--layers", "0,8", "--mode", "as_designed"];
+    driftprobe(&dir).args(SMALL).args(args).args(["--out", "plain"]).assert().code(0);
+    driftprobe(&dir).args(SMALL).args(args).args(["--compress", "--out", "packed"]).assert().code(0);
+    let [plain, packed] = ["plain", "packed"].map(|name| dir.path().join(name));
+    assert!(payloads(&packed) * 10 <= payloads(&plain) * 9);
+    let rows = |run: &Path| {
+        report(run)["rows"].as_array().unwrap().iter().map(|row| row["verdict"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(rows(&plain), rows(&packed));
+    assert_eq!(report(&plain)["end_to_end"], report(&packed)["end_to_end"]);
+}

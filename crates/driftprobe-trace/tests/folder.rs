@@ -1,0 +1,134 @@
+//! Who may write into a run's folder, what stays of a run that is overwritten, and whether a run is still the one that was read.
+
+use driftprobe_trace::{
+    ALIGNED_DIR, ByPrompt, Dtype, Manifest, Phase, Point, PromptInfo, RowRecord, Run, RunIndex, RunWriter, TraceError,
+};
+use std::fs;
+use std::path::Path;
+
+fn row(pos: u64, value: f32) -> RowRecord {
+    RowRecord {
+        point: Point::AttnOut,
+        layer: 0,
+        step: 0,
+        pos_id: pos,
+        logical_tok_idx: pos,
+        token_id: 7,
+        seq_len: 1,
+        kv_len: None,
+        dtype: Dtype::F32,
+        stored_dtype: None,
+        shape: vec![1],
+        bytes: value.to_le_bytes().to_vec(),
+        logits_top: None,
+        payload: true,
+    }
+}
+
+fn write(dir: &Path, complete: bool, value: f32) {
+    let prompts = ["a", "b"].map(|id| PromptInfo { id: id.to_owned(), tokens: vec![7], ..PromptInfo::default() });
+    let manifest = Manifest { prompts: Some(prompts.to_vec()), ..Manifest::default() };
+    let mut writer = RunWriter::overwrite(dir, manifest).expect("begun");
+    for prompt in ["a", "b"] {
+        writer.begin(prompt, Phase::Prefill).expect("begun");
+        writer.record(row(0, value)).expect("a row");
+    }
+    writer.finish(complete).expect("written");
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_has_one_writer_at_a_time() {
+    let dir = tempfile::tempdir().expect("folder");
+    let mut first = RunWriter::create(dir.path(), Manifest::default()).expect("begun");
+    for begin in [RunWriter::create, RunWriter::overwrite] {
+        let refused = begin(dir.path(), Manifest::default()).err().expect("two at once");
+        assert!(matches!(&refused, TraceError::InUse { path } if path == dir.path()), "{refused}");
+        assert!(refused.hint().contains("another folder"));
+    }
+    // It holds it when it begins anew too, and what lies beside its own rows stays.
+    fs::create_dir(dir.path().join(ALIGNED_DIR)).expect("folder");
+    first.begin("p", Phase::Prefill).expect("begun");
+    first.record(row(0, 1.0)).expect("a row");
+    first.flush_prompt().expect("written");
+    first.restart(Manifest::default()).expect("begun anew");
+    assert_eq!(Run::open(dir.path()).expect("readable").events.len(), 0);
+    assert!(dir.path().join(ALIGNED_DIR).exists());
+    assert!(matches!(RunWriter::overwrite(dir.path(), Manifest::default()), Err(TraceError::InUse { .. })));
+    drop(first);
+    assert!(matches!(RunWriter::create(dir.path(), Manifest::default()), Err(TraceError::RunExists { .. })));
+    RunWriter::overwrite(dir.path(), Manifest::default()).expect("free again");
+}
+
+#[test]
+fn of_a_run_that_is_overwritten_nothing_stays_that_speaks_of_it() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (run, report) = (dir.path(), dir.path().join("report"));
+    write(run, true, 1.0);
+    // As a killed process leaves them: a mode in its first moment, parts of files.
+    fs::create_dir_all(run.join(ALIGNED_DIR)).expect("folder");
+    fs::create_dir_all(&report).expect("folder");
+    let left = ["drift.json", ".drift.md.7.part", "merged.md", "plan.json", "plan-1-of-2.json", "reach.json"];
+    let kept = ["mine.md", "plan-b.txt", "drift.json.bak"];
+    left.iter().chain(&kept).for_each(|name| fs::write(report.join(name), "old").expect("file"));
+    fs::write(run.join(".manifest.json.7.part"), "{").expect("file");
+    fs::create_dir(run.join("search-1")).expect("folder");
+    fs::write(run.join("search-1/mine.txt"), "no run").expect("file");
+    write(run, true, 2.0);
+    assert_eq!(names(run), ["manifest.json", "report", "search-1", "tensors", "traces"]);
+    assert_eq!(names(&report), ["drift.json.bak", "mine.md", "plan-b.txt"]);
+}
+
+#[test]
+fn a_run_that_is_written_anew_is_no_longer_the_one_that_was_read() {
+    let dir = tempfile::tempdir().expect("folder");
+    write(dir.path(), true, 1.0);
+    let (run, index) = (Run::open(dir.path()).expect("readable"), RunIndex::open(dir.path()).expect("readable"));
+    run.seen().unchanged().expect("nothing happened");
+    index.unchanged().expect("nothing happened");
+    let manifest = dir.path().join("manifest.json");
+    let text = fs::read_to_string(&manifest).expect("readable");
+    for other in [Some(text.replace("\"complete\": true", "\"complete\": false")), None] {
+        match other {
+            Some(other) => fs::write(&manifest, other).expect("written"),
+            None => fs::remove_file(&manifest).expect("deleted"),
+        }
+        for outcome in [run.seen().unchanged(), index.unchanged()] {
+            let error = outcome.expect_err("it changed");
+            assert!(matches!(&error, TraceError::Changed { path, .. } if *path == manifest), "{error}");
+        }
+        fs::write(&manifest, &text).expect("written");
+    }
+    run.seen().unchanged().expect("it is as it was");
+}
+
+#[test]
+fn a_prompt_is_read_as_it_was_found_or_not_at_all() {
+    let dir = tempfile::tempdir().expect("folder");
+    write(dir.path(), true, 1.0);
+    let index = RunIndex::open(dir.path()).expect("readable");
+    assert_eq!(index.prompt("a").expect("readable").events.len(), 1);
+    let file = dir.path().join("traces/a_trace.jsonl");
+    let text = fs::read_to_string(&file).expect("readable");
+    // As long as before, and an event as good as before.
+    let other = text.replace("\"token_id\":7", "\"token_id\":8");
+    assert!(other != text && other.len() == text.len());
+    fs::write(&file, other).expect("written");
+    let error = index.prompt("a").expect_err("another event");
+    assert!(matches!(&error, TraceError::Changed { path, line: 1 } if *path == file), "{error}");
+    index.prompt("b").expect("the other prompt is as it was");
+    fs::remove_file(&file).expect("deleted");
+    let error = index.prompt("a").expect_err("it is gone");
+    assert!(matches!(&error, TraceError::Io { path, .. } if *path == file) && error.to_string().contains("a_trace"));
+    fs::write(&file, text).expect("written");
+    index.prompt("a").expect("as it was found");
+}

@@ -1,0 +1,214 @@
+//! Runs of which most rows were left out on purpose: what passes, what never does, and what is said of the rest.
+
+use driftprobe::evidence::Bits;
+use driftprobe::judge::PairVerdict;
+use driftprobe::judge::examine::Oracle;
+use driftprobe::search::{around, between, with_search};
+use driftprobe::verdict::reason::ReasonCode;
+use driftprobe::{Analysis, Options, Verdict, analyze_against};
+use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
+use driftprobe_engine::record::{Budget, Plan, RowPlan, Unwatched, record};
+use driftprobe_engine::{EmbeddedEngine, Engine, Settings};
+use driftprobe_model::Model;
+use driftprobe_testkit::Dice;
+use driftprobe_trace::{LeftOutBy, Manifest, Phase, Point, PromptInfo, Run};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Bytes that hold fingerprints, the ends and what lies between the layers, and no layer whole.
+fn least(engine: &dyn Engine) -> u64 {
+    let first = RowPlan::first_pass(engine, &whole(engine), &Manifest::default(), 1).unwrap();
+    first.recording().planned_bytes
+}
+
+struct Recorded {
+    _dir: tempfile::TempDir,
+    run: Run,
+    bytes: u64,
+}
+
+fn engine(model: &Model, fault: Option<&str>) -> Box<dyn Engine> {
+    let settings = Settings::default();
+    match fault {
+        None => Box::new(EmbeddedEngine::new(model, settings).unwrap()),
+        Some(fault) => {
+            let subject = Subject { model, settings: &settings, tokens: 18 };
+            Box::new(FaultyEngine::new(&subject, fault.parse::<Fault>().unwrap()).unwrap())
+        }
+    }
+}
+
+fn whole(engine: &dyn Engine) -> Plan {
+    let mut dice = Dice(11);
+    let tokens = (0..18).map(|_| dice.below(engine.vocab()) as u32).collect();
+    Plan::everything(engine, vec![PromptInfo { id: "p0".into(), tokens, ..Default::default() }])
+}
+
+fn bytes_of(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let one = |entry: std::fs::DirEntry| match entry.path().is_dir() {
+        true => bytes_of(&entry.path()),
+        false => entry.metadata().unwrap().len(),
+    };
+    entries.map(one).sum()
+}
+
+fn make(engine: &dyn Engine, plan: &Plan) -> Recorded {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    record(engine, plan, &path, Manifest::default(), &mut Unwatched).unwrap();
+    Recorded { run: Run::open(&path).unwrap(), bytes: bytes_of(&path), _dir: dir }
+}
+
+/// Within so many bytes.
+fn small(engine: &dyn Engine, bytes: u64) -> Plan {
+    let plan = whole(engine);
+    let rows = RowPlan::within(engine, &plan, &Manifest::default(), Budget { bytes, modes: 1 }).unwrap();
+    Plan { rows: Some(rows), ..plan }
+}
+
+fn judge(model: &Model, run: &Run) -> Analysis {
+    let oracle = Oracle { power: false, ..Oracle::new(model) };
+    analyze_against((run, run), Some(&oracle), Options::default(), &mut |_| {})
+}
+
+fn has(analysis: &Analysis, code: ReasonCode) -> bool {
+    analysis.verdict.reasons.iter().chain(&analysis.verdict.notes).any(|reason| reason.code == code)
+}
+
+#[test]
+fn a_clean_run_passes_by_what_was_kept_whole_and_says_what_was_not() {
+    let model = Model::demo().unwrap();
+    let engine = engine(&model, None);
+    let recorded = make(engine.as_ref(), &small(engine.as_ref(), least(engine.as_ref())));
+    assert!(recorded.bytes <= least(engine.as_ref()), "{} bytes", recorded.bytes);
+    let analysis = judge(&model, &recorded.run);
+    assert_eq!(analysis.verdict.verdict, Verdict::Pass, "{:?}", analysis.verdict.reasons);
+    let left_out = analysis.left_out.as_ref().unwrap();
+    assert_eq!((left_out.by, left_out.layers.len(), left_out.of_layers), (LeftOutBy::Budget, 9, 9));
+    assert_eq!(left_out.rows, recorded.run.events.iter().filter(|event| event.payload.is_none()).count() as u64);
+    assert!(has(&analysis, ReasonCode::LeftOut));
+    // No sample is taken for its row: what is not kept and differs stays undecided, and is called neither rounding nor equal.
+    let sampled = analysis.pairs.iter().filter(|pair| pair.prefill.payload.is_none());
+    for pair in sampled {
+        match pair.bits {
+            Bits::Equal { .. } => assert_eq!(pair.verdict, PairVerdict::Identical),
+            Bits::Differ { .. } if pair.stages.iter().flatten().all(|stage| stage.outcome.is_clean()) => {}
+            _ => assert!(pair.is_left_out(), "{:?} {:?}", pair.prefill.point, pair.findings),
+        }
+    }
+    assert!(analysis.pairs.iter().filter(|pair| pair.is_left_out()).count() > 100);
+}
+
+#[test]
+fn without_a_simulation_what_was_left_out_is_no_pass() {
+    let model = Model::demo().unwrap();
+    let engine = engine(&model, None);
+    let recorded = make(engine.as_ref(), &small(engine.as_ref(), least(engine.as_ref())));
+    let oracle = Oracle { power: false, budget_flops: 0.0, ..Oracle::new(&model) };
+    let run = &recorded.run;
+    let analysis = analyze_against((run, run), Some(&oracle), Options::default(), &mut |_| {});
+    assert_eq!(analysis.verdict.verdict, Verdict::Inconclusive);
+    assert!(has(&analysis, ReasonCode::NotJudged));
+    // Nor are rows that are equal: whole ones would have been judged.
+    let equal = |pair: &&driftprobe::judge::JudgedPair| {
+        pair.prefill.payload.is_none()
+            && matches!(pair.bits, Bits::Equal { .. })
+            && pair.verdict != PairVerdict::Identical
+    };
+    assert!(analysis.pairs.iter().any(|pair| equal(&pair)));
+}
+
+#[test]
+fn only_what_the_plan_leaves_out_is_excused() {
+    let model = Model::demo().unwrap();
+    let engine = engine(&model, None);
+    let Recorded { mut run, _dir, .. } = make(engine.as_ref(), &small(engine.as_ref(), least(engine.as_ref())));
+    // The plan as another would have it: the layer 3 was to be kept whole.
+    let recording = run.manifest.as_mut().unwrap().recording.as_mut().unwrap();
+    for group in &mut recording.sampled {
+        group.layers.retain(|layer| *layer != 3);
+    }
+    let analysis = judge(&model, &run);
+    assert_eq!(analysis.verdict.verdict, Verdict::Inconclusive);
+    let why: Vec<_> = analysis.verdict.reasons.iter().map(|reason| reason.code).collect();
+    assert_eq!(why, [ReasonCode::Differs, ReasonCode::NotJudged]);
+    let open = analysis.pairs.iter().filter(|pair| pair.verdict == PairVerdict::Undecided && !pair.is_left_out());
+    assert!(open.clone().count() > 10 && open.clone().all(|pair| pair.prefill.layer == 3));
+    run.manifest.as_mut().unwrap().recording = None;
+    assert_eq!(judge(&model, &run).verdict.verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn a_fault_in_a_layer_that_was_left_out_never_passes_and_is_placed() {
+    let model = Model::demo().unwrap();
+    let faults = ["SCALE_WRONG", "KV_STALE_SLOT", "NORM_SKIPPED", "RESIDUAL_DROPPED", "GATE_UP_SWAPPED", "HEAD_SWAP"];
+    for layer in 0..9 {
+        let phase = if layer % 2 == 0 { "decode" } else { "prefill" };
+        let fault = format!("{}@{phase}:layer{layer}", faults[layer % faults.len()]);
+        let engine = engine(&model, Some(&fault));
+        let recorded = make(engine.as_ref(), &small(engine.as_ref(), least(engine.as_ref())));
+        let analysis = judge(&model, &recorded.run);
+        assert_eq!(analysis.verdict.verdict, Verdict::Fail, "{fault}: {:?}", analysis.verdict.reasons);
+        let first = analysis.verdict.first_failure.as_ref().unwrap();
+        assert_eq!(first.layer, layer as i32, "{fault}: {}", first.point);
+        let next = between(&analysis, 9).unwrap();
+        assert!(next.layers().contains(&layer), "{fault}: {next:?}");
+    }
+}
+
+#[test]
+fn every_budget_is_kept_and_both_phases_keep_the_same_rows() {
+    let model = Model::demo().unwrap();
+    let engine = engine(&model, None);
+    let engine = engine.as_ref();
+    let mut kept = 0;
+    let least = least(engine);
+    for bytes in [least - 20_000, least, least + 50_000, least + 100_000, least + 200_000] {
+        let recorded = make(engine, &small(engine, bytes));
+        assert!(recorded.bytes <= bytes, "{} of {bytes}", recorded.bytes);
+        let of = |phase: Phase| -> BTreeSet<(i32, Point)> {
+            let here = recorded.run.events.iter().filter(|event| event.phase == phase && event.payload.is_some());
+            here.map(|event| (event.layer, event.point)).collect()
+        };
+        assert_eq!(of(Phase::Prefill), of(Phase::Decode));
+        let recording = recorded.run.manifest.as_ref().unwrap().recording.clone().unwrap();
+        assert!(recorded.bytes <= recording.planned_bytes && recording.planned_bytes <= bytes);
+        let planned =
+            recorded.run.events.iter().all(|e| e.payload.is_none() == recording.is_left_out(e.point, e.layer));
+        assert!(planned);
+        // Where samples do not fit, whole layers may.
+        assert!(bytes <= least || of(Phase::Prefill).len() >= kept, "{bytes}");
+        kept = of(Phase::Prefill).len();
+    }
+    assert!(kept > 150);
+    let plan = whole(engine);
+    let refused = RowPlan::within(engine, &plan, &Manifest::default(), Budget { bytes: 10_000, modes: 1 });
+    let error = refused.unwrap_err();
+    assert!(error.to_string().contains("368 rows") && error.hint().unwrap().contains("kB"), "{error}");
+}
+
+#[test]
+fn a_second_recording_that_differs_is_noticed() {
+    let model = Model::demo().unwrap();
+    let engine = engine(&model, None);
+    let plan = whole(engine.as_ref());
+    let rows = RowPlan::first_pass(engine.as_ref(), &plan, &Manifest::default(), 1).unwrap();
+    let first = make(engine.as_ref(), &Plan { rows: Some(rows), ..plan.clone() });
+    let first = &first.run;
+    let found = around(&judge(&model, first), 9).unwrap();
+    let second = make(engine.as_ref(), &Plan { layers: found.layers(), ..plan });
+    let second = &second.run;
+    let again = with_search(judge(&model, first), vec![Arc::new(judge(&model, second))]);
+    assert_eq!(again.verdict.verdict, Verdict::Pass, "{:?}", again.verdict.reasons);
+    assert!(!has(&again, ReasonCode::NotRepeatable));
+    // One bit in one hash of the second pass, both sides else as they were.
+    let mut other = second.clone();
+    let event = other.events.iter_mut().find(|event| event.point == Point::VProj && event.payload.is_some()).unwrap();
+    event.payload = None;
+    event.hash.as_mut().unwrap().value ^= 1;
+    let again = with_search(judge(&model, first), vec![Arc::new(judge(&model, &other))]);
+    assert_eq!(again.verdict.verdict, Verdict::Inconclusive);
+    assert!(has(&again, ReasonCode::NotRepeatable));
+}
