@@ -9,7 +9,7 @@ use crate::progress::JudgingBar;
 use driftprobe::judge::examine::Oracle;
 use driftprobe::presets;
 use driftprobe::search::with_search;
-use driftprobe::verdict::modes::combine;
+use driftprobe::verdict::modes::{alone, combine};
 use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_model::Model;
 use driftprobe_trace::{ALIGNED_DIR, Contract, Manifest, Run, SEARCH_PREFIX};
@@ -117,7 +117,7 @@ pub fn judge_all(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Fai
 pub fn judge(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Analysis, Failure> {
     let (analysis, aligned) = judge_modes(run, oracle)?;
     Ok(match aligned {
-        None => analysis,
+        None => alone(analysis),
         Some((_, aligned)) => combine(analysis, aligned),
     })
 }

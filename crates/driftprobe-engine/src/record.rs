@@ -145,8 +145,11 @@ fn record_in(
     let manifest = recorder.manifest(base);
     // The folders are taken before the tokens of further steps are chosen: that is work already, and may be interrupted.
     let mut outputs: Vec<Output> = vec![];
+    let modes: Vec<Mode> = dirs.iter().map(|(mode, _)| *mode).collect();
     for (mode, dir) in dirs {
-        outputs.push(Output::start(mode, dir, manifest.clone(), plan.overwrite)?);
+        // The outer one says what lies inside, so that it is missed where it is gone.
+        let modes = (outputs.is_empty() && modes.len() > 1).then(|| modes.clone());
+        outputs.push(Output::start(mode, dir, Manifest { modes, ..manifest.clone() }, plan.overwrite)?);
     }
     let outcome = recorder.extended_prompts().and_then(|prompts| {
         outputs.iter_mut().try_for_each(|output| output.promise(prompts.clone()))?;

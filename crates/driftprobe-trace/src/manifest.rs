@@ -193,6 +193,9 @@ pub struct Manifest {
     /// The mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+    /// All modes that were recorded together, this one among them; the others lie in folders of this run's. None: this one alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modes: Option<Vec<Mode>>,
     /// 0 for a run's own traces, 1, 2 … for a self-repeat of it.
     #[serde(default)]
     pub repeat: u32,
@@ -259,6 +262,7 @@ impl Default for Manifest {
             schema: SCHEMA,
             complete: false,
             mode: None,
+            modes: None,
             repeat: 0,
             engine: None,
             model: None,

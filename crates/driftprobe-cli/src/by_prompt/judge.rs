@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use driftprobe::digest::generator;
 use driftprobe::judge::examine::Oracle;
 use driftprobe::search::with_search;
-use driftprobe::verdict::modes::combine;
+use driftprobe::verdict::modes::{alone, combine};
 use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_model::Model;
 use driftprobe_trace::{ALIGNED_DIR, Contract, Run, xxh3_128};
@@ -106,7 +106,7 @@ fn both_modes(run: Run, aligned: Option<Run>, oracle: Option<&Oracle<'_>>) -> An
     let judge = |run: Run| analyze_against((&run, &run), oracle, Options::default(), &mut |_| {});
     let analysis = judge(run);
     match aligned {
-        None => analysis,
+        None => alone(analysis),
         Some(aligned) => combine(analysis, judge(aligned)),
     }
 }

@@ -11,7 +11,7 @@ use driftprobe::gate::{Preset, PresetResult, Subject, baseline};
 use driftprobe::judge::PairVerdict;
 use driftprobe::judge::examine::Oracle;
 use driftprobe::search::with_search;
-use driftprobe::verdict::modes::combine;
+use driftprobe::verdict::modes::{alone, combine};
 use driftprobe::{Analysis, Verdict};
 use driftprobe_model::Model;
 use driftprobe_trace::{Contract, Manifest, Mode, PromptInfo, Run};
@@ -109,7 +109,7 @@ fn noise(judged: Judged, settings: &Settings<'_>) -> Result<Noise, Failure> {
     let oracle = oracle(judged.model.as_ref(), settings);
     let rounds = search_rounds(&judged.run, oracle.as_ref())?;
     let analysis = match judged.aligned {
-        None => judged.analysis,
+        None => alone(judged.analysis),
         Some((_, aligned)) => combine(judged.analysis, aligned),
     };
     Ok(Noise::of(&with_search(analysis, rounds)))

@@ -231,3 +231,16 @@ fn a_shard_by_itself_is_not_the_run_that_it_is_a_part_of() {
         driftprobe(&dir).args(command).assert().code(3).stdout(predicate::str::contains("MISSING_SHARD"));
     }
 }
+
+#[test]
+fn a_run_whose_other_mode_is_gone_does_not_pass() {
+    let dir = TempDir::new().unwrap();
+    driftprobe(&dir)
+        .args(["run", "--layers", "all", "--prompts", "The quick brown fox", "--out", "run"])
+        .assert()
+        .code(0);
+    std::fs::remove_dir_all(dir.path().join("run/kv_aligned")).unwrap();
+    for command in [&["gate", "run"][..], &["analyze", "run"], &["analyze", "run", "--by-prompt", "--out", "report"]] {
+        driftprobe(&dir).args(command).assert().code(3).stdout(predicate::str::contains("EXPECTED_MISSING"));
+    }
+}

@@ -162,13 +162,17 @@ fn both_modes_at_once_are_the_bytes_of_one_after_the_other() {
             apart.extend(files(two.path()).into_iter().map(|(name, bytes)| (format!("kv_aligned/{name}"), bytes)));
             let mut together = files(at_once.path());
             // What the tap does is looked at in one of the modes.
-            let inner = "kv_aligned/manifest.json";
-            let read = |all: &mut BTreeMap<String, Vec<u8>>| {
-                let text = String::from_utf8(all.remove(inner).unwrap()).unwrap();
-                Manifest::parse(&text, Path::new(inner)).unwrap()
+            let read = |all: &mut BTreeMap<String, Vec<u8>>, name: &str| {
+                let text = String::from_utf8(all.remove(name).unwrap()).unwrap();
+                Manifest::parse(&text, Path::new(name)).unwrap()
             };
-            let (apart_manifest, manifest) = (read(&mut apart), read(&mut together));
+            let inner = "kv_aligned/manifest.json";
+            let (apart_manifest, manifest) = (read(&mut apart, inner), read(&mut together, inner));
             assert_eq!(manifest, Manifest { observer: None, ..apart_manifest });
+            // And the outer one says that the other lies inside.
+            let (apart_manifest, manifest) = (read(&mut apart, "manifest.json"), read(&mut together, "manifest.json"));
+            let modes = Some(vec![Mode::AsDesigned, Mode::KvAligned]);
+            assert_eq!(manifest, Manifest { modes, ..apart_manifest });
             assert!(apart == together, "{steps} steps");
         }
     }

@@ -123,6 +123,24 @@ pub fn side_by_side(as_designed: &[JudgedPair], kv_aligned: &[JudgedPair]) -> Ve
     all.into_iter().map(row).collect()
 }
 
+/// A run's analysis where there is no other mode: no PASS of a run whose manifest promises one.
+pub fn alone(mut analysis: Analysis) -> Analysis {
+    let manifest = analysis.manifest.as_ref();
+    let own = manifest.and_then(|manifest| manifest.mode);
+    let lacking =
+        manifest.and_then(|manifest| manifest.modes.as_ref()?.iter().find(|mode| Some(**mode) != own).copied());
+    let Some(mode) = lacking else { return analysis };
+    let examples = vec![format!("all rows of {}, which was recorded with this run", mode.id())];
+    analysis.verdict.reasons.push(Reason { code: ReasonCode::ExpectedMissing, count: 1, examples });
+    if analysis.verdict.verdict == Verdict::Pass {
+        analysis.verdict.verdict = Verdict::Inconclusive;
+        analysis.verdict.sub_verdict = None;
+        analysis.verdict.root_cause_why = format!("the run's rows of {} are not there", mode.id());
+    }
+    analysis.advice = crate::verdict::advice::advise(&analysis);
+    analysis
+}
+
 /// A run's analysis with that of its other mode: the worse verdict of the two counts.
 pub fn combine(mut as_designed: Analysis, mut aligned: Analysis) -> Analysis {
     as_designed.modes = side_by_side(&as_designed.pairs, &aligned.pairs);
