@@ -112,7 +112,7 @@ fn find(path: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> Result<(), 
     let dataset = driftprobe_parquet::is_dataset(&path);
     if dataset {
         let runs = driftprobe_parquet::runs(&path)?;
-        let itself = runs.iter().any(|run| *run == path);
+        let itself = runs.contains(&path);
         found.extend(runs);
         if itself || path.is_file() {
             return Ok(());
