@@ -9,7 +9,7 @@ use driftprobe_engine::record::{Plan, Unwatched, record};
 use driftprobe_engine::{DecodeAttention, EmbeddedEngine, Engine, PrefillAttention, Settings};
 use driftprobe_model::Model;
 use driftprobe_testkit::Dice;
-use driftprobe_trace::{Manifest, Phase, Point, PromptInfo, Rows, Run};
+use driftprobe_trace::{Manifest, Phase, Point, PromptInfo, RowStats, Rows, Run};
 use std::collections::BTreeSet;
 
 /// Decode steps of every run.
@@ -47,10 +47,23 @@ pub fn search_while(
     points: &[Point],
     go_on: &mut dyn FnMut() -> bool,
 ) -> Reach {
+    let run = &retold(run, rows);
     let oracle = Oracle { budget_flops: 0.0, power: false, ..Oracle::new(model) };
     let analysis = analyze_against((run, rows), Some(&oracle), Options::default(), &mut |_| {});
     let points = (!points.is_empty()).then(|| points.iter().copied().collect::<BTreeSet<Point>>());
     reach((run, rows), &oracle, &analysis, &Scope { layers: None, points }, &mut |_| go_on()).unwrap()
+}
+
+/// The run without what its events say of rows that are others now: it would call them damaged.
+fn retold(run: &Run, rows: &dyn Rows) -> Run {
+    let mut run = run.clone();
+    for event in &mut run.events {
+        let row = rows.row(event).unwrap();
+        if row.zip(event.hash).is_some_and(|(row, hash)| row.hash(hash.algo) != hash) {
+            (event.hash, event.sample, event.stats) = (None, None, RowStats::default());
+        }
+    }
+    run
 }
 
 pub fn of(found: &Reach, phase: Phase, point: Point) -> &Finding {
