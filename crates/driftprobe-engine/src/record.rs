@@ -225,8 +225,8 @@ impl Recorder<'_> {
 
     /// Every prompt in all modes, and its repeats behind it: what is known of a prompt is let go before the next.
     fn run_all(&mut self, outputs: &mut [Output]) -> Result<(), EngineError> {
-        let of_repeat = |repeat| outputs.iter().map(|output| output.repeat(repeat)).collect();
-        let mut repeats = (1..=self.plan.repeats).map(of_repeat).collect::<Result<Vec<Vec<Output>>, EngineError>>()?;
+        // Begun with the first prompt: what is interrupted before leaves no folder.
+        let mut repeats = Vec::new();
         let outcome = self.prompts(outputs, &mut repeats);
         // In the other mode prefill is the same, and a cache that is replaced is a watched one.
         if let Some(first) = outputs.first_mut().filter(|_| outcome.is_ok()) {
@@ -244,8 +244,8 @@ impl Recorder<'_> {
             self.hashes.clear();
             let elsewhere = written(repeats.iter().flatten());
             self.prompt(outputs, prompt, (0, &elsewhere))?;
-            for number in 0..self.plan.repeats as usize {
-                let repeat = u32::try_from(number).unwrap_or(u32::MAX).saturating_add(1);
+            for repeat in 1..=self.plan.repeats {
+                let number = repeat as usize - 1;
                 if repeats.len() == number {
                     repeats.push(outputs.iter().map(|output| output.repeat(repeat)).collect::<Result<_, _>>()?);
                 }
