@@ -247,11 +247,14 @@ pub fn analyze_against(
 
     let mut pairs = judge_all(&pairing, &prefill, &decode, &places, (rows, &mut *progress));
     let one_phase: BTreeSet<(Point, Phase)> = expectation.one_phase.iter().copied().collect();
-    let mut unpaired = vec![];
+    let (mut unpaired, mut damaged_loose) = (vec![], vec![]);
     for (side, loose) in [(&prefill, &pairing.reference_loose), (&decode, &pairing.candidate_loose)] {
         for loose in loose {
             let Some(&event) = side.get(loose.index) else { continue };
             let loaded = Side::load(event, rows);
+            if loaded.damage.is_some() {
+                damaged_loose.push(event.clone());
+            }
             unpaired.push(Unpaired {
                 event: event.clone(),
                 place: places.of(event),
@@ -264,7 +267,10 @@ pub fn analyze_against(
     unpaired
         .sort_by_cached_key(|one| (one.place, one.event.logical_tok_idx, one.event.phase, one.event.source.clone()));
     let repeats = compare_repeats(run, rows, &places);
-    let sound = Sound::of(rows, &pairs, &unpaired);
+    let told = |pair: &&JudgedPair| pair.findings.iter().any(|one| one.code == ReasonCode::PayloadDamaged);
+    let doubtful = pairs.iter().filter(told).flat_map(|pair| [&pair.prefill, &pair.decode]);
+    let doubtful: Vec<Event> = doubtful.cloned().chain(damaged_loose).collect();
+    let sound = Sound::of(rows, &doubtful);
     let examined = oracle.map(|oracle| examine((run, &sound), oracle, progress));
     let (examination, doubt) = match examined {
         None => (None, None),

@@ -8,7 +8,7 @@ mod layout;
 use crate::analysis::PairCounts;
 use crate::cause::Cause;
 use crate::judge::attribute::attribute_by;
-use crate::judge::examine::{Doubt, Examination, Oracle, Standing, examine};
+use crate::judge::examine::{Doubt, Examination, Oracle, Sound, Standing, examine};
 use crate::judge::exercise::tested;
 use crate::judge::{JudgedPair, PairVerdict, judge};
 use crate::oracle::fit;
@@ -70,7 +70,10 @@ pub struct Comparison {
 
 /// Compares both phases of two runs, prefill first.
 pub fn compare(sides: [Side<'_>; 2], progress: &mut Watch<'_>) -> Vec<Comparison> {
-    let examined = sides.map(|side| side.oracle.map(|oracle| examine((side.run, side.rows), &oracle, progress)));
+    let examined = sides.map(|side| {
+        let sound = Sound::of(side.rows, side.oracle.iter().flat_map(|_| &side.run.events));
+        side.oracle.map(|oracle| examine((side.run, &sound), &oracle, progress))
+    });
     Phase::ALL.into_iter().map(|phase| compare_phase(&sides, &examined, phase, progress)).collect()
 }
 

@@ -15,7 +15,7 @@ use crate::pair::place::Part;
 use crate::progress::{Progress, Watch, Work};
 use crate::simulate::{Simulation, Study};
 use driftprobe_model::Model;
-use driftprobe_trace::{Contract, Event, Phase, Point, Recording, Row, Rows, Run, TraceError};
+use driftprobe_trace::{Contract, Event, Phase, Point, Recording, Rows, Run};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -156,12 +156,12 @@ fn side(phase: Phase) -> usize {
     }
 }
 
-/// Judges both phases.
+/// Judges both phases, by rows that are what was recorded.
 ///
 /// # Errors
 /// When the model is not the one that the run was made with.
 pub fn examine(
-    (run, rows): (&Run, &dyn Rows),
+    (run, rows): (&Run, &Sound<'_>),
     oracle: &Oracle<'_>,
     progress: &mut Watch<'_>,
 ) -> Result<Examination, Doubt> {
@@ -170,9 +170,8 @@ pub fn examine(
     if let Some(contract) = oracle.contract {
         replay = replay.with_contract(contract);
     }
-    let rows = Readable(rows);
     progress(Progress { work: Work::Stages, done: 0, total: 1 });
-    let judge = |phase| replay.phase(&run.events, &rows, phase).unwrap_or_default();
+    let judge = |phase| replay.phase(&run.events, rows, phase).unwrap_or_default();
     let both = rayon::join(|| judge(Phase::Prefill), || judge(Phase::Decode));
     let mut phases = [both.0, both.1];
     if let Some(doubt) = weights_in_doubt(&phases) {
@@ -180,23 +179,23 @@ pub fn examine(
     }
     let events = &run.events;
     let findings =
-        fit(&mut replay, (events, &rows), &mut phases, &|replay, judged| explained(replay, events, &rows, judged));
+        fit(&mut replay, (events, rows), &mut phases, &|replay, judged| explained(replay, events, rows, judged));
     let mut simulation = Simulation::new(oracle.model, run.manifest.as_ref())
         .with_fitted(replay.fitted())
         .with_budget(oracle.budget_flops);
     if let Some(contract) = oracle.contract {
         simulation = simulation.with_contract(contract);
     }
-    let study = simulation.watched(events, &rows, progress).unwrap_or_default();
+    let study = simulation.watched(events, rows, progress).unwrap_or_default();
     progress(Progress { work: Work::Bugs, done: 0, total: 1 });
     let mut all = Examination::new(phases, findings.unwrap_or_default(), study);
     all.recording = run.manifest.as_ref().and_then(|manifest| manifest.recording.clone());
     all.config_differs = config_differs(run, oracle.model);
-    all.causes = cause::find(&replay, events, &rows, &all.phases).unwrap_or_default();
-    all.name_slots(&simulation, run, &rows);
-    all.name_mixed(&simulation, run, &rows);
+    all.causes = cause::find(&replay, events, rows, &all.phases).unwrap_or_default();
+    all.name_slots(&simulation, run, rows);
+    all.name_mixed(&simulation, run, rows);
     if oracle.power {
-        all.power = cause::power(&replay, events, &rows).unwrap_or_default();
+        all.power = cause::power(&replay, events, rows).unwrap_or_default();
     }
     all.suspects = cause::examine(&all.causes, &all.power);
     Ok(all)
@@ -255,15 +254,6 @@ fn config_differs(run: &Run, model: &Model) -> Vec<String> {
         (!same).then(|| format!("{name} is {theirs} in the manifest, {ours} in the model"))
     });
     differing.collect()
-}
-
-/// Rows without those that cannot be read: comparing them has told of the damage already.
-struct Readable<'a>(&'a dyn Rows);
-
-impl Rows for Readable<'_> {
-    fn row(&self, event: &Event) -> Result<Option<Row>, TraceError> {
-        Ok(self.0.row(event).unwrap_or(None))
-    }
 }
 
 #[cfg(test)]

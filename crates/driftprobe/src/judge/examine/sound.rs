@@ -1,34 +1,35 @@
-//! Rows without those that are damaged: what is not what was recorded is no stage's input either.
+//! Rows without those that are damaged or cannot be read: what is not what was recorded is no stage's input either.
 
-use crate::analysis::Unpaired;
 use crate::evidence::Side;
-use crate::judge::JudgedPair;
-use crate::verdict::reason::ReasonCode;
 use driftprobe_trace::{Event, HashCheck, PayloadRef, Row, Rows, TraceError};
+use std::collections::BTreeSet;
 
 /// A run's rows but for the damaged ones.
 pub struct Sound<'a> {
     rows: &'a dyn Rows,
-    damaged: Vec<PayloadRef>,
+    /// Files and keys.
+    damaged: BTreeSet<(&'a str, &'a str)>,
 }
 
 impl<'a> Sound<'a> {
-    /// What comparing them has told of.
-    pub fn of(rows: &'a dyn Rows, pairs: &[JudgedPair], unpaired: &[Unpaired]) -> Sound<'a> {
-        let told = |pair: &&JudgedPair| pair.findings.iter().any(|one| one.code == ReasonCode::PayloadDamaged);
-        let doubtful = pairs.iter().filter(told).flat_map(|pair| [&pair.prefill, &pair.decode]);
-        // Those without a partner have not been told of; they are few.
-        let all = doubtful.chain(unpaired.iter().map(|one| &one.event));
-        let damaged = all.filter(|event| Side::load(event, rows).damage.is_some());
-        Sound { rows, damaged: damaged.filter_map(|event| event.payload.clone()).collect() }
+    /// Without those of these events that are not what was recorded.
+    pub fn of(rows: &'a dyn Rows, doubtful: impl IntoIterator<Item = &'a Event>) -> Sound<'a> {
+        let damaged = |event: &&Event| event.payload.is_some() && Side::load(event, rows).damage.is_some();
+        let damaged = doubtful.into_iter().filter(damaged).filter_map(|event| event.payload.as_ref());
+        Sound { rows, damaged: damaged.map(key).collect() }
     }
+}
+
+fn key(payload: &PayloadRef) -> (&str, &str) {
+    (&payload.file, &payload.key)
 }
 
 impl Rows for Sound<'_> {
     fn row(&self, event: &Event) -> Result<Option<Row>, TraceError> {
         match &event.payload {
-            Some(payload) if self.damaged.contains(payload) => Ok(None),
-            _ => self.rows.row(event),
+            Some(payload) if self.damaged.contains(&key(payload)) => Ok(None),
+            // Comparing it has told of the damage.
+            _ => Ok(self.rows.row(event).unwrap_or(None)),
         }
     }
 
