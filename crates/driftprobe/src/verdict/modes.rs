@@ -123,6 +123,16 @@ pub fn side_by_side(as_designed: &[JudgedPair], kv_aligned: &[JudgedPair]) -> Ve
     all.into_iter().map(row).collect()
 }
 
+/// Adds a reason, for which a PASS becomes INCONCLUSIVE.
+fn withhold(verdict: &mut RunVerdict, code: ReasonCode, example: String, why: String) {
+    verdict.reasons.push(Reason { code, count: 1, examples: vec![example] });
+    if verdict.verdict == Verdict::Pass {
+        verdict.verdict = Verdict::Inconclusive;
+        verdict.sub_verdict = None;
+        verdict.root_cause_why = why;
+    }
+}
+
 /// A run's analysis where there is no other mode: no PASS of a run whose manifest promises one.
 pub fn alone(mut analysis: Analysis) -> Analysis {
     let manifest = analysis.manifest.as_ref();
@@ -130,13 +140,9 @@ pub fn alone(mut analysis: Analysis) -> Analysis {
     let lacking =
         manifest.and_then(|manifest| manifest.modes.as_ref()?.iter().find(|mode| Some(**mode) != own).copied());
     let Some(mode) = lacking else { return analysis };
-    let examples = vec![format!("all rows of {}, which was recorded with this run", mode.id())];
-    analysis.verdict.reasons.push(Reason { code: ReasonCode::ExpectedMissing, count: 1, examples });
-    if analysis.verdict.verdict == Verdict::Pass {
-        analysis.verdict.verdict = Verdict::Inconclusive;
-        analysis.verdict.sub_verdict = None;
-        analysis.verdict.root_cause_why = format!("the run's rows of {} are not there", mode.id());
-    }
+    let example = format!("all rows of {}, which was recorded with this run", mode.id());
+    let why = format!("the run's rows of {} are not there", mode.id());
+    withhold(&mut analysis.verdict, ReasonCode::ExpectedMissing, example, why);
     analysis.advice = crate::verdict::advice::advise(&analysis);
     analysis
 }
@@ -152,14 +158,9 @@ pub fn combine(mut as_designed: Analysis, mut aligned: Analysis) -> Analysis {
     as_designed.own_verdict = Some(as_designed.verdict.verdict);
     let mode = |analysis: &Analysis| analysis.manifest.as_ref().and_then(|manifest| manifest.mode);
     if (mode(&as_designed), mode(&aligned)) != (Some(Mode::AsDesigned), Some(Mode::KvAligned)) {
-        let examples =
-            vec!["the folder kv_aligned holds a run of another mode, or this one is not as designed".to_owned()];
-        aligned.verdict.reasons.push(Reason { code: ReasonCode::NotAligned, count: 1, examples });
-        if aligned.verdict.verdict == Verdict::Pass {
-            aligned.verdict.verdict = Verdict::Inconclusive;
-            aligned.verdict.sub_verdict = None;
-            aligned.verdict.root_cause_why = "it is not a run of that mode".to_owned();
-        }
+        let example = "the folder kv_aligned holds a run of another mode, or this one is not as designed".to_owned();
+        let why = "it is not a run of that mode".to_owned();
+        withhold(&mut aligned.verdict, ReasonCode::NotAligned, example, why);
     }
     let ours = &as_designed.verdict;
     if rank(aligned.verdict.verdict) > rank(ours.verdict) {
