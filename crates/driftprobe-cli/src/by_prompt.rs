@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::merge;
 use crate::output;
 use crate::progress::SharedBar;
-use driftprobe::digest::{Digest, Plan, PlannedUnit, Promise};
+use driftprobe::digest::{Digest, Plan, PlannedUnit, Promise, Seen};
 use judge::{Judging, Models};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -67,8 +67,9 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
         prompt: task.prompt.to_owned(),
         fingerprint: task.fingerprint.clone(),
     });
-    let seen = subjects.iter().map(|subject| (subject.name.clone(), judging.seen(subject)));
-    store.write_plan(&Plan::new(args.shard, promise.clone(), planned.collect()).with_seen(seen.collect()))?;
+    let mut seen = Seen::default();
+    subjects.iter().for_each(|subject| seen.insert(&subject.name, judging.seen(subject)));
+    store.write_plan(&Plan::new(args.shard, promise.clone(), planned.collect()).with_seen(seen))?;
     let judged = judge_all(&tasks, &judging, &store, args)?;
     match args.shard {
         None => {

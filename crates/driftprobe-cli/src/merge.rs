@@ -4,7 +4,7 @@ use crate::args::{Format, MergeArgs};
 use crate::by_prompt::Store;
 use crate::failure::Failure;
 use crate::output;
-use driftprobe::digest::{MergeError, Merged, Merging, Plan, Promise};
+use driftprobe::digest::{MergeError, Merged, Merging, Promise, Seen};
 use driftprobe::report::merged::{to_json, to_markdown, to_terminal, to_tsv};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -41,14 +41,11 @@ pub fn collect(folders: &[&Path]) -> Result<Merged, Failure> {
     let stores: Vec<Store> = folders.iter().map(|folder| Store::new(folder)).collect();
     let mut promise = Promise::default();
     let mut judged: BTreeMap<(String, String), Vec<(&Store, String)>> = BTreeMap::new();
-    let mut plans: Vec<Plan> = Vec::new();
+    let mut seen = Seen::default();
     for store in &stores {
         for plan in store.plans()? {
             promise.join(&plan.promise).map_err(refused)?;
-            if let Some(run) = plans.iter().find_map(|other| plan.sees_otherwise(other)) {
-                return Err(refused(MergeError::Mixed { run: run.to_owned() }));
-            }
-            plans.push(Plan { units: Vec::new(), promise: Promise::default(), ..plan.clone() });
+            seen.join(&plan.seen).map_err(refused)?;
             for unit in plan.units {
                 judged.entry((unit.run, unit.prompt)).or_default().push((store, unit.fingerprint));
             }

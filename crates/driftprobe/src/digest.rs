@@ -11,7 +11,7 @@ mod stage;
 
 pub use merge::{MergeError, Merged, MergedFailure, Merging, NamedCause, UnitLine};
 pub use mode::{FindingDigest, ModeDigest, RepeatDigest};
-pub use plan::{Plan, PlannedUnit, Promise, Shard};
+pub use plan::{Plan, PlannedUnit, Promise, Seen, Shard};
 pub use stage::StageDigest;
 
 use crate::analysis::Analysis;

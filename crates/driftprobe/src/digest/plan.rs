@@ -53,6 +53,37 @@ impl Promise {
     }
 }
 
+/// What was seen of each run, by part of the run: a hash over what was recorded, and over how it was judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Seen {
+    runs: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Seen {
+    /// Adds what was seen of a run, by part.
+    pub fn insert(&mut self, run: &str, parts: BTreeMap<String, String>) {
+        self.runs.insert(run.to_owned(), parts);
+    }
+
+    /// Adds what another saw.
+    ///
+    /// # Errors
+    /// [`MergeError::Mixed`] if that is something else: results on two runs of one name are no verdict on either.
+    pub fn join(&mut self, other: &Seen) -> Result<(), MergeError> {
+        for (run, parts) in &other.runs {
+            let ours = self.runs.entry(run.clone()).or_default();
+            for (part, theirs) in parts {
+                let known = ours.entry(part.clone()).or_insert_with(|| theirs.clone());
+                if known != theirs {
+                    return Err(MergeError::Mixed { run: run.clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One part of equal parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Shard {
@@ -100,8 +131,8 @@ pub struct Plan {
     pub shard: Option<Shard>,
     /// What is promised by all shards together.
     pub promise: Promise,
-    /// What it saw of each run, by part of the run: a hash over what was recorded, and over how it was judged.
-    pub seen: BTreeMap<String, BTreeMap<String, String>>,
+    /// What it saw of each run.
+    pub seen: Seen,
     /// What this one was to judge.
     pub units: Vec<PlannedUnit>,
 }
@@ -120,21 +151,12 @@ pub struct PlannedUnit {
 impl Plan {
     /// A plan of this version.
     pub fn new(shard: Option<Shard>, promise: Promise, units: Vec<PlannedUnit>) -> Plan {
-        Plan { schema: SCHEMA, generator: generator(), shard, promise, seen: BTreeMap::new(), units }
+        Plan { schema: SCHEMA, generator: generator(), shard, promise, seen: Seen::default(), units }
     }
 
     /// With what it saw.
-    pub fn with_seen(self, seen: BTreeMap<String, BTreeMap<String, String>>) -> Plan {
+    pub fn with_seen(self, seen: Seen) -> Plan {
         Plan { seen, ..self }
-    }
-
-    /// A run of which another plan saw something else: results on two runs of one name are no verdict on either.
-    pub fn sees_otherwise<'p>(&'p self, other: &Plan) -> Option<&'p str> {
-        let differs = |(run, parts): &(&'p String, &'p BTreeMap<String, String>)| {
-            let theirs = other.seen.get(*run);
-            parts.iter().any(|(part, ours)| theirs.and_then(|all| all.get(part)).is_some_and(|theirs| theirs != ours))
-        };
-        self.seen.iter().find(differs).map(|(run, _)| run.as_str())
     }
 }
 
@@ -168,5 +190,22 @@ mod tests {
         assert_eq!(promise.twice(), None);
         promise.add("c", &names(&["p", "p"])).unwrap();
         assert_eq!(promise.twice(), Some("c"));
+    }
+
+    #[test]
+    fn what_was_seen_of_a_part_is_one_thing() {
+        let of = |run: &str, parts: &[(&str, &str)]| {
+            let mut seen = Seen::default();
+            seen.insert(run, parts.iter().map(|(part, hash)| (part.to_string(), hash.to_string())).collect());
+            seen
+        };
+        let mut all = Seen::default();
+        for other in
+            [of("a", &[("1/2", "x")]), of("a", &[("2/2", "y")]), of("b", &[("1/2", "z")]), of("a", &[("1/2", "x")])]
+        {
+            all.join(&other).expect("other parts, other runs, and the same once more");
+        }
+        let refused = all.join(&of("a", &[("2/2", "x")])).expect_err("another run of that name");
+        assert_eq!(refused, MergeError::Mixed { run: "a".into() });
     }
 }
