@@ -169,10 +169,8 @@ impl ByPrompt for Index {
     }
 
     fn fingerprint(&self, id: &str) -> u128 {
-        let mut bytes = Vec::new();
+        let mut bytes = self.recorded(id).to_le_bytes().to_vec();
         for one in self.all() {
-            // A manifest that was read can be written: its keys are texts.
-            bytes.extend(serde_json::to_vec(&one.promises.of(id)).unwrap_or_default());
             bytes.extend(format!("{:?}", one.leaf.part).into_bytes());
             bytes.extend(one.stamp.to_le_bytes());
         }
@@ -181,6 +179,7 @@ impl ByPrompt for Index {
 
     /// Without the events, which lie in compressed pages: of what the run promises.
     fn recorded(&self, id: &str) -> u128 {
+        // A manifest that was read can be written: its keys are texts.
         let all = self.all().flat_map(|one| serde_json::to_vec(&one.promises.of(id)).unwrap_or_default());
         xxh3_128(&all.collect::<Vec<u8>>())
     }

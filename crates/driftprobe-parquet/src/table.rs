@@ -7,7 +7,7 @@ use crate::footer;
 use crate::layout::{Content, name_of};
 use crate::pages::column_reader;
 use bytes::Bytes;
-use driftprobe_trace::{Dtype, PayloadRef, Reading, Source, Text, TraceError, xxh3_128};
+use driftprobe_trace::{Dtype, PayloadRef, Reading, Source, Text, TraceError, xxh3_128, xxh3_128_text};
 use memmap2::Mmap;
 use parquet::data_type::ByteArray;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -205,7 +205,7 @@ impl Table {
                 at = end;
             }
             hashes.extend(xxh3_128(self.bytes.get(at..).unwrap_or_default()).to_le_bytes());
-            Ok(Content { rows: self.rows(), hash: format!("xxh3-128:{:032x}", xxh3_128(&hashes)) })
+            Ok(Content { rows: self.rows(), hash: xxh3_128_text(&hashes) })
         })
     }
 

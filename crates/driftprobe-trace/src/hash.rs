@@ -17,6 +17,11 @@ pub fn xxh3_128(bytes: &[u8]) -> u128 {
     xxh3::xxh3_128(bytes)
 }
 
+/// xxh3-128 over bytes as `xxh3-128:` and 32 hexadecimal digits.
+pub fn xxh3_128_text(bytes: &[u8]) -> String {
+    format!("xxh3-128:{:032x}", xxh3_128(bytes))
+}
+
 /// FNV-1a that takes a whole 32-bit word a round, as GRETA does, not a byte: `h = (h ^ bits) * prime`. The caller gives
 /// at most the first 256 values.
 pub fn greta_fnv1a_256(values: impl Iterator<Item = f32>) -> u64 {

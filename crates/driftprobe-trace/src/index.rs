@@ -128,12 +128,9 @@ impl ByPrompt for RunIndex {
     }
 
     fn fingerprint(&self, id: &str) -> u128 {
-        let mut bytes = Vec::new();
+        let mut bytes = self.recorded(id).to_le_bytes().to_vec();
         for index in std::iter::once(self).chain(&self.repeats) {
-            // A manifest that was read can be written: its keys are texts.
-            bytes.extend(serde_json::to_vec(&index.promises.of(id)).unwrap_or_default());
             bytes.extend(format!("{:?}", (&index.notes, &index.more_notes)).into_bytes());
-            bytes.extend(index.entries.get(id).map_or(0, |entry| entry.hash).to_le_bytes());
             bytes.extend(index.tensors.to_le_bytes());
         }
         xxh3_128(&bytes)
@@ -142,6 +139,7 @@ impl ByPrompt for RunIndex {
     fn recorded(&self, id: &str) -> u128 {
         let mut bytes = Vec::new();
         for index in std::iter::once(self).chain(&self.repeats) {
+            // A manifest that was read can be written: its keys are texts.
             bytes.extend(serde_json::to_vec(&index.promises.of(id)).unwrap_or_default());
             bytes.extend(index.entries.get(id).map_or(0, |entry| entry.hash).to_le_bytes());
         }

@@ -50,7 +50,7 @@ pub use event::{Event, HashAlgo, HashCheck, LogitsTop, PayloadRef, Phase, RowHas
 pub use expected::ExpectedKey;
 pub use files::{read_file, regular};
 pub use folder::{Part, replace_file};
-pub use hash::{xxh3_64, xxh3_128};
+pub use hash::{xxh3_64, xxh3_128, xxh3_128_text};
 pub use index::RunIndex;
 pub use json::quote_bare_words;
 pub use lines::{Gunzip, MAX_LINE_BYTES};

@@ -9,7 +9,7 @@ use driftprobe::search::with_search;
 use driftprobe::verdict::modes::{alone, combine};
 use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_model::Model;
-use driftprobe_trace::{ALIGNED_DIR, Contract, Run, xxh3_128};
+use driftprobe_trace::{ALIGNED_DIR, Contract, Run, xxh3_128_text};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,13 +74,18 @@ impl Judging {
         Ok(with_search(analysis, rounds))
     }
 
+    /// How a part is judged: by which contract and model, and at what cost.
+    fn how(&self, part: &Part) -> String {
+        let contract = self.contract.as_ref().and_then(|contract| serde_json::to_string(contract).ok());
+        let model = self.models.of(part).map(|model| model.weights.fingerprint());
+        format!("{:?}", (contract, self.budget_flops.to_bits(), model))
+    }
+
     /// What is here of a run, by part, and how it is judged: the same for a copy of the run.
     pub fn seen(&self, subject: &Subject) -> BTreeMap<String, String> {
-        let contract = self.contract.as_ref().and_then(|contract| serde_json::to_string(contract).ok());
-        let models = subject.parts.iter().map(|part| self.models.of(part).map(|model| model.weights.fingerprint()));
-        let how = format!("{:?}", (contract, self.budget_flops.to_bits(), models.collect::<Vec<_>>()));
-        let how = xxh3_128(how.as_bytes());
-        let of = |(part, recorded)| (part, format!("{recorded} {how:032x}"));
+        let how: Vec<String> = subject.parts.iter().map(|part| self.how(part)).collect();
+        let how = xxh3_128_text(how.join("\n").as_bytes());
+        let of = |(part, recorded)| (part, format!("{recorded} {how}"));
         subject.recorded().into_iter().map(of).collect()
     }
 
@@ -93,11 +98,9 @@ impl Judging {
             part.index.fingerprint(prompt),
             part.aligned.as_ref().map(|aligned| aligned.fingerprint(prompt)),
             rounds.map(|round| round.fingerprint).collect::<Vec<_>>(),
-            self.contract.as_ref().and_then(|contract| serde_json::to_string(contract).ok()),
-            self.budget_flops.to_bits(),
-            self.models.of(part).map(|model| model.weights.fingerprint()),
+            self.how(part),
         );
-        format!("xxh3-128:{:032x}", xxh3_128(format!("{all:?}").as_bytes()))
+        xxh3_128_text(format!("{all:?}").as_bytes())
     }
 }
 

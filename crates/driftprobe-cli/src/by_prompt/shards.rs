@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use driftprobe::digest::Shard;
-use driftprobe_trace::{Manifest, PromptInfo, ShardInfo, xxh3_128};
+use driftprobe_trace::{Manifest, PromptInfo, ShardInfo, xxh3_128_text};
 
 /// A shard's folder within that of all shards.
 pub fn shard_folder(index: u32, of: u32) -> String {
@@ -14,7 +14,7 @@ pub fn shard_of(shard: Shard, prompts: Vec<PromptInfo>, manifest: &mut Manifest)
     let all: Vec<String> = prompts.iter().map(|prompt| prompt.id.clone()).collect();
     let count = all.len();
     let tokens: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.tokens.as_slice()).collect();
-    let tokens = Some(format!("xxh3-128:{:032x}", xxh3_128(format!("{tokens:?}").as_bytes())));
+    let tokens = Some(xxh3_128_text(format!("{tokens:?}").as_bytes()));
     manifest.shard = Some(ShardInfo { index: shard.index, of: shard.of, prompts: all, tokens });
     let own = prompts.into_iter().enumerate().filter(|(place, _)| shard.holds(*place));
     let own: Vec<PromptInfo> = own.map(|(_, prompt)| prompt).collect();

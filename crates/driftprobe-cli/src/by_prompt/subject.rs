@@ -3,7 +3,7 @@
 use super::shards::shard_folder;
 use crate::failure::Failure;
 use crate::lying::{self, Index, Inner};
-use driftprobe_trace::{ALIGNED_DIR, MANIFEST_FILE, Manifest, SEARCH_PREFIX, TRACES_DIR, xxh3_128};
+use driftprobe_trace::{ALIGNED_DIR, MANIFEST_FILE, Manifest, SEARCH_PREFIX, TRACES_DIR, xxh3_128_text};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -57,7 +57,7 @@ impl Subject {
             let prompts = all.flat_map(|index| index.prompts().into_iter().map(move |id| index.recorded(&id)));
             let all: Vec<u8> = prompts.flat_map(u128::to_le_bytes).collect();
             let name = part.index.shard().map_or_else(String::new, |shard| format!("{}/{}", shard.index, shard.of));
-            (name, format!("xxh3-128:{:032x}", xxh3_128(&all)))
+            (name, xxh3_128_text(&all))
         };
         self.parts.iter().map(of).collect()
     }
