@@ -13,6 +13,7 @@ use driftprobe::verdict::modes::{alone, combine};
 use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_model::Model;
 use driftprobe_trace::{ALIGNED_DIR, Contract, Manifest, Run, SEARCH_PREFIX};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -139,10 +140,22 @@ pub fn judge_modes(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<(Analysis, 
 /// The rounds of the search that followed a run, judged.
 pub fn search_rounds(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Vec<Arc<Analysis>>, Failure> {
     let mut rounds = Vec::new();
-    while let Some(round) = run.inner(&format!("{SEARCH_PREFIX}{}", rounds.len() + 1))? {
+    loop {
+        let name = format!("{SEARCH_PREFIX}{}", rounds.len() + 1);
+        let Some(round) = run.inner(&name)? else { break };
+        by_prompt::foreign_round((&run.dir, &name), &prompts_of(run), &prompts_of(&round))?;
         rounds.push(Arc::new(judge(&round, oracle)?));
     }
     Ok(rounds)
+}
+
+/// Ids that the manifest or an event names.
+fn prompts_of(run: &Run) -> BTreeSet<Arc<str>> {
+    let promised = run.manifest.iter().flat_map(|manifest| manifest.prompts.iter().flatten());
+    promised
+        .map(|prompt| Arc::from(&*prompt.id))
+        .chain(run.events.iter().map(|event| event.prompt_id.clone()))
+        .collect()
 }
 
 /// `report/` inside the run's folder, or beside a single file; `_report/` in a dataset.

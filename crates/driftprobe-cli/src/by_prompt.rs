@@ -10,7 +10,7 @@ mod subject;
 
 pub use shards::{shard_folder, shard_of};
 pub use store::{Store, plan_of};
-pub use subject::{folders, names};
+pub use subject::{folders, foreign_round, names};
 
 use crate::analyze::{beside, contract};
 use crate::args::AnalyzeArgs;
@@ -71,10 +71,10 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
     subjects.iter().for_each(|subject| seen.insert(&subject.name, judging.seen(subject)));
     store.write_plan(&Plan::new(args.shard, promise.clone(), planned.collect()).with_seen(seen))?;
     let judged = judge_all(&tasks, &judging, &store, args)?;
+    subjects.iter().try_for_each(Subject::unchanged)?;
     match args.shard {
         None => {
             let merged = merge::collect(&[out.as_path()])?;
-            subjects.iter().try_for_each(Subject::unchanged)?;
             merge::write(&merged, &out, args.format)?;
             Ok(merged.exit_code)
         }

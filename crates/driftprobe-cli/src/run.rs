@@ -10,7 +10,7 @@ use crate::output::{self, Judged};
 use crate::progress::TerminalWatcher;
 use crate::prompts;
 use crate::remote;
-use crate::search::search;
+use crate::search::{promise, search};
 use crate::sweep;
 use driftprobe::judge::examine::Oracle;
 use driftprobe::search::with_search;
@@ -124,8 +124,9 @@ pub fn judge_and_search(
 ) -> Result<Judged, Failure> {
     let run = Run::open(dir)?;
     let seen = run.seen();
-    let analysis = analyze::judge(&run, Some(oracle))?;
+    let mut analysis = analyze::judge(&run, Some(oracle))?;
     drop(run);
+    let seen = promise(engine, plan, &mut analysis, (dir, seen))?;
     let rounds = search(engine, plan, &analysis, (dir, oracle))?;
     Ok(Judged { analysis: with_search(analysis, rounds), seen })
 }

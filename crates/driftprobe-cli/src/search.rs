@@ -9,7 +9,7 @@ use driftprobe::judge::examine::Oracle;
 use driftprobe::search::{Between, around, between};
 use driftprobe_engine::record::{Budget, Plan, RowPlan, record};
 use driftprobe_engine::{Engine, EngineError};
-use driftprobe_trace::{ALIGNED_DIR, LeftOutBy, Manifest, Mode, Run, SEARCH_PREFIX};
+use driftprobe_trace::{ALIGNED_DIR, LeftOutBy, Manifest, Mode, Run, SEARCH_PREFIX, SecondPass, Seen, write_manifest};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,12 +26,12 @@ pub fn search(
     (dir, oracle): (&Path, &Oracle<'_>),
 ) -> Result<Vec<Arc<Analysis>>, Failure> {
     let recording = plan.rows.as_ref().map(RowPlan::recording);
-    let second_pass = recording.is_some_and(|recording| recording.by == LeftOutBy::FirstPass);
+    let second_pass = is_first_pass(plan);
     let mut rounds: Vec<Arc<Analysis>> = Vec::new();
-    let mut open = between(analysis, engine.layers());
-    if second_pass {
-        open = open.or_else(|| around(analysis, engine.layers()));
-    }
+    let mut open = match second_pass {
+        true => second_pass_of(engine, analysis),
+        false => between(analysis, engine.layers()),
+    };
     while let Some(found) = open.take().filter(|_| rounds.len() < ROUNDS_MAX) {
         let folder = dir.join(format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
         // A budget is that of the whole folder.
@@ -50,6 +50,31 @@ pub fn search(
         rounds.push(Arc::new(analysis));
     }
     Ok(rounds)
+}
+
+fn is_first_pass(plan: &Plan) -> bool {
+    plan.rows.as_ref().is_some_and(|rows| rows.recording().by == LeftOutBy::FirstPass)
+}
+
+fn second_pass_of(engine: &dyn Engine, analysis: &Analysis) -> Option<Between> {
+    between(analysis, engine.layers()).or_else(|| around(analysis, engine.layers()))
+}
+
+/// Where the run was the first of two passes: its manifest says from now on what the second is to be, so that it is missed
+/// where it is not there. `seen` is the manifest that was judged; returned is the one that lies there now.
+pub fn promise(
+    engine: &dyn Engine,
+    plan: &Plan,
+    analysis: &mut Analysis,
+    (dir, seen): (&Path, Seen),
+) -> Result<Seen, Failure> {
+    let found = second_pass_of(engine, analysis);
+    let Some(manifest) = analysis.manifest.as_mut().filter(|_| is_first_pass(plan)) else { return Ok(seen) };
+    let layers = found.iter().flat_map(Between::layers).filter_map(|layer| i32::try_from(layer).ok()).collect();
+    let prompt_id = found.map(|found| found.prompt_id.to_string());
+    manifest.second_pass = Some(SecondPass { prompt_id, layers, ..SecondPass::default() });
+    seen.unchanged()?;
+    Ok(write_manifest(dir, manifest)?)
 }
 
 /// Records these layers with all points, in `left` bytes at most; `false`: there is no room for it.

@@ -6,7 +6,7 @@ use crate::layout::{INVENTORY, Inventory, MANIFEST, Part, Partition, mode_of, ru
 use crate::table::Table;
 use crate::write::Writer;
 use driftprobe_trace::{
-    ALIGNED_DIR, Folder, Given, Mode, Row, Run, SEARCH_PREFIX, Text, TraceError, each_event, repeat_dirs,
+    ALIGNED_DIR, Folder, Given, Mode, Row, Run, SEARCH_PREFIX, Text, TraceError, each_event, repeat_dirs, xxh3_128_text,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -188,7 +188,7 @@ impl Exporting<'_> {
         fs::rename(&made, &place).map_err(io_error("write", &place))?;
         self.inventory.parts.push(Part {
             partition,
-            manifest: folder.manifest_text.is_some(),
+            manifest: folder.manifest_text.as_ref().map(|text| xxh3_128_text(text.as_bytes())),
             files: BTreeMap::from([(FILE.to_owned(), content)]),
             ignored: folder.ignored.clone(),
             torn: folder.torn.iter().map(|source| (source.file.to_string(), source.line)).collect(),

@@ -55,8 +55,9 @@ pub struct Part {
     /// Which it is.
     #[serde(flatten)]
     pub partition: Partition,
-    /// Whether it has a manifest.
-    pub manifest: bool,
+    /// `xxh3-128:` and lower-case hex over its manifest, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
     /// Its files.
     pub files: BTreeMap<String, Content>,
     /// Files of the folder that it was made of that no reader reads.
@@ -137,7 +138,7 @@ impl Inventory {
                 let path = dir.join(name);
                 return Err(fault(&path, "", format!("{INVENTORY} does not list the file"), EXPORT_AGAIN));
             }
-            if part.manifest && !dir.join(MANIFEST).is_file() {
+            if part.manifest.is_some() && !dir.join(MANIFEST).is_file() {
                 let path = dir.join(MANIFEST);
                 return Err(fault(&path, "", format!("the file is missing: {INVENTORY} lists it"), EXPORT_AGAIN));
             }

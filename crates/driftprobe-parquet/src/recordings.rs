@@ -1,9 +1,9 @@
 //! The recordings of one run of a dataset: found, held against the inventory, and put together as the run's folder is.
 
 use crate::error::{EXPORT_AGAIN, fault, io_error};
-use crate::layout::{Inventory, MANIFEST, Part, Partition, parquet_files, partitions};
+use crate::layout::{INVENTORY, Inventory, MANIFEST, Part, Partition, parquet_files, partitions};
 use crate::leaf::Leaf;
-use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, Note, Run, SEARCH_PREFIX, TraceError};
+use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, Note, Run, SEARCH_PREFIX, TraceError, xxh3_128_text};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -147,6 +147,11 @@ impl Recordings {
         let manifest = match path.is_file() {
             true => {
                 let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
+                let written = self.part(&partition).and_then(|part| part.manifest.as_ref());
+                if written.is_some_and(|hash| *hash != xxh3_128_text(text.as_bytes())) {
+                    let what = format!("it is not the one that was written: {INVENTORY} has another hash");
+                    return Err(fault(&path, "", what, EXPORT_AGAIN));
+                }
                 Some(Manifest::parse(&text, &path)?)
             }
             false => None,

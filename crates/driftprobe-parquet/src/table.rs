@@ -1,13 +1,15 @@
 //! One Parquet file: mapped, its schema held against ours, its row groups read as events.
 
+mod content;
+
 use crate::column::{Batch, Cursor, Known};
 use crate::columns::{COLUMNS, Cell, EVENT, Entry, PAYLOAD};
 use crate::error::{COPY_AGAIN, SEE_SCHEMA, fault, guarded, io_error, parquet_error};
 use crate::footer;
-use crate::layout::{Content, name_of};
+use crate::layout::name_of;
 use crate::pages::column_reader;
 use bytes::Bytes;
-use driftprobe_trace::{Dtype, PayloadRef, Reading, Source, Text, TraceError, xxh3_128, xxh3_128_text};
+use driftprobe_trace::{Dtype, PayloadRef, Reading, Source, Text, TraceError};
 use memmap2::Mmap;
 use parquet::data_type::ByteArray;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -120,6 +122,7 @@ impl Table {
         };
         table.find_columns()?;
         table.count_rows()?;
+        table.payload_places()?;
         Ok(table)
     }
 
@@ -183,30 +186,6 @@ impl Table {
     /// Rows of all groups.
     pub fn rows(&self) -> u64 {
         self.groups.last().map_or(0, |(before, rows)| before + rows)
-    }
-
-    /// What it holds: a hash over all but the payloads, which are as many bytes as all else many times over.
-    ///
-    /// # Errors
-    /// If its footer says that payloads lie where they cannot.
-    pub fn content(&self) -> Result<Content, TraceError> {
-        guarded(&self.path, || {
-            let mut hashes = Vec::new();
-            let mut at = 0usize;
-            let groups = self.reader.metadata().row_groups();
-            let chunks = self.payload.iter().flat_map(|known| groups.iter().map(|group| group.column(known.leaf)));
-            for (start, len) in chunks.map(|chunk| chunk.byte_range()) {
-                let (start, end) = (usize::try_from(start).ok(), usize::try_from(start.saturating_add(len)).ok());
-                let before = start.and_then(|start| self.bytes.get(at..start));
-                let (Some(before), Some(end)) = (before, end) else {
-                    return Err(fault(&self.path, "", "its footer says that payloads lie elsewhere", COPY_AGAIN));
-                };
-                hashes.extend(xxh3_128(before).to_le_bytes());
-                at = end;
-            }
-            hashes.extend(xxh3_128(self.bytes.get(at..).unwrap_or_default()).to_le_bytes());
-            Ok(Content { rows: self.rows(), hash: xxh3_128_text(&hashes) })
-        })
     }
 
     /// Whether rows can have payloads here.

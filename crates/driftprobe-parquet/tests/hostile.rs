@@ -193,6 +193,20 @@ fn a_file_of_fewer_rows_than_the_inventory_says_is_refused() {
     assert!(refused(dataset.path()).to_string().contains("_run.json"));
 }
 
+#[test]
+fn a_manifest_that_is_not_the_one_that_was_written_is_refused() {
+    let (dataset, file) = small();
+    let manifest = file.with_file_name("_manifest.json");
+    let text = fs::read_to_string(&manifest).expect("manifest");
+    open(dataset.path()).expect("as it was");
+    fs::write(&manifest, format!("{text} ")).expect("manifest");
+    let e = refused(dataset.path()).to_string();
+    assert!(e.contains("_manifest.json") && e.contains("not the one that was written"), "{e}");
+    // Without the inventory nothing is known of what was written.
+    fs::remove_file(dataset.path().join("run=one/_run.json")).expect("deleted");
+    open(dataset.path()).expect("a manifest like any other");
+}
+
 /// A column of another writer: its type, and the values of the rows.
 enum Values {
     Texts(Vec<&'static str>),

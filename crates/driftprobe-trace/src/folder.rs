@@ -3,6 +3,7 @@
 use crate::TraceError;
 use crate::manifest::{MANIFEST_FILE, Manifest};
 use crate::run::{ALIGNED_DIR, SEARCH_PREFIX, TENSORS_DIR, TRACES_DIR, repeat_number};
+use crate::seen::Seen;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -110,7 +111,7 @@ fn mark_unfinished(dir: &Path) -> Result<(), TraceError> {
     let path = dir.join(MANIFEST_FILE);
     let text = fs::read_to_string(&path).ok();
     match text.and_then(|text| Manifest::parse(&text, &path).ok()) {
-        Some(manifest) if manifest.complete => write_manifest(dir, &Manifest { complete: false, ..manifest }),
+        Some(manifest) if manifest.complete => write_manifest(dir, &Manifest { complete: false, ..manifest }).map(drop),
         _ => Ok(()),
     }
 }
@@ -135,13 +136,17 @@ pub fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error
     move |source| TraceError::Io { action, path, source }
 }
 
-/// Replaces the manifest.
-pub fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), TraceError> {
+/// Replaces the manifest, and returns what was written as what is seen there.
+///
+/// # Errors
+/// What the system says; the one that lay there still lies there then.
+pub fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<Seen, TraceError> {
     let path = dir.join(MANIFEST_FILE);
-    let write = || -> io::Result<()> {
+    let write = || -> io::Result<Seen> {
         let mut text = serde_json::to_vec_pretty(manifest)?;
         text.push(b'\n');
-        replace_file(&path, |file| file.write_all(&text))
+        replace_file(&path, |file| file.write_all(&text))?;
+        Ok(Seen::of(&path, Some(&text)))
     };
     write().map_err(io_error("write", &path))
 }

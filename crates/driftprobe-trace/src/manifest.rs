@@ -4,7 +4,7 @@
 use crate::contract::Contract;
 use crate::json::{self, Located};
 use crate::observer::ObserverEffect;
-use crate::recording::{Compression, Recording};
+use crate::recording::{Compression, Recording, SecondPass};
 use crate::{Phase, Point, TraceError};
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
@@ -232,6 +232,9 @@ pub struct Manifest {
     /// Which rows were left out on purpose, if any were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<Recording>,
+    /// Where the recording was the first of two passes, what the second is to be; none: it was not begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_pass: Option<SecondPass>,
     /// What compressing the payloads came to, if that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<Compression>,
@@ -275,6 +278,7 @@ impl Default for Manifest {
             slots: None,
             shard: None,
             recording: None,
+            second_pass: None,
             compression: None,
             observer: None,
             seed: None,
@@ -334,6 +338,10 @@ impl Manifest {
             }
         }
         if let Some(fault) = self.recording.as_ref().and_then(Recording::fault) {
+            return Some(fault);
+        }
+        if let Some(fault) = self.second_pass.as_ref().and_then(|pass| pass.fault(|id| ids.iter().any(|of| *of == id)))
+        {
             return Some(fault);
         }
         let mut layers = BTreeSet::new();

@@ -50,6 +50,34 @@ pub struct Recording {
     pub extra: Map<String, Value>,
 }
 
+/// What the second of two passes records whole, in `search-1/`: promised when the first one has been judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecondPass {
+    /// The prompt; none: the phases part nowhere, and there is nothing to record again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_id: Option<String>,
+    /// The layers, from 0.
+    pub layers: Vec<i32>,
+    /// Fields that this version does not know.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl SecondPass {
+    /// What contradicts itself: the key and why. `is_prompt`: whether the run has a prompt of this id.
+    pub(crate) fn fault(&self, is_prompt: impl Fn(&str) -> bool) -> Option<(String, String)> {
+        let refuse = |key: &str, what: String| Some((format!("second_pass.{key}"), what));
+        match &self.prompt_id {
+            Some(id) if !is_prompt(id) => refuse("prompt_id", format!("`{id}` is no prompt of this run")),
+            Some(_) if self.layers.is_empty() => refuse("layers", "a prompt stands without layers".to_owned()),
+            None if !self.layers.is_empty() => refuse("layers", "layers stand without a prompt".to_owned()),
+            _ => {
+                self.layers.iter().find(|layer| **layer < 0).and_then(|l| refuse("layers", format!("{l} is negative")))
+            }
+        }
+    }
+}
+
 impl Recording {
     /// Whether rows of this place were left out. `layer` is ignored for points that have none.
     pub fn is_left_out(&self, point: Point, layer: i32) -> bool {

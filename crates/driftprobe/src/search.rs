@@ -7,6 +7,7 @@ pub use again::{Differing, differing};
 use crate::analysis::Analysis;
 use crate::evidence::Bits;
 use crate::judge::JudgedPair;
+use crate::verdict::modes::withhold;
 use crate::verdict::reason::{Reason, ReasonCode};
 use crate::verdict::{Parting, Verdict};
 use driftprobe_trace::{LeftOutBy, Phase, Point};
@@ -134,6 +135,10 @@ pub fn with_search(mut analysis: Analysis, rounds: Vec<Arc<Analysis>>) -> Analys
         .as_ref()
         .and_then(|m| m.recording.as_ref())
         .is_some_and(|recording| recording.by == LeftOutBy::FirstPass);
+    if let Some(lacking) = second_pass_lacks(&analysis, &rounds).filter(|_| two_passes) {
+        let why = format!("{lacking} is not here");
+        withhold(&mut analysis.verdict, ReasonCode::NoSecondPass, lacking, why);
+    }
     if let Some((last, found)) = found.filter(|_| open || two_passes) {
         let names: Vec<String> = recorded_layers(last).iter().map(i32::to_string).collect();
         analysis.verdict.verdict = Verdict::worst([analysis.verdict.verdict, last.verdict.verdict]);
@@ -165,6 +170,28 @@ pub fn with_search(mut analysis: Analysis, rounds: Vec<Arc<Analysis>>) -> Analys
         analysis.advice = crate::verdict::advice::advise(&analysis);
     }
     analysis
+}
+
+/// What of the second pass that the manifest promises is not among the rounds.
+fn second_pass_lacks(analysis: &Analysis, rounds: &[Arc<Analysis>]) -> Option<String> {
+    let manifest = analysis.manifest.as_ref()?;
+    let Some(promised) = &manifest.second_pass else {
+        return Some("the second of two passes, which was not begun".to_owned());
+    };
+    let id = promised.prompt_id.as_ref()?;
+    // Judged by prompt, the round belongs to one of them.
+    let prompt = manifest.prompts.iter().flatten().find(|prompt| prompt.id == *id)?;
+    let is_it = |round: &&Arc<Analysis>| {
+        let theirs = round.manifest.iter().flat_map(|manifest| manifest.prompts.iter().flatten());
+        let layers = recorded_layers(round);
+        theirs.into_iter().any(|theirs| theirs.id == prompt.id && theirs.tokens == prompt.tokens)
+            && promised.layers.iter().all(|layer| layers.contains(layer))
+            && round.coverage.paired > 0
+            && (analysis.aligned.is_none() || round.aligned.is_some())
+    };
+    let names: Vec<String> = promised.layers.iter().map(i32::to_string).collect();
+    let lacking = || format!("prompt {id} with layers {}, in all modes of the run", names.join(", "));
+    (!rounds.iter().any(|round| is_it(&round))).then(lacking)
 }
 
 fn rank(verdict: Verdict) -> u8 {

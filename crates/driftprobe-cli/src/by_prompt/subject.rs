@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Folders within folders that are looked through for runs.
 const DEPTH_MAX: usize = 16;
@@ -41,13 +42,22 @@ pub struct Round {
     pub prompts: Vec<String>,
     /// Over all that was recorded.
     pub fingerprint: u128,
+    /// The same wherever its files lie, and whenever they were written.
+    recorded: u128,
+    /// Where its events lie.
+    index: Index,
+}
+
+impl Part {
+    fn indices(&self) -> impl Iterator<Item = &Index> {
+        std::iter::once(&self.index).chain(&self.aligned).chain(self.rounds.iter().map(|round| &round.index))
+    }
 }
 
 impl Subject {
     /// Refuses a run that was written anew since it was opened.
     pub fn unchanged(&self) -> Result<(), Failure> {
-        let parts = self.parts.iter().flat_map(|part| std::iter::once(&part.index).chain(&part.aligned));
-        Ok(parts.into_iter().try_for_each(|index| index.unchanged())?)
+        Ok(self.parts.iter().flat_map(Part::indices).try_for_each(|index| index.unchanged())?)
     }
 
     /// What of it was recorded, by part: wherever its files lie, and whenever they were written.
@@ -55,7 +65,8 @@ impl Subject {
         let of = |part: &Part| {
             let all = std::iter::once(&part.index).chain(&part.aligned);
             let prompts = all.flat_map(|index| index.prompts().into_iter().map(move |id| index.recorded(&id)));
-            let all: Vec<u8> = prompts.flat_map(u128::to_le_bytes).collect();
+            let rounds = part.rounds.iter().map(|round| round.recorded);
+            let all: Vec<u8> = prompts.chain(rounds).flat_map(u128::to_le_bytes).collect();
             let name = part.index.shard().map_or_else(String::new, |shard| format!("{}/{}", shard.index, shard.of));
             (name, xxh3_128_text(&all))
         };
@@ -161,13 +172,38 @@ fn open_part(path: &Path) -> Result<Part, Failure> {
     let aligned = Inner::new(path, ALIGNED_DIR).index()?;
     let mut rounds = Vec::new();
     loop {
-        let run = Inner::new(path, &format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
+        let name = format!("{SEARCH_PREFIX}{}", rounds.len() + 1);
+        let run = Inner::new(path, &name);
         let Some(round) = run.index()? else { break };
-        let prompts: Vec<String> = round.prompts().iter().map(|id| id.to_string()).collect();
-        let fingerprint = prompts.iter().fold(0u128, |all, id| all.rotate_left(1) ^ round.fingerprint(id));
-        rounds.push(Round { run, prompts, fingerprint });
+        let [ours, theirs] = [&index, &round].map(|index| index.prompts().into_iter().collect());
+        foreign_round((path, &name), &ours, &theirs)?;
+        let prompts: Vec<String> = theirs.iter().map(|id| id.to_string()).collect();
+        let over = |of: &dyn Fn(&str) -> u128| prompts.iter().fold(0u128, |all, id| all.rotate_left(1) ^ of(id));
+        let (fingerprint, recorded) = (over(&|id| round.fingerprint(id)), over(&|id| round.recorded(id)));
+        rounds.push(Round { run, prompts, fingerprint, recorded, index: round });
     }
     Ok(Part { index, aligned, rounds })
+}
+
+/// Refuses a round of prompts that are none of its run's: it was recorded of another run.
+///
+/// # Errors
+/// With the round's name and the first such prompt.
+pub fn foreign_round(
+    (path, name): (&Path, &str),
+    ours: &BTreeSet<Arc<str>>,
+    theirs: &BTreeSet<Arc<str>>,
+) -> Result<(), Failure> {
+    match theirs.difference(ours).next() {
+        None => Ok(()),
+        Some(id) => {
+            let what = format!("{}: {name} holds prompt {id}, which is none of this run's", path.display());
+            Err(Failure::new(
+                what,
+                "it was recorded of another run: put back the folder that was recorded with this one",
+            ))
+        }
+    }
 }
 
 /// The run that a shard of this name is a part of: its folder lies in the run's, or, in a dataset, its name ends so.

@@ -160,3 +160,73 @@ fn a_masked_score_of_one_phase_in_a_row_that_was_left_out_does_not_pass() {
     let how = ["--dtype", "bf16", "--budget", "350kB", "--fault", "MASK_MISSES_NEWEST@decode:layer5"];
     driftprobe(&dir).args(run).args(how).assert().code(1);
 }
+
+/// What judging `run` ends with: as a whole, prompt by prompt, in a gate, and as a dataset.
+fn judged(dir: &tempfile::TempDir, run: &str) -> Vec<i32> {
+    let _ = fs::remove_dir_all(dir.path().join("set"));
+    let code = |args: &[&str]| driftprobe(dir).args(args).assert().get_output().status.code().unwrap();
+    assert_eq!(code(&["export", run, "--parquet", "set"]), 0);
+    let judged = [
+        &["analyze", run, "--out", "a"][..],
+        &["analyze", run, "--by-prompt", "--fresh", "--out", "b"],
+        &["gate", run],
+        &["analyze", "set", "--out", "c"],
+        &["analyze", "set", "--by-prompt", "--fresh", "--out", "d"],
+    ];
+    judged.into_iter().map(code).collect()
+}
+
+#[test]
+fn a_first_pass_without_its_second_passes_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let [run, away] = ["run", "away"].map(|name| dir.path().join(name));
+    // A fault that the first pass does not show.
+    let fault = ["--mode", "as_designed", "--dtype", "bf16", "--fault", "SCALE_WRONG@decode:layer1"];
+    let prompts = ["run", "--prompts", "The quick brown fox jumps", "--repeats", "0", "--two-pass"];
+    driftprobe(&dir).args(prompts).args(fault).args(["--out", "run"]).assert().code(1);
+    assert_eq!(judged(&dir, "run"), [1; 5]);
+    fs::rename(run.join("search-1"), &away).unwrap();
+    assert_eq!(judged(&dir, "run"), [3; 5], "it was promised");
+    fs::rename(&away, run.join("search-2")).unwrap();
+    assert_eq!(judged(&dir, "run"), [3; 5], "under another name it is not found");
+    // As it lies there when the run is killed before it is known what the second pass is to be.
+    let text = fs::read_to_string(run.join("manifest.json")).unwrap();
+    let mut manifest: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(manifest["second_pass"]["prompt_id"], "text_0");
+    manifest.as_object_mut().unwrap().remove("second_pass");
+    fs::write(run.join("manifest.json"), manifest.to_string()).unwrap();
+    assert_eq!(judged(&dir, "run"), [3; 5], "it was not begun");
+    driftprobe(&dir).args(["analyze", "run"]).assert().code(3).stdout(contains("NO_SECOND_PASS"));
+    // A second pass of another run.
+    fs::write(run.join("manifest.json"), text).unwrap();
+    let other = ["run", "--prompts", "Once upon a time", "--repeats", "0", "--two-pass", "--mode", "as_designed"];
+    driftprobe(&dir).args(other).args(["--dtype", "bf16", "--out", "other"]).assert().code(0);
+    fs::rename(dir.path().join("other/search-1"), run.join("search-1")).unwrap();
+    assert_eq!(judged(&dir, "run"), [3; 5]);
+}
+
+#[test]
+fn a_second_pass_is_part_of_what_a_shard_has_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let prompts = ["run", "--prompts", "The quick brown fox jumps", "--prompts", "Once upon a time"];
+    let how = ["--mode", "as_designed", "--dtype", "bf16", "--repeats", "0", "--two-pass", "--out", "a/run"];
+    driftprobe(&dir).args(prompts).args(how).args(["--fault", "SCALE_WRONG@decode:layer1"]).assert().code(1);
+    let [whole, without] = ["a/run", "b/run"].map(|name| dir.path().join(name));
+    fs::create_dir_all(without.join("traces")).unwrap();
+    for name in ["manifest.json", "traces", "tensors"] {
+        let copied = std::process::Command::new("cp").arg("-rp").arg(whole.join(name)).arg(&without).status().unwrap();
+        assert!(copied.success());
+    }
+    driftprobe(&dir).args(["analyze", "b/run", "--shard", "1/2", "--out", "m1"]).assert().code(0);
+    driftprobe(&dir).args(["analyze", "a/run", "--shard", "2/2", "--out", "m2"]).assert().code(0);
+    let refused = driftprobe(&dir).args(["merge", "m1", "m2"]).assert().code(2);
+    refused.stderr(contains("run").and(contains("hint:")));
+    // A round of prompts that are none of the run's.
+    fs::write(dir.path().join("p.json"), r#"{"id": "else", "tokens": [5, 6, 7, 8, 9, 10]}"#).unwrap();
+    driftprobe(&dir).args(["run", "--prompts", "p.json"]).args(&how[..7]).args(["--out", "else"]).assert().code(0);
+    fs::rename(dir.path().join("else/search-1"), without.join("search-1")).unwrap();
+    for how in [&[][..], &["--by-prompt"]] {
+        let refused = driftprobe(&dir).args(["analyze", "b/run"]).args(how).assert().code(2);
+        refused.stderr(contains("search-1 holds prompt else"));
+    }
+}

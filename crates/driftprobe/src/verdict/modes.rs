@@ -124,7 +124,7 @@ pub fn side_by_side(as_designed: &[JudgedPair], kv_aligned: &[JudgedPair]) -> Ve
 }
 
 /// Adds a reason, for which a PASS becomes INCONCLUSIVE.
-fn withhold(verdict: &mut RunVerdict, code: ReasonCode, example: String, why: String) {
+pub(crate) fn withhold(verdict: &mut RunVerdict, code: ReasonCode, example: String, why: String) {
     verdict.reasons.push(Reason { code, count: 1, examples: vec![example] });
     if verdict.verdict == Verdict::Pass {
         verdict.verdict = Verdict::Inconclusive;

@@ -48,6 +48,8 @@ reasons! {
         "give prompts (with tokens), layers, points and steps in manifest.json";
     ExpectedMissing, "EXPECTED_MISSING", true, "rows that the manifest promises were not found",
         "record them in both phases, or leave them out of the manifest's layers, points and steps";
+    NoSecondPass, "NO_SECOND_PASS", true, "the second of two passes, which records whole what the first one shows, is not here, or is not the one that was promised",
+        "let the run end: the second pass follows the first; or record all layers at once with --layers all";
     Unexpected, "UNEXPECTED", true, "rows were found that the manifest does not promise (another token, position, layer or point)",
         "check token ids and positions against manifest.prompts, or name the layers and points in the manifest";
     Unpaired, "UNPAIRED", true, "events have no partner in the other phase",

@@ -3,7 +3,7 @@
 use driftprobe::evidence::Bits;
 use driftprobe::judge::PairVerdict;
 use driftprobe::judge::examine::Oracle;
-use driftprobe::search::{around, between, with_search};
+use driftprobe::search::{Between, around, between, with_search};
 use driftprobe::verdict::reason::ReasonCode;
 use driftprobe::{Analysis, Options, Verdict, analyze_against};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
@@ -11,7 +11,7 @@ use driftprobe_engine::record::{Budget, Plan, RowPlan, Unwatched, record};
 use driftprobe_engine::{EmbeddedEngine, Engine, Settings};
 use driftprobe_model::Model;
 use driftprobe_testkit::Dice;
-use driftprobe_trace::{LeftOutBy, Manifest, Phase, Point, PromptInfo, Run};
+use driftprobe_trace::{LeftOutBy, Manifest, Phase, Point, PromptInfo, Run, SecondPass};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -195,9 +195,10 @@ fn a_second_recording_that_differs_is_noticed() {
     let engine = engine(&model, None);
     let plan = whole(engine.as_ref());
     let rows = RowPlan::first_pass(engine.as_ref(), &plan, &Manifest::default(), 1).unwrap();
-    let first = make(engine.as_ref(), &Plan { rows: Some(rows), ..plan.clone() });
+    let mut first = make(engine.as_ref(), &Plan { rows: Some(rows), ..plan.clone() });
+    let found = around(&judge(&model, &first.run), 9).unwrap();
+    first.run.manifest.as_mut().unwrap().second_pass = Some(promise(&found));
     let first = &first.run;
-    let found = around(&judge(&model, first), 9).unwrap();
     let second = make(engine.as_ref(), &Plan { layers: found.layers(), ..plan });
     let second = &second.run;
     let again = with_search(judge(&model, first), vec![Arc::new(judge(&model, second))]);
@@ -211,4 +212,46 @@ fn a_second_recording_that_differs_is_noticed() {
     let again = with_search(judge(&model, first), vec![Arc::new(judge(&model, &other))]);
     assert_eq!(again.verdict.verdict, Verdict::Inconclusive);
     assert!(has(&again, ReasonCode::NotRepeatable));
+}
+
+/// What the manifest says of the second pass.
+fn promise(found: &Between) -> SecondPass {
+    let layers = found.layers().into_iter().map(|layer| layer as i32).collect();
+    SecondPass { prompt_id: Some(found.prompt_id.to_string()), layers, ..SecondPass::default() }
+}
+
+#[test]
+fn a_first_pass_alone_does_not_pass() {
+    let model = Model::demo().unwrap();
+    let engine = engine(&model, None);
+    let plan = whole(engine.as_ref());
+    let rows = RowPlan::first_pass(engine.as_ref(), &plan, &Manifest::default(), 1).unwrap();
+    let recorded = make(engine.as_ref(), &Plan { rows: Some(rows), ..plan.clone() });
+    let first = judge(&model, &recorded.run);
+    let found = around(&first, 9).unwrap();
+    let again = make(engine.as_ref(), &Plan { layers: found.layers(), ..plan });
+    let second = judge(&model, &again.run);
+    // What their manifests say otherwise, and whether the second pass is there.
+    let verdict = |change: &dyn Fn(&mut Manifest, &mut Manifest), rounds: usize| {
+        let (mut first, mut second) = (first.clone(), second.clone());
+        let [one, other] = [&mut first, &mut second].map(|analysis| analysis.manifest.as_mut().unwrap());
+        one.second_pass = Some(promise(&found));
+        change(one, other);
+        let analysis = with_search(first, (0..rounds).map(|_| Arc::new(second.clone())).collect());
+        assert_eq!(has(&analysis, ReasonCode::NoSecondPass), analysis.verdict.verdict != Verdict::Pass);
+        analysis.verdict.verdict
+    };
+    assert_eq!(verdict(&|_, _| {}, 1), Verdict::Pass);
+    assert_eq!(verdict(&|_, _| {}, 0), Verdict::Inconclusive, "it was promised");
+    assert_eq!(verdict(&|first, _| first.second_pass = None, 0), Verdict::Inconclusive, "it was not begun");
+    assert_eq!(verdict(&|first, _| first.second_pass = None, 1), Verdict::Inconclusive, "of what, is not known");
+    let nothing_parts = |first: &mut Manifest| first.second_pass = Some(SecondPass::default());
+    assert_eq!(verdict(&|first, _| nothing_parts(first), 0), Verdict::Pass, "nothing was to be recorded again");
+    let more_layers = |first: &mut Manifest| {
+        let layers = &mut first.second_pass.as_mut().unwrap().layers;
+        layers.push(layers.iter().max().unwrap() + 1);
+    };
+    assert_eq!(verdict(&|first, _| more_layers(first), 1), Verdict::Inconclusive, "a layer of it lacks");
+    let other_tokens = |second: &mut Manifest| second.prompts.as_mut().unwrap()[0].tokens[0] ^= 1;
+    assert_eq!(verdict(&|_, second| other_tokens(second), 1), Verdict::Inconclusive, "of another prompt");
 }
