@@ -160,6 +160,15 @@ pub fn with_search(mut analysis: Analysis, rounds: Vec<Arc<Analysis>>) -> Analys
             analysis.verdict.sub_verdict = None;
         }
     }
+    if two_passes && lacks_second_pass(&analysis, &rounds) {
+        add_blocking(
+            &mut analysis,
+            ReasonCode::NoSecondPass,
+            1,
+            vec![],
+            "the second pass was not recorded, or not all of it",
+        );
+    }
     analysis.search = rounds;
     if changed {
         analysis.advice = crate::verdict::advice::advise(&analysis);
@@ -167,11 +176,29 @@ pub fn with_search(mut analysis: Analysis, rounds: Vec<Arc<Analysis>>) -> Analys
     analysis
 }
 
+/// Whether the second of two passes is missing, or one of its modes. There is none where nothing parts.
+fn lacks_second_pass(analysis: &Analysis, rounds: &[Arc<Analysis>]) -> bool {
+    let one_mode = |round: &Arc<Analysis>| analysis.aligned.is_some() && round.aligned.is_none();
+    // How many layers there are changes what is recorded, and not whether.
+    if rounds.is_empty() { around(analysis, 1).is_some() } else { rounds.iter().any(one_mode) }
+}
+
 fn rank(verdict: Verdict) -> u8 {
     match verdict {
         Verdict::Pass => 0,
         Verdict::Inconclusive => 1,
         Verdict::Fail => 2,
+    }
+}
+
+/// Adds a reason that forbids PASS; where the verdict was one, `why` is why it is none.
+fn add_blocking(analysis: &mut Analysis, code: ReasonCode, count: u64, examples: Vec<String>, why: &str) {
+    let verdict = &mut analysis.verdict;
+    add(&mut verdict.reasons, Reason { code, count, examples });
+    if verdict.verdict == Verdict::Pass {
+        verdict.verdict = Verdict::Inconclusive;
+        verdict.sub_verdict = None;
+        verdict.root_cause_why = why.to_owned();
     }
 }
 
@@ -189,7 +216,6 @@ fn hold_against(analysis: &mut Analysis, round: &Analysis) -> bool {
     if found.rows == 0 {
         return false;
     }
-    let code = ReasonCode::NotRepeatable;
     let layers: Vec<String> = recorded_layers(round).iter().map(i32::to_string).collect();
     let example = format!(
         "recorded again with layers {}: {} of {} rows that were recorded before are others now, first {}",
@@ -198,12 +224,8 @@ fn hold_against(analysis: &mut Analysis, round: &Analysis) -> bool {
         found.of,
         found.first.unwrap_or_default()
     );
-    add(&mut analysis.verdict.reasons, Reason { code, count: found.rows, examples: vec![example] });
-    if analysis.verdict.verdict == Verdict::Pass {
-        analysis.verdict.verdict = Verdict::Inconclusive;
-        analysis.verdict.sub_verdict = None;
-        analysis.verdict.root_cause_why = "the engine does not repeat itself from one recording to the next".to_owned();
-    }
+    let why = "the engine does not repeat itself from one recording to the next";
+    add_blocking(analysis, ReasonCode::NotRepeatable, found.rows, vec![example], why);
     true
 }
 

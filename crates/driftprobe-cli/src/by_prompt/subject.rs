@@ -161,10 +161,14 @@ fn open_part(path: &Path) -> Result<Part, Failure> {
     let aligned = Inner::new(path, ALIGNED_DIR).index()?;
     let mut rounds = Vec::new();
     loop {
-        let run = Inner::new(path, &format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
+        let name = format!("{SEARCH_PREFIX}{}", rounds.len() + 1);
+        let run = Inner::new(path, &name);
         let Some(round) = run.index()? else { break };
         let prompts: Vec<String> = round.prompts().iter().map(|id| id.to_string()).collect();
-        let fingerprint = prompts.iter().fold(0u128, |all, id| all.rotate_left(1) ^ round.fingerprint(id));
+        let other_mode = Inner::new(path, &format!("{name}/{ALIGNED_DIR}")).index()?;
+        let modes = std::iter::once(&round).chain(&other_mode);
+        let each = modes.flat_map(|mode| prompts.iter().map(|id| mode.fingerprint(id)));
+        let fingerprint = each.fold(0u128, |all, one| all.rotate_left(1) ^ one);
         rounds.push(Round { run, prompts, fingerprint });
     }
     Ok(Part { index, aligned, rounds })
