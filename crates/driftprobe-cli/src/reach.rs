@@ -69,18 +69,14 @@ fn limit(seconds: f64) -> Result<Duration, Failure> {
 
 /// Refuses layers that the model does not have, or of which the run records nothing: nothing would be searched there.
 fn known(scope: &Scope, run: &Run, layers: usize) -> Result<(), Failure> {
-    let asked = scope.layers.iter().flatten();
     let recorded: BTreeSet<i32> = run.events.iter().map(|event| event.layer).filter(|layer| *layer >= 0).collect();
-    for layer in asked.filter(|layer| !recorded.contains(layer)) {
-        let has = usize::try_from(*layer).is_ok_and(|layer| layer < layers);
-        let what = match has {
-            true => format!("--layers: the run records nothing of layer {layer}"),
-            false => format!("--layers: there is no layer {layer}: the model has {layers}, from 0"),
-        };
-        let names: Vec<String> = recorded.iter().map(i32::to_string).collect();
-        return Err(Failure::new(what, format!("expected all, or some of those recorded: {}", names.join(", "))));
-    }
-    Ok(())
+    let Some(layer) = scope.layers.iter().flatten().find(|layer| !recorded.contains(layer)) else { return Ok(()) };
+    let what = match usize::try_from(*layer).is_ok_and(|layer| layer < layers) {
+        true => format!("--layers: the run records nothing of layer {layer}"),
+        false => format!("--layers: there is no layer {layer}: the model has {layers}, from 0"),
+    };
+    let names: Vec<String> = recorded.iter().map(i32::to_string).collect();
+    Err(Failure::new(what, format!("expected all, or some of those recorded: {}", names.join(", "))))
 }
 
 fn scope(args: &ReachArgs) -> Result<Scope, Failure> {
