@@ -3,6 +3,7 @@
 //! Each prompt is judged by itself and leaves a small file; what lies there already is not judged again. The verdict is made
 //! of these files alone, so that it does not matter which machine made which of them.
 
+mod done;
 mod judge;
 mod shards;
 mod store;
@@ -13,11 +14,12 @@ pub use store::{Store, plan_of};
 pub use subject::{folders, foreign_round, names};
 
 use crate::analyze::{beside, contract};
-use crate::args::AnalyzeArgs;
+use crate::args::{AnalyzeArgs, Format};
 use crate::failure::Failure;
 use crate::merge;
 use crate::output;
 use crate::progress::SharedBar;
+use done::ShardDone;
 use driftprobe::digest::{Digest, Plan, PlannedUnit, Promise, Seen};
 use judge::{Judging, Models};
 use std::collections::BTreeMap;
@@ -37,6 +39,9 @@ struct Task<'a> {
 /// Runs the command and returns the exit status: that of the verdict; of a shard, which has none, that of work done.
 pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
     merge::check_format(args.format)?;
+    if args.shard.is_some() {
+        done::check_format(args.format)?;
+    }
     let out = folder(args)?;
     let contract = args.judging.contract.as_deref().map(contract).transpose()?;
     let subjects = subject::open(&args.runs)?;
@@ -79,9 +84,11 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
             Ok(merged.exit_code)
         }
         Some(shard) => {
-            let known = tasks.len() - judged;
-            let said = format!("shard {shard}: {judged} prompts judged, {known} known already, in {}", out.display());
-            output::print(&format!("{said}\nthe verdict is that of all {} shards: driftprobe merge DIR…\n", shard.of))?;
+            let mut done = ShardDone::new(shard, &out, (judged, tasks.len() - judged));
+            for task in &tasks {
+                done.count(store.read(&task.subject.name, task.prompt, &task.fingerprint).as_ref());
+            }
+            output::print(&if args.format == Format::Json { done.to_json() } else { done.to_text() })?;
             Ok(driftprobe::EXIT_PASS)
         }
     }

@@ -57,7 +57,8 @@ pub fn collect(folders: &[&Path]) -> Result<Merged, Failure> {
         let places = judged.remove(&key).unwrap_or_default();
         let mut found = places.iter().filter_map(|(store, fingerprint)| store.read(run, prompt, fingerprint));
         let Some(digest) = found.next() else {
-            merging.lacks(run, prompt);
+            let unusable = places.iter().find_map(|(store, _)| store.lying(run, prompt));
+            merging.lacks(run, prompt, unusable.as_deref());
             continue;
         };
         if found.any(|other| !other.is_same(&digest)) {

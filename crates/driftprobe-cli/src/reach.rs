@@ -10,7 +10,7 @@ use driftprobe::judge::examine::Oracle;
 use driftprobe::reach::{Scope, reach};
 use driftprobe::report::reach::{to_json, to_markdown, to_terminal};
 use driftprobe::{EXIT_INCONCLUSIVE, EXIT_PASS, Options, analyze_against};
-use driftprobe_trace::Point;
+use driftprobe_trace::{Point, Run};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
@@ -25,6 +25,7 @@ pub fn run(args: &ReachArgs) -> Result<u8, Failure> {
     })?;
     let contract = args.contract.as_deref().map(contract).transpose()?;
     let scope = scope(args)?;
+    known(&scope, &run, model.config.num_hidden_layers)?;
     let limit = limit(args.seconds)?;
     let oracle = Oracle { contract: contract.as_ref(), budget_flops: 0.0, power: false, ..Oracle::new(&model) };
     let mut bar = JudgingBar::new();
@@ -64,6 +65,18 @@ pub fn run(args: &ReachArgs) -> Result<u8, Failure> {
 fn limit(seconds: f64) -> Result<Duration, Failure> {
     let limit = Duration::try_from_secs_f64(seconds).ok().filter(|limit| !limit.is_zero());
     limit.ok_or_else(|| Failure::new(format!("--seconds {seconds}"), "give a number of seconds above 0"))
+}
+
+/// Refuses layers that the model does not have, or of which the run records nothing: nothing would be searched there.
+fn known(scope: &Scope, run: &Run, layers: usize) -> Result<(), Failure> {
+    let recorded: BTreeSet<i32> = run.events.iter().map(|event| event.layer).filter(|layer| *layer >= 0).collect();
+    let Some(layer) = scope.layers.iter().flatten().find(|layer| !recorded.contains(layer)) else { return Ok(()) };
+    let what = match usize::try_from(*layer).is_ok_and(|layer| layer < layers) {
+        true => format!("--layers: the run records nothing of layer {layer}"),
+        false => format!("--layers: there is no layer {layer}: the model has {layers}, from 0"),
+    };
+    let names: Vec<String> = recorded.iter().map(i32::to_string).collect();
+    Err(Failure::new(what, format!("expected all, or some of those recorded: {}", names.join(", "))))
 }
 
 fn scope(args: &ReachArgs) -> Result<Scope, Failure> {

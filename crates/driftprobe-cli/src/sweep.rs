@@ -25,6 +25,10 @@ pub fn run(args: &RunArgs, axis: &Axis) -> Result<u8, Failure> {
         return Err(Failure::new("a sweep has no JUnit and no annotations of its own", hint));
     }
     // What cannot be done is said before the work.
+    if let Some(option) = axis.setting.given(&args.engine) {
+        let what = format!("--sweep {setting} gives {option} its values, and {option} is given too");
+        return Err(Failure::new(what, format!("leave out {option}, or name its value among those of --sweep")));
+    }
     let of = |value: &String| {
         let hint = "driftprobe run --help has the values of each option";
         axis.setting.at(value, &args.engine).map_err(|why| Failure::new(format!("--sweep {setting}: {why}"), hint))

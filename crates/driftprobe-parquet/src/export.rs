@@ -2,7 +2,8 @@
 
 use crate::columns::Entry;
 use crate::error::{fault, io_error};
-use crate::layout::{INVENTORY, Inventory, MANIFEST, Part, Partition, mode_of, run_folder};
+use crate::layout::{INVENTORY, Inventory, MANIFEST, Part, Partition, mode_of};
+use crate::place::Place;
 use crate::table::Table;
 use crate::write::Writer;
 use driftprobe_trace::{
@@ -47,48 +48,24 @@ const FILE: &str = "part-0.parquet";
 /// Exports one run: its own recording, the other mode, self-repeats and rounds of a search.
 ///
 /// # Errors
-/// Whatever [`Run::open`] would refuse, a payload that cannot be read, a run that lies there already, and what the system
-/// says. Nothing is left behind then.
+/// Whatever [`Run::open`] would refuse, a payload that cannot be read, no name, a run that lies there already, and what
+/// the system says. Nothing is left behind then.
 pub fn export(wanted: &Export<'_>) -> Result<Exported, TraceError> {
-    let target = wanted.dataset.join(run_folder(wanted.name));
-    if target.exists() && !wanted.force {
-        let hint = "give it another --name, name another dataset, or replace it with --force";
-        return Err(fault(&target, "", "a run of this name lies here already", hint));
-    }
-    if target.exists() && !target.join(INVENTORY).is_file() {
-        let what = format!("holds no {INVENTORY}, so nothing is replaced");
-        return Err(fault(&target, "", what, "delete it yourself, or name another dataset"));
+    if wanted.name.trim().is_empty() {
+        let hint = "give it a --name, or leave --name out: a run is called by its folder";
+        return Err(fault(wanted.dataset, "", "a run without a name has no place in a dataset", hint));
     }
     // Hidden from readers until it is whole.
-    let part = wanted.dataset.join(format!(".{}.{}.part", run_folder(wanted.name), std::process::id()));
+    let place = Place::begin(wanted.dataset, wanted.name, wanted.force)?;
     let mut exporting = Exporting {
         wanted,
-        part: part.clone(),
+        part: place.part.clone(),
         inventory: Inventory::new(wanted.name),
-        exported: Exported { folder: target.clone(), ..Exported::default() },
+        exported: Exported { folder: place.target.clone(), ..Exported::default() },
     };
-    let outcome = exporting.all().and_then(|()| put_in_place(&part, &target));
-    let exported = exporting.exported;
-    if outcome.is_err() {
-        // The part is of no use to anyone; that it cannot be deleted either adds nothing to the first error.
-        let _ = fs::remove_dir_all(&part);
-    }
-    outcome.map(|()| exported)
-}
-
-fn put_in_place(part: &Path, target: &Path) -> Result<(), TraceError> {
-    let mut old = part.as_os_str().to_owned();
-    old.push(".old");
-    let old = PathBuf::from(old);
-    let replaces = target.exists();
-    if replaces {
-        fs::rename(target, &old).map_err(io_error("move away", target))?;
-    }
-    fs::rename(part, target).map_err(io_error("write", target))?;
-    match replaces {
-        true => fs::remove_dir_all(&old).map_err(io_error("delete", &old)),
-        false => Ok(()),
-    }
+    exporting.all()?;
+    place.put()?;
+    Ok(exporting.exported)
 }
 
 struct Exporting<'a> {

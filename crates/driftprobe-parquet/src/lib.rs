@@ -14,6 +14,7 @@ mod index;
 mod layout;
 mod leaf;
 mod pages;
+mod place;
 mod recordings;
 mod store;
 mod table;

@@ -71,8 +71,11 @@ impl Recordings {
         if name == ALIGNED_DIR {
             return self.aligned(0);
         }
-        let round = name.strip_prefix(SEARCH_PREFIX).and_then(|number| number.parse::<u32>().ok());
+        let other_mode = name.strip_suffix(ALIGNED_DIR).and_then(|name| name.strip_suffix('/'));
+        let round =
+            other_mode.unwrap_or(name).strip_prefix(SEARCH_PREFIX).and_then(|number| number.parse::<u32>().ok());
         match round.filter(|round| *round > 0) {
+            Some(round) if other_mode.is_some() => self.aligned(round),
             Some(round) => Ok(self.modes(round)?.map(|(mode, _)| (round, mode.to_owned()))),
             None => Ok(None),
         }

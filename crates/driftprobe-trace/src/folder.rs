@@ -37,17 +37,34 @@ pub fn holds_run(dir: &Path) -> bool {
 
 /// Takes a folder, which is made if it is not there, for one writer. It is free again when what this gives is dropped, or its
 /// process ends in whatever way. `None` where folders cannot be taken: outside Unix, and on some network file systems.
+///
+/// # Errors
+/// [`TraceError::InUse`] if somebody has it, and what the system says.
 pub fn take(dir: &Path) -> Result<Option<File>, TraceError> {
-    fs::create_dir_all(dir).map_err(io_error("make the folder", dir))?;
-    if !cfg!(unix) {
-        return Ok(None);
-    }
-    let folder = File::open(dir).map_err(io_error("open", dir))?;
+    let Some(folder) = made(dir)? else { return Ok(None) };
     match folder.try_lock() {
         Ok(()) => Ok(Some(folder)),
         Err(TryLockError::WouldBlock) => Err(TraceError::InUse { path: dir.to_owned() }),
         Err(TryLockError::Error(_)) => Ok(None),
     }
+}
+
+/// As [`take`], but waits until whoever has the folder is done with it: for what takes a moment.
+///
+/// # Errors
+/// What the system says.
+pub fn wait_for(dir: &Path) -> Result<Option<File>, TraceError> {
+    let folder = made(dir)?;
+    Ok(folder.filter(|folder| folder.lock().is_ok()))
+}
+
+/// A folder, which is made if it is not there, opened where it can be taken.
+fn made(dir: &Path) -> Result<Option<File>, TraceError> {
+    fs::create_dir_all(dir).map_err(io_error("make the folder", dir))?;
+    if !cfg!(unix) {
+        return Ok(None);
+    }
+    File::open(dir).map(Some).map_err(io_error("open", dir))
 }
 
 /// Deletes a run: its traces, payloads, self-repeats, the runs inside it and its reports, and nothing else. Its manifest stays

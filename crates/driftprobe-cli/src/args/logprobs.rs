@@ -25,10 +25,12 @@ hold (PASS); 1 a limit does not hold, or the trace of a worst token finds a faul
 2 could not run; 3 not all tokens could be compared";
 
 /// What is not of two files.
-const OF_ENGINES: [&str; 24] = [
+const OF_ENGINES: [&str; 27] = [
     "model",
     "tokenizer",
     "prompts",
+    "only",
+    "prompt_tokens",
     "layers",
     "points",
     "steps",
@@ -38,6 +40,7 @@ const OF_ENGINES: [&str; 24] = [
     "prefill_attention",
     "decode_attention",
     "prefill_chunk",
+    "batch",
     "quantised_matmul",
     "flash_attention",
     "ubatch",
@@ -54,6 +57,8 @@ const OF_ENGINES: [&str; 24] = [
 
 /// Whose log-probabilities, and how far apart they may be.
 #[derive(Args)]
+// How many tokens is --tokens here; --steps is refused, with a hint.
+#[command(mut_arg("steps", |steps| steps.hide(true)))]
 pub struct LogprobsArgs {
     /// Log-probabilities by prefill and by decode, one token a line; without files a model is run
     #[arg(num_args = 2, value_names = ["PREFILL", "DECODE"], conflicts_with_all = OF_ENGINES)]

@@ -84,6 +84,23 @@ impl Setting {
         self != Setting::Context
     }
 
+    /// The option that gives this setting one value, if it was given: each run would take the sweep's in its place.
+    pub fn given(self, engine: &EngineArgs) -> Option<&'static str> {
+        let (given, option) = match self {
+            Setting::PrefillChunk => (engine.prefill_chunk.is_some(), "--prefill-chunk"),
+            Setting::Batch => (engine.batch.is_some(), "--batch"),
+            Setting::Threads => (engine.threads.is_some(), "--threads"),
+            Setting::Ubatch => (engine.ubatch.is_some(), "--ubatch"),
+            Setting::Context => (engine.prompt_tokens.is_some(), "--prompt-tokens"),
+            Setting::PrefillAttention => (engine.prefill_attention.is_some(), "--prefill-attention"),
+            Setting::DecodeAttention => (engine.decode_attention.is_some(), "--decode-attention"),
+            Setting::Dtype => (engine.dtype.is_some(), "--dtype"),
+            Setting::KvCache => (engine.kv_cache.is_some(), "--kv-cache"),
+            Setting::FlashAttention => (engine.flash_attention.is_some(), "--flash-attention"),
+        };
+        given.then_some(option)
+    }
+
     /// The options with this setting at `value`.
     ///
     /// # Errors

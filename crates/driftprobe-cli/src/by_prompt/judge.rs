@@ -71,7 +71,9 @@ impl Judging {
             let aligned = run.inner(ALIGNED_DIR)?;
             rounds.push(Arc::new(both_modes(run, aligned, oracle.as_ref())));
         }
-        Ok(with_search(analysis, rounds))
+        // Rounds are of one prompt; a second pass that is another's is not missing here.
+        let elsewhere = rounds.is_empty() && !part.rounds.is_empty();
+        Ok(if elsewhere { analysis } else { with_search(analysis, rounds) })
     }
 
     /// How a part is judged: by which contract and model, and at what cost.

@@ -54,6 +54,13 @@ impl Store {
         right.then_some(digest)
     }
 
+    /// What lies in a unit's place, as it is called in the folder, if anything does: whether it can be used or not.
+    pub fn lying(&self, run: &str, prompt: &str) -> Option<String> {
+        let path = self.path(run, prompt);
+        let name = path.file_name().filter(|_| path.exists())?;
+        Some(format!("{UNITS_DIR}/{}", name.to_string_lossy()))
+    }
+
     /// Writes a unit's result.
     pub fn write(&self, digest: &Digest, fingerprint: &str) -> Result<(), Failure> {
         let path = self.path(&digest.run, &digest.prompt);

@@ -44,13 +44,13 @@ pub struct Round {
     pub fingerprint: u128,
     /// The same wherever its files lie, and whenever they were written.
     recorded: u128,
-    /// Where its events lie.
-    index: Index,
+    /// Where its events lie, by mode.
+    modes: Vec<Index>,
 }
 
 impl Part {
     fn indices(&self) -> impl Iterator<Item = &Index> {
-        std::iter::once(&self.index).chain(&self.aligned).chain(self.rounds.iter().map(|round| &round.index))
+        std::iter::once(&self.index).chain(&self.aligned).chain(self.rounds.iter().flat_map(|round| &round.modes))
     }
 }
 
@@ -178,9 +178,15 @@ fn open_part(path: &Path) -> Result<Part, Failure> {
         let [ours, theirs] = [&index, &round].map(|index| index.prompts().into_iter().collect());
         foreign_round((path, &name), &ours, &theirs)?;
         let prompts: Vec<String> = theirs.iter().map(|id| id.to_string()).collect();
-        let over = |of: &dyn Fn(&str) -> u128| prompts.iter().fold(0u128, |all, id| all.rotate_left(1) ^ of(id));
-        let (fingerprint, recorded) = (over(&|id| round.fingerprint(id)), over(&|id| round.recorded(id)));
-        rounds.push(Round { run, prompts, fingerprint, recorded, index: round });
+        let other_mode = Inner::new(path, &format!("{name}/{ALIGNED_DIR}")).index()?;
+        let modes: Vec<Index> = std::iter::once(round).chain(other_mode).collect();
+        let over = |of: &dyn Fn(&Index, &str) -> u128| {
+            let each = modes.iter().flat_map(|mode| prompts.iter().map(|id| of(mode, id)));
+            each.fold(0u128, |all, one| all.rotate_left(1) ^ one)
+        };
+        let fingerprint = over(&|mode, id| mode.fingerprint(id));
+        let recorded = over(&|mode, id| mode.recorded(id));
+        rounds.push(Round { run, prompts, fingerprint, recorded, modes });
     }
     Ok(Part { index, aligned, rounds })
 }

@@ -1,106 +1,39 @@
 //! kill -9 at random moments: what lies there then is refused or known to be incomplete, and can be made anew.
 
+use super::kill::{Found, Moments, Tree, entries, killed};
 use super::support::{copy, driftprobe, ended, listed, passes, place, record, recorded, tree};
 use driftprobe_testkit::Dice;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
-type Tree = BTreeMap<String, Vec<u8>>;
-
-/// Where a process is killed.
-#[derive(Clone, Copy, Debug)]
-enum Moment {
-    /// After this time.
-    Time(Duration),
-    /// When it has put so many entries into its folder.
-    Entries(usize),
-}
-
-/// Moments of a process that takes so long and puts so many entries into its folder.
-struct Moments {
-    dice: Dice,
-    takes: Duration,
-    entries: usize,
-}
-
-impl Moments {
-    fn next(&mut self) -> Moment {
-        match self.dice.below(2) {
-            0 => Moment::Time(self.takes.mul_f64(1.1 * self.dice.uniform())),
-            _ => Moment::Entries(self.dice.below(self.entries + 1)),
-        }
-    }
-}
-
-/// Entries of a folder and of those in it, files that are on their way among them.
-fn entries(dir: &Path) -> usize {
-    let inside = |entry: fs::DirEntry| 1 + if entry.path().is_dir() { entries(&entry.path()) } else { 0 };
-    fs::read_dir(dir).into_iter().flatten().flatten().map(inside).sum()
-}
-
-/// Whether it was still at work when it was killed.
-fn killed(command: &mut Command, moment: Moment, watched: &Path) -> bool {
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    match moment {
-        Moment::Time(time) => sleep(time),
-        Moment::Entries(count) => {
-            while entries(watched) < count && child.try_wait().unwrap().is_none() {
-                sleep(Duration::from_micros(200));
-            }
-        }
-    }
-    // SIGKILL; one that has ended already is not hit.
-    child.kill().unwrap();
-    child.wait().unwrap().code().is_none()
-}
-
-/// How often what was found.
-#[derive(Default)]
-struct Found(BTreeMap<String, usize>);
-
-impl Found {
-    fn count(&mut self, what: impl Into<String>) {
-        *self.0.entry(what.into()).or_default() += 1;
-    }
-
-    fn show(&self, title: &str) {
-        println!("{title}");
-        self.0.iter().for_each(|(what, count)| println!("| {what} | {count} |"));
-    }
-
-    fn of(&self, what: &str) -> usize {
-        self.0.get(what).copied().unwrap_or_default()
-    }
-}
+use std::time::Instant;
 
 fn is_complete(run: &Path) -> bool {
     let text = fs::read(run.join("manifest.json")).unwrap_or_default();
     serde_json::from_slice::<Value>(&text).is_ok_and(|manifest| manifest["complete"] == true)
 }
 
-/// What may be said of what a killed process left at `run`: that it passes only if it is one of the `whole` runs.
+/// What may be said of what a killed process left at `run`: that it passes if and only if it is one of the `whole` runs.
 fn judged(dir: &Path, run: &str, whole: &[&Tree]) -> &'static str {
     let (code, said) = ended(&mut driftprobe(dir, &["analyze", run, "--simulate", "1e9", "--out", "elsewhere"]));
     let there = tree(&dir.join(run));
+    let is_whole = whole.iter().any(|whole| recorded(whole) == recorded(&there)) && is_complete(&dir.join(run));
+    // Of two passes the first is finished before the second begins.
+    let first_pass = said.contains("NO_SECOND_PASS") || dir.join(run).join("search-1").is_dir();
     match code {
         0 => {
-            let is_whole = whole.iter().any(|whole| recorded(whole) == recorded(&there));
-            assert!(is_whole && is_complete(&dir.join(run)), "PASS of {:#?}", listed(&there));
+            assert!(is_whole, "PASS of {:#?}", listed(&there));
             "finished: PASS"
         }
         2 => {
             assert!(said.contains("error: ") && said.contains("hint: "), "{said}");
-            assert!(!is_complete(&dir.join(run)), "a finished run was refused: {said}");
+            assert!(!is_whole && (first_pass || !is_complete(&dir.join(run))), "a finished run was refused: {said}");
             "refused"
         }
         3 => {
-            assert!(!is_complete(&dir.join(run)), "a finished run does not pass: {said}");
-            "incomplete: INCONCLUSIVE"
+            assert!(!is_whole, "a finished run does not pass: {said}");
+            assert!(first_pass || !is_complete(&dir.join(run)), "a finished run does not pass: {said}");
+            if is_complete(&dir.join(run)) { "first of two passes: INCONCLUSIVE" } else { "incomplete: INCONCLUSIVE" }
         }
         _ => panic!("exit status {code}: {said}\n{:#?}", listed(&there)),
     }
@@ -117,8 +50,8 @@ fn reports_are_whole(run: &Path, whole: &[&Tree]) {
     }
 }
 
-/// `driftprobe run`: into a folder that is not there, and over a run of other settings.
-fn run_is_killed(kills: usize, seed: u64) -> Found {
+/// `driftprobe run` with these options: into a folder that is not there, and over a run of other settings.
+fn run_is_killed(how: &[&str], kills: usize, seed: u64) -> Found {
     let dir = place();
     let dir = dir.path();
     passes(&mut record(dir, "elsewhere-finished", &["--steps", "2"]));
@@ -128,7 +61,7 @@ fn run_is_killed(kills: usize, seed: u64) -> Found {
     let old = tree(&old_place.path().join("run"));
     let new_place = place();
     let started = Instant::now();
-    passes(&mut record(new_place.path(), "run", &[]));
+    passes(&mut record(new_place.path(), "run", how));
     let takes = started.elapsed();
     let new = tree(&new_place.path().join("run"));
     let mut moments = Moments { dice: Dice(seed), takes, entries: entries(&new_place.path().join("run")) };
@@ -138,13 +71,13 @@ fn run_is_killed(kills: usize, seed: u64) -> Found {
         if over {
             copy(&old_place.path().join("run"), &dir.join("run"));
         }
-        let options: &[&str] = if over { &["--overwrite"] } else { &[] };
-        let hit = killed(&mut record(dir, "run", options), moment, &dir.join("run"));
+        let options = [how, if over { &["--overwrite"] } else { &[] }].concat();
+        let hit = killed(&mut record(dir, "run", &options), moment, &dir.join("run"));
         let whole: &[&Tree] = if over { &[&old, &new] } else { &[&new] };
         reports_are_whole(&dir.join("run"), whole);
         let what = if dir.join("run").exists() { judged(dir, "run", whole) } else { "nothing there yet" };
         found.count(if hit { what } else { "had ended" });
-        passes(&mut record(dir, "run", &["--overwrite"]));
+        passes(&mut record(dir, "run", &[how, &["--overwrite"]].concat()));
         let again = tree(&dir.join("run"));
         assert!(again == new, "after {moment:?}: {:#?}, expected {:#?}", listed(&again), listed(&new));
         fs::remove_dir_all(dir.join("run")).unwrap();
@@ -242,10 +175,87 @@ fn report_is_killed(kills: usize, seed: u64) -> Found {
     found
 }
 
+/// `driftprobe export`: beside another run, and in place of one of the same name.
+fn export_is_killed(kills: usize, seed: u64) -> Found {
+    let dir = place();
+    let dir = dir.path();
+    for (run, more) in [("run", &[] as &[&str]), ("other", &["--steps", "2"])] {
+        passes(&mut record(dir, run, &[more, &["--record-only"]].concat()));
+    }
+    let export = |run, to, name| driftprobe(dir, &["export", run, "--parquet", to, "--name", name, "--force"]);
+    passes(&mut export("other", "kept", "kept"));
+    passes(&mut export("other", "old", "run"));
+    let started = Instant::now();
+    passes(&mut export("run", "new", "run"));
+    let takes = started.elapsed();
+    let [kept, old, new] = ["kept", "old", "new"].map(|dataset| tree(&dir.join(dataset)));
+    let of_run = |all: &Tree| all.iter().filter(|(name, _)| name.starts_with("run=run/")).map(own).collect::<Tree>();
+    // Hidden folders are made and renamed, one partition after the other.
+    let mut moments = Moments { dice: Dice(seed), takes, entries: 2 * entries(&dir.join("new")) };
+    let mut found = Found::default();
+    for kill in 0..kills {
+        let (over, moment) = (kill % 2 == 1, moments.next());
+        copy(&dir.join("kept"), &dir.join("dataset"));
+        if over {
+            copy(&dir.join("old"), &dir.join("dataset"));
+        }
+        let hit = killed(&mut export("run", "dataset", "run"), moment, &dir.join("dataset"));
+        let there = tree(&dir.join("dataset"));
+        assert!(kept.iter().all(|(name, bytes)| there.get(name) == Some(bytes)), "after {moment:?}: another run");
+        let (run, hidden) = (of_run(&there), there.keys().any(|name| name.starts_with(".run=run.")));
+        assert!(run.is_empty() || run == old || run == new, "after {moment:?}: {:#?}", listed(&run));
+        let (code, said) = ended(&mut driftprobe(
+            dir,
+            &["analyze", "dataset", "--by-prompt", "--simulate", "1e9", "--out", "elsewhere"],
+        ));
+        let runs = if run.is_empty() { "of 1 run\n" } else { "of 2 runs\n" };
+        assert!(code == 0 && said.contains(runs), "after {moment:?}: {said}");
+        found.count(match (hit, run.is_empty(), run == new) {
+            (false, ..) => "had ended",
+            (_, true, _) if over => "the old run moved away",
+            (_, true, _) if hidden => "a hidden part",
+            (_, true, _) => "nothing there yet",
+            (_, _, true) => "the run, whole",
+            _ => "the old run, whole",
+        });
+        passes(&mut export("run", "dataset", "run"));
+        let again = tree(&dir.join("dataset"));
+        assert!(of_run(&again) == new, "after {moment:?}: {:#?}", listed(&again));
+        assert_eq!(again.len(), kept.len() + new.len(), "after {moment:?}: {:#?}", listed(&again));
+        let names: Vec<_> =
+            fs::read_dir(dir.join("dataset")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "after {moment:?}: {names:?}");
+        fs::remove_dir_all(dir.join("dataset")).unwrap();
+    }
+    found
+}
+
+fn own((name, bytes): (&String, &Vec<u8>)) -> (String, Vec<u8>) {
+    (name.clone(), bytes.clone())
+}
+
 #[test]
 fn a_run_that_is_killed_is_incomplete_or_finished_and_can_be_made_anew() {
-    let found = run_is_killed(20, 1);
+    let found = run_is_killed(&[], 20, 1);
     assert!(found.of("had ended") < 20 && found.of("incomplete: INCONCLUSIVE") > 0, "{:?}", found.0);
+}
+
+#[test]
+fn a_run_in_two_passes_that_is_killed_passes_with_both_of_them_only() {
+    let found = run_is_killed(&["--two-pass"], 10, 7);
+    assert!(found.of("had ended") < 10, "{:?}", found.0);
+}
+
+#[test]
+fn a_compressed_run_that_is_killed_is_incomplete_or_finished_and_can_be_made_anew() {
+    let found = run_is_killed(&["--compress"], 10, 8);
+    assert!(found.of("had ended") < 10, "{:?}", found.0);
+}
+
+#[test]
+fn an_export_that_is_killed_leaves_whole_runs_and_the_next_one_clears_the_rest() {
+    let found = export_is_killed(20, 9);
+    assert!(found.of("had ended") < 20 && found.of("a hidden part") > 0, "{:?}", found.0);
 }
 
 #[test]
@@ -258,11 +268,29 @@ fn a_report_that_is_killed_leaves_old_or_new_files() {
     report_is_killed(20, 3);
 }
 
-/// For docs/trust.md.
+/// For docs/trust.md, as are the next three.
 #[test]
 #[ignore = "600 kills take minutes"]
 fn two_hundred_kills_each() {
-    run_is_killed(200, 4).show("run");
+    run_is_killed(&[], 200, 4).show("run");
     analysis_by_prompt_is_killed(200, 5).show("analyze --by-prompt");
     report_is_killed(200, 6).show("reports of analyze and gate");
+}
+
+#[test]
+#[ignore = "200 kills take minutes"]
+fn two_hundred_kills_of_two_passes() {
+    run_is_killed(&["--two-pass"], 200, 10).show("run --two-pass");
+}
+
+#[test]
+#[ignore = "200 kills take minutes"]
+fn two_hundred_kills_of_compressed_runs() {
+    run_is_killed(&["--compress"], 200, 11).show("run --compress");
+}
+
+#[test]
+#[ignore = "200 kills take minutes"]
+fn two_hundred_kills_of_exports() {
+    export_is_killed(200, 12).show("export");
 }

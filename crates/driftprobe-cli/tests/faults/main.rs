@@ -6,6 +6,7 @@ mod changed;
 mod clock;
 mod determinism;
 mod disk;
+mod kill;
 mod killed;
 mod pipe;
 mod support;

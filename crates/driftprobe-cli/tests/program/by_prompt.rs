@@ -187,7 +187,13 @@ fn what_is_known_is_not_judged_again_and_what_is_torn_or_of_another_run_is() {
     let text = fs::read_to_string(&files[2]).unwrap();
     fs::write(&files[2], text.replace("\"schema\":1", "\"schema\":7")).unwrap();
     fs::copy(&files[4], &files[3]).unwrap();
-    driftprobe(&dir).args(["merge", "runs/demo/report"]).assert().code(3).stdout(contains("MISSING_SHARD (4)"));
+    let told = driftprobe(&dir).args(["merge", "runs/demo/report"]).assert().code(3);
+    // What to do is said, and which file cannot be used; of one that is gone there is none to name.
+    told.stdout(contains("MISSING_SHARD (4)").and(contains("hint: judge them with the same command again")));
+    let lacking = fs::read_to_string(report.join("merged.json")).unwrap();
+    let named =
+        |file: &Path| lacking.contains(&format!("units/{} is torn", file.file_name().unwrap().to_string_lossy()));
+    assert!(!named(&files[0]) && !named(&files[4]) && files[1..4].iter().any(|file| named(file)), "{lacking}");
     says("4 prompts judged, 1 known already");
     driftprobe(&dir).args(["analyze", "runs/demo", "--by-prompt"]).assert().code(0);
     assert_eq!(reports(&report), whole);
@@ -200,6 +206,38 @@ fn what_is_known_is_not_judged_again_and_what_is_torn_or_of_another_run_is() {
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replacen("\"seq_len\":", "\"later\":1,\"seq_len\":", 1)).unwrap();
     says("1 prompts judged, 4 known already");
+}
+
+#[test]
+fn a_shard_says_as_data_what_it_did_and_that_it_is_no_verdict() {
+    let dir = tempfile::tempdir().unwrap();
+    write_run(&dir.path().join("runs/demo"), Some("p2"));
+    let asked = |shard: &str, format: &str| {
+        let mut command = driftprobe(&dir);
+        command.args(["analyze", "runs/demo", "--by-prompt", "--shard", shard, "--out", "out", "--format", format]);
+        command
+    };
+    let done = |shard: &str| -> serde_json::Value {
+        serde_json::from_slice(&asked(shard, "json").assert().code(0).get_output().stdout).unwrap()
+    };
+    let counts = |json: &serde_json::Value| {
+        ["judged", "known", "pass", "fail", "inconclusive", "missing"].map(|name| json[name].as_u64().unwrap())
+    };
+    // p0, p2 and p4; then p1 and p3.
+    let first = done("1/2");
+    assert_eq!(counts(&first), [3, 0, 2, 1, 0, 0]);
+    assert_eq!(counts(&done("2/2")), [2, 0, 2, 0, 0, 0]);
+    assert_eq!(counts(&done("1/2")), [0, 3, 2, 1, 0, 0]);
+    assert_eq!(
+        (&first["shard"]["index"], &first["shard"]["of"], &first["folder"]),
+        (&1.into(), &2.into(), &"out".into())
+    );
+    assert!(first["verdict"].is_null() && first["hint"].as_str().unwrap().contains("driftprobe merge"));
+    let told = contains("2 PASS, 1 FAIL, 0 INCONCLUSIVE here").and(contains("the verdict is that of all 2 shards"));
+    asked("1/2", "text").assert().code(0).stdout(told);
+    for format in ["md", "tsv"] {
+        asked("1/2", format).assert().code(2).stderr(contains("no report of its own").and(contains("hint: ")));
+    }
 }
 
 #[test]

@@ -79,6 +79,9 @@ fn what_is_missing_or_too_much_is_said() {
     };
     again().assert().code(2).stderr(contains("lies here already").and(contains("hint: ")).and(contains("--force")));
     again().arg("--force").assert().code(0);
+    // Without a name there is no folder to find it in.
+    again().args(["--name", ""]).assert().code(2).stderr(contains("without a name").and(contains("hint: ")));
+    assert!(!dir.path().join("dataset/run=").exists());
     again().args(["--name", "other", "--no-payloads"]).assert().code(0).stdout(contains("run=other"));
     driftprobe(&dir)
         .args(["analyze", "dataset"])

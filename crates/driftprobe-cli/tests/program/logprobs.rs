@@ -215,10 +215,11 @@ fn usage_that_makes_no_sense_is_refused_before_any_work() {
     write(&dir, "p.jsonl", "", &LINES);
     fs::create_dir(dir.path().join("taken")).unwrap();
     write(&dir, "taken/prefill.jsonl", "", &LINES);
-    let refused: [(&[&str], &str); 9] = [
+    let refused: [(&[&str], &str); 10] = [
         (&["p.jsonl"], "2 values required"),
         (&["p.jsonl", "p.jsonl", "--model", "DEMO"], "cannot be used with"),
         (&["p.jsonl", "p.jsonl", "--tokens", "3"], "cannot be used with"),
+        (&["p.jsonl", "p.jsonl", "--batch", "2"], "cannot be used with"),
         (&["--tokens", "0"], "--tokens 0"),
         (&["--steps", "3"], "--tokens"),
         (&["--tokens", "100000"], "context"),
@@ -231,6 +232,9 @@ fn usage_that_makes_no_sense_is_refused_before_any_work() {
         driftprobe(&dir).arg("logprobs").args(args).assert().code(2).stdout("").stderr(told);
     }
     assert!(!dir.path().join("logprobs").exists(), "nothing was begun");
+    // What is refused is not offered.
+    let offered = predicate::str::contains("--tokens <N>").and(predicate::str::contains("--steps").not());
+    driftprobe(&dir).args(["logprobs", "--help"]).assert().code(0).stdout(offered);
 }
 
 #[test]

@@ -55,6 +55,9 @@ fn without_a_model_or_with_a_wrong_word_it_cannot_run() {
     refused(&["run", "--seconds", "0"], "give a number of seconds above 0");
     refused(&["run", "--points", "attn_oot"], "attn_out");
     refused(&["run", "--layers", "one"], "expected numbers from 0");
+    refused(&["run", "--layers", "0,77"], "there is no layer 77: the model has 9, from 0");
+    refused(&["run", "--layers", "1,5"], "the run records nothing of layer 5");
+    refused(&["run", "--layers", "1,5"], "hint: expected all, or some of those recorded: 0, 1");
 }
 
 #[test]

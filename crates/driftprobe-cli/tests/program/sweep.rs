@@ -72,6 +72,13 @@ fn a_fault_under_every_value_fails_and_what_is_no_value_is_said_before_any_work(
         ("batch=1", "expected 2 to 64 values"),
         ("flash-attention=on,off", "--flash-attention is no option of the engine embedded"),
     ];
+    // A value beside those of the sweep would be passed over.
+    for (axis, option, value) in [("batch=1,2", "--batch", "3"), ("context=5,40", "--prompt-tokens", "7")] {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = contains(format!("and {option} is given too")).and(contains("hint: "));
+        sweep(&dir, axis).args([option, value]).assert().code(2).stderr(refused);
+        assert!(!dir.path().join("swept").exists(), "{axis}");
+    }
     for (axis, said) in wrong {
         let dir = tempfile::tempdir().unwrap();
         sweep(&dir, axis).assert().code(2).stderr(contains(said));

@@ -107,6 +107,32 @@ fn two_passes_of_a_clean_run_find_nothing_and_say_what_they_looked_at() {
     assert_eq!(fs::read_to_string(dir.path().join("run/report/drift.json")).unwrap(), before);
 }
 
+/// The first pass promises the second: without it, or with half of it, there is no PASS.
+#[test]
+fn two_passes_without_the_second_do_not_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    driftprobe(&dir).args(SMALL).args(["--two-pass", "--out", "run"]).assert().code(0);
+    let judged = |words: &[&str], code: i32, says: &str| {
+        driftprobe(&dir).arg("analyze").args(words).assert().code(code).stdout(contains(says));
+    };
+    let by_prompt = ["run", "--by-prompt", "--out", "units"];
+    judged(&by_prompt, 0, "PASS");
+    fs::remove_dir_all(dir.path().join("run/search-1/kv_aligned")).unwrap();
+    judged(&["run"], 3, "NO_SECOND_PASS");
+    judged(&by_prompt, 3, "NO_SECOND_PASS");
+    fs::remove_dir_all(dir.path().join("run/search-1")).unwrap();
+    judged(&["run"], 3, "--two-pass --overwrite");
+    judged(&by_prompt, 3, "NO_SECOND_PASS");
+    // Of several prompts one is recorded again; the others lack nothing.
+    let two = ["run", "--prompts", "Truth is", "The quick brown fox", "--repeats", "0", "--mode", "as_designed"];
+    driftprobe(&dir).args(two).args(["--two-pass", "--out", "two"]).assert().code(0);
+    judged(&["two"], 0, "PASS");
+    judged(&["two", "--by-prompt", "--out", "units-of-two"], 0, "PASS");
+    // And whoever asks for both ways at once is told that it is one or the other.
+    let both = driftprobe(&dir).args(SMALL).args(["--two-pass", "--budget", "1MB", "--out", "x"]).assert().code(2);
+    both.stderr(contains("cannot be used with"));
+}
+
 #[test]
 fn a_deep_model_is_searched_in_a_fraction_of_the_payloads() {
     let dir = tempfile::tempdir().unwrap();

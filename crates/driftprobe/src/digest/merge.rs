@@ -254,11 +254,12 @@ impl Merging {
         first.get_or_insert(failure);
     }
 
-    /// Notes that nobody judged the next unit.
-    pub fn lacks(&mut self, run: &str, prompt: &str) {
+    /// Notes that the next unit has no result. `unusable`: the name of the file that lies in its place.
+    pub fn lacks(&mut self, run: &str, prompt: &str, unusable: Option<&str>) {
         self.promised += 1;
         self.missing += 1;
-        self.reasons.add(ReasonCode::MissingShard, format!("{run}: {prompt}"));
+        let why = unusable.map_or_else(String::new, |file| format!(" ({file} is torn, or of other inputs)"));
+        self.reasons.add(ReasonCode::MissingShard, format!("{run}: {prompt}{why}"));
     }
 
     /// All of it. `runs`: how many were promised.
@@ -320,7 +321,7 @@ impl Merged {
         for (run, prompt) in promise.units() {
             match all.remove(&(run.to_owned(), prompt.to_owned())) {
                 Some(digest) => merging.take(digest)?,
-                None => merging.lacks(run, prompt),
+                None => merging.lacks(run, prompt, None),
             }
         }
         match all.into_keys().next() {

@@ -92,6 +92,7 @@ pub fn to_terminal(merged: &Merged) -> Styled {
         if let Some(first) = reason.examples.first() {
             out.wrapped("    first: ", Style::Dim, first);
         }
+        out.wrapped("    hint: ", Style::Dim, reason.code.hint());
     }
     let mut others = merged.units.iter().filter(|unit| unit.verdict != Verdict::Pass);
     for unit in others.by_ref().take(NAMED_MAX) {

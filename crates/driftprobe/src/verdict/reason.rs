@@ -34,12 +34,14 @@ macro_rules! reasons {
 reasons! {
     NothingCompared, "NOTHING_COMPARED", true, "no pair of rows was compared: nothing is known of the two phases",
         "record the same rows in both phases, with prompt_id, layer, point, logical_tok_idx, pos_id, token_id and hash";
-    MissingShard, "MISSING_SHARD", true, "prompts that the runs promise were judged by nobody: a part of the runs, or of the results, is not there",
-        "judge the missing shards (analyze --shard), and give merge the folders of all of them";
+    MissingShard, "MISSING_SHARD", true, "prompts that the runs promise have no result: their shard was not judged, or a part of the runs is not here, or what lies there is torn or of other inputs",
+        "judge them with the same command again (analyze --by-prompt or --shard): only what has no result is judged; then give merge all folders";
     NoManifest, "NO_MANIFEST", true, "there is no manifest: whether the run ended and what it was to record is not known",
         "write manifest.json with complete, prompts, layers, points and steps";
     Incomplete, "INCOMPLETE", true, "the manifest does not say `complete: true`: the run was cut short or is still being written",
         "let the run end; the engine writes `complete: true` last";
+    NoSecondPass, "NO_SECOND_PASS", true, "the run is the first of two passes, and the second is not here, not in all modes, or not the one that was promised",
+        "record it again (--two-pass --overwrite), or copy all of the run's folder";
     ReadingFindings, "READING_FINDINGS", true, "reading the run left findings that bear on the evidence",
         "mend what the findings name and record the run again";
     UnmappedPoints, "UNMAPPED_POINTS", true, "events name points that this version does not know; they were not compared",
@@ -48,8 +50,6 @@ reasons! {
         "give prompts (with tokens), layers, points and steps in manifest.json";
     ExpectedMissing, "EXPECTED_MISSING", true, "rows that the manifest promises were not found",
         "record them in both phases, or leave them out of the manifest's layers, points and steps";
-    NoSecondPass, "NO_SECOND_PASS", true, "the second of two passes, which records whole what the first one shows, is not here, or is not the one that was promised",
-        "let the run end: the second pass follows the first; or record all layers at once with --layers all";
     Unexpected, "UNEXPECTED", true, "rows were found that the manifest does not promise (another token, position, layer or point)",
         "check token ids and positions against manifest.prompts, or name the layers and points in the manifest";
     Unpaired, "UNPAIRED", true, "events have no partner in the other phase",
