@@ -76,19 +76,25 @@ pub fn gguf_built(data: &[u8]) {
     gguf(&built::gguf(data));
 }
 
+/// On a thread of its own: the library keeps a table of every tokenizer that a thread has used, as long as the thread lives.
 fn encode(tokenizer: Result<Tokenizer, ModelError>) {
     match tokenizer {
         Err(e) => told_by(&e),
-        Ok(tokenizer) => bounded(TOKENIZER_BYTES, || {
-            for text in ["", "a", "Hello  world\n\t1234", "▁ \u{0}é🦀<s></s>"] {
-                match tokenizer.encode(text) {
-                    Ok(ids) => drop(tokenizer.decode(&ids)),
-                    Err(e) => told(e, "give prompts as token ids"),
-                }
-            }
-            let _ = tokenizer.decode(&[0, 1, u32::MAX]);
+        Ok(tokenizer) => std::thread::scope(|scope| {
+            let texts = scope.spawn(|| bounded(TOKENIZER_BYTES, || encode_texts(&tokenizer)));
+            texts.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }),
     }
+}
+
+fn encode_texts(tokenizer: &Tokenizer) {
+    for text in ["", "a", "Hello  world\n\t1234", "▁ \u{0}é🦀<s></s>"] {
+        match tokenizer.encode(text) {
+            Ok(ids) => drop(tokenizer.decode(&ids)),
+            Err(e) => told(e, "give prompts as token ids"),
+        }
+    }
+    let _ = tokenizer.decode(&[0, 1, u32::MAX]);
 }
 
 /// `tokenizer.json`.
