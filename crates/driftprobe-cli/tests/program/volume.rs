@@ -210,25 +210,29 @@ fn a_first_pass_without_its_second_passes_nowhere() {
     let fault = ["--mode", "as_designed", "--dtype", "bf16", "--fault", "SCALE_WRONG@decode:layer1"];
     let prompts = ["run", "--prompts", "The quick brown fox jumps", "--repeats", "0", "--two-pass"];
     driftprobe(&dir).args(prompts).args(fault).args(["--out", "run"]).assert().code(1);
-    assert_eq!(judged(&dir, "run"), [1; 5]);
     fs::rename(run.join("search-1"), &away).unwrap();
     assert_eq!(judged(&dir, "run"), [3; 5], "it was promised");
+    let analyzed = || driftprobe(&dir).args(["analyze", "run"]).assert();
     fs::rename(&away, run.join("search-2")).unwrap();
-    assert_eq!(judged(&dir, "run"), [3; 5], "under another name it is not found");
+    analyzed().code(3).stdout(contains("NO_SECOND_PASS"));
+    fs::rename(run.join("search-2"), &away).unwrap();
     // As it lies there when the run is killed before it is known what the second pass is to be.
     let text = fs::read_to_string(run.join("manifest.json")).unwrap();
     let mut manifest: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(manifest["second_pass"]["prompt_id"], "text_0");
     manifest.as_object_mut().unwrap().remove("second_pass");
     fs::write(run.join("manifest.json"), manifest.to_string()).unwrap();
-    assert_eq!(judged(&dir, "run"), [3; 5], "it was not begun");
-    driftprobe(&dir).args(["analyze", "run"]).assert().code(3).stdout(contains("NO_SECOND_PASS"));
+    analyzed().code(3).stdout(contains("NO_SECOND_PASS").and(contains("was not begun")));
     // A second pass of another run.
     fs::write(run.join("manifest.json"), text).unwrap();
     let other = ["run", "--prompts", "Once upon a time", "--repeats", "0", "--two-pass", "--mode", "as_designed"];
     driftprobe(&dir).args(other).args(["--dtype", "bf16", "--out", "other"]).assert().code(0);
     fs::rename(dir.path().join("other/search-1"), run.join("search-1")).unwrap();
-    assert_eq!(judged(&dir, "run"), [3; 5]);
+    analyzed().code(3).stdout(contains("NO_SECOND_PASS"));
+    // Its own.
+    fs::remove_dir_all(run.join("search-1")).unwrap();
+    fs::rename(&away, run.join("search-1")).unwrap();
+    assert_eq!(judged(&dir, "run"), [1; 5]);
 }
 
 #[test]
