@@ -54,13 +54,19 @@ pub fn make(args: &RunArgs) -> Result<Option<Made>, Failure> {
 }
 
 fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
-    let model = Model::open(&args.engine.model)?;
-    let mut prompts = prompts::asked(&args.engine, &model)?;
-    let mut base = manifest(&args.engine.model, args.seed, &model);
-    if let Some(shard) = args.shard {
-        prompts = by_prompt::shard_of(shard, prompts, &mut base)?;
+    if args.shard.is_some() && args.volume.two_pass {
+        let what = "--two-pass with --shard: each shard would record around a first divergence of its own";
+        return Err(Failure::new(what, "record the shards whole or by --budget, which is that of all shards together"));
     }
-    let engine = engine::open(&args.engine, args.fault.as_ref(), &model, &prompts)?;
+    let model = Model::open(&args.engine.model)?;
+    let all = prompts::asked(&args.engine, &model)?;
+    let mut base = manifest(&args.engine.model, args.seed, &model);
+    let prompts = match args.shard {
+        Some(shard) => by_prompt::shard_of(shard, &all, &mut base)?,
+        None => all.clone(),
+    };
+    // What its settings depend on must be the same in all shards: those of one run.
+    let engine = engine::open(&args.engine, args.fault.as_ref(), &model, &all)?;
     let engine = engine.as_ref();
     let mode = if args.mode == Modes::KvAligned { Mode::KvAligned } else { Mode::AsDesigned };
     let volume = &args.volume;
@@ -87,7 +93,7 @@ fn make_here(args: &RunArgs) -> Result<Option<Made>, Failure> {
     check_context(&plan, &model)?;
     let modes = if args.mode == Modes::Both { 2 } else { 1 };
     if let Some(size) = volume.budget {
-        plan.rows = Some(RowPlan::within(engine, &plan, &base, Budget { bytes: size.0, modes })?);
+        plan.rows = Some(RowPlan::share_within(engine, (&plan, &all), &base, Budget { bytes: size.0, modes })?);
     } else if volume.two_pass {
         plan.rows = Some(RowPlan::first_pass(engine, &plan, &base, modes)?);
     }

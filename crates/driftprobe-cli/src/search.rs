@@ -25,7 +25,6 @@ pub fn search(
     analysis: &Analysis,
     (dir, oracle): (&Path, &Oracle<'_>),
 ) -> Result<Vec<Arc<Analysis>>, Failure> {
-    let recording = plan.rows.as_ref().map(RowPlan::recording);
     let second_pass = is_first_pass(plan);
     let mut rounds: Vec<Arc<Analysis>> = Vec::new();
     let mut open = match second_pass {
@@ -34,16 +33,18 @@ pub fn search(
     };
     while let Some(found) = open.take().filter(|_| rounds.len() < ROUNDS_MAX) {
         let folder = dir.join(format!("{SEARCH_PREFIX}{}", rounds.len() + 1));
-        // A budget is that of the whole folder.
-        let left = recording
-            .and_then(|recording| recording.bytes)
+        // A budget is that of the whole folder; a shard has its part of it.
+        let left = plan
+            .rows
+            .as_ref()
+            .and_then(RowPlan::bytes)
             .map(|bytes| Ok::<_, Failure>(bytes.saturating_sub(size_of(dir)?)));
-        if !record_again(engine, plan, &found, (&folder, left.transpose()?))? {
+        if !record_again(engine, plan, &found, (dir, &folder), left.transpose()?)? {
             break;
         }
         if second_pass && analysis.aligned.is_some() {
             let aligned = Plan { mode: Mode::KvAligned, ..plan.clone() };
-            record_again(engine, &aligned, &found, (&folder.join(ALIGNED_DIR), None))?;
+            record_again(engine, &aligned, &found, (dir, &folder.join(ALIGNED_DIR)), None)?;
         }
         let analysis = analyze::judge(&Run::open(&folder)?, Some(oracle))?;
         open = between(&analysis, engine.layers()).filter(|next| *next != found);
@@ -77,12 +78,13 @@ pub fn promise(
     Ok(write_manifest(dir, manifest)?)
 }
 
-/// Records these layers with all points, in `left` bytes at most; `false`: there is no room for it.
+/// Records these layers of a run again, with all points, in `left` bytes at most; `false`: there is no room for it.
 fn record_again(
     engine: &dyn Engine,
     plan: &Plan,
     found: &Between,
-    (folder, left): (&Path, Option<u64>),
+    (run, folder): (&Path, &Path),
+    left: Option<u64>,
 ) -> Result<bool, Failure> {
     let prompts = plan.prompts.iter().filter(|prompt| *prompt.id == *found.prompt_id).cloned().collect();
     // Whatever was asked for, to tell one stage from the next takes all points.
@@ -103,8 +105,11 @@ fn record_again(
     let mut watcher = TerminalWatcher::new();
     let recorded = record(engine, &plan, folder, Manifest::default(), &mut watcher);
     watcher.finish();
-    recorded?;
-    Ok(true)
+    match recorded {
+        Ok(_) => Ok(true),
+        Err(EngineError::Interrupted) => Err(Failure::interrupted(run)),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Bytes of all files in a folder and those within it.

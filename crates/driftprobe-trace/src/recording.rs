@@ -34,10 +34,10 @@ pub struct Recording {
     pub version: u32,
     /// Why rows were left out.
     pub by: LeftOutBy,
-    /// Bytes that the recording may take in all its modes and repeats, if it was limited.
+    /// Bytes that the recording may take in all its modes, repeats and shards, if it was limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// Bytes that it takes at most by its plan.
+    /// Bytes that all of these take at most by its plan.
     pub planned_bytes: u64,
     /// Rows that are kept whole.
     pub whole: Vec<RowGroup>,

@@ -8,12 +8,13 @@ use std::str::FromStr;
 #[command(next_help_heading = "Recording less")]
 pub struct VolumeArgs {
     /// Take no more than this on disk, such as 2GB or 500MiB: rows are kept whole where they matter most, and as samples,
-    /// statistics and hashes elsewhere. Traces all layers, unless --layers names some. Not with --two-pass
+    /// statistics and hashes elsewhere. With --shard, all shards together take no more. Traces all layers, unless --layers
+    /// names some. Not with --two-pass
     #[arg(long, value_name = "SIZE", conflicts_with_all = ["no_payloads", "two_pass", "sweep"])]
     pub budget: Option<Size>,
     /// Fingerprint every layer first, then record whole what lies around the first place at which the phases part by more
     /// than rounding. Traces all layers, unless --layers names some. Not with --budget: the first pass is the least plan that
-    /// there is
+    /// there is; nor with --shard: each would find a divergence of its own
     #[arg(long, conflicts_with_all = ["no_payloads", "record_only", "sweep", "remote"])]
     pub two_pass: bool,
     /// Compress whole rows (zstd), file by file where it saves a tenth or more

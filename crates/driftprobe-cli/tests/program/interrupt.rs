@@ -76,3 +76,29 @@ fn a_run_interrupted_before_anything_was_recorded_says_so() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(!dir.path().join("run/report/drift.json").exists());
 }
+
+/// While the first pass is judged, or the second is recorded: the rest of the search is not.
+#[test]
+fn a_search_that_is_interrupted_says_so_like_any_recording() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new(BINARY)
+        .args(["run", "--two-pass", "--mode", "as_designed", "--repeats", "0", "--steps", "24"])
+        .args(["--prompts", "Truth", "--out", "run"])
+        .current_dir(dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let first_pass = dir.path().join("run/manifest.json");
+    while !fs::read_to_string(&first_pass).is_ok_and(|text| text.contains("\"complete\": true")) {
+        assert!(child.try_wait().unwrap().is_none(), "ended before it was interrupted");
+        sleep(Duration::from_millis(5));
+    }
+    interrupt(&child);
+    let status = child.wait().unwrap();
+    let mut message = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
+    assert_eq!(status.code(), Some(130), "{message}");
+    assert!(message.contains("interrupted") && message.contains("driftprobe analyze run"), "{message}");
+    assert!(!dir.path().join("run/report/drift.json").exists());
+}

@@ -260,3 +260,30 @@ fn a_second_pass_is_part_of_what_a_shard_has_seen() {
         refused.stderr(contains("search-1 holds prompt else"));
     }
 }
+
+/// A budget is that of all shards: each plans for all of them, wherever it is recorded.
+#[test]
+fn shards_within_a_budget_are_the_run_within_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let prompts = ["run", "--prompts", "One", "The quick brown fox", "Truth is", "--repeats", "0", "--record-only"];
+    // Half-way between two of the plan's steps: the manifest that two shards have more of makes no other plan.
+    let how = ["--mode", "as_designed", "--steps", "4", "--budget", "4500kB"];
+    let record = |out: &str, more: &[&str]| {
+        driftprobe(&dir).args(prompts).args(how).args(["--out", out]).args(more).assert().code(0);
+        recorded(&dir.path().join(out))
+    };
+    let whole = record("whole/demo", &[]);
+    record("parts/demo", &["--shard", "1/2"]);
+    let parts = record("parts/demo", &["--shard", "2/2"]);
+    assert!(parts <= 4_500_000 && parts * 10 > whole * 9, "{parts} and {whole} in one piece");
+    let judged = |runs: &str, out: &str| {
+        driftprobe(&dir).args(["analyze", runs, "--by-prompt", "--out", out]).assert().code(0);
+        ["json", "md", "tsv"].map(|end| fs::read_to_string(dir.path().join(out).join(format!("merged.{end}"))).unwrap())
+    };
+    let reports = judged("whole/demo", "one");
+    assert!(reports[0].contains("LEFT_OUT"));
+    assert_eq!(judged("parts/demo", "two"), reports);
+    let refused = driftprobe(&dir).args(["run", "--two-pass", "--shard", "1/2", "--out", "none"]).assert().code(2);
+    refused.stderr(contains("--shard").and(contains("hint:")).and(contains("--budget")));
+    assert!(!dir.path().join("none").exists());
+}

@@ -10,20 +10,25 @@
 //!    rest of it, and otherwise after all layers, in the same order.
 //!
 //! What does not fit is left out, and what comes after it may still fit. The plan holds for all prompts, phases, repeats and
-//! modes: otherwise a row of one would lack its partner in the other.
+//! modes: otherwise a row of one would lack its partner in the other. And for all shards: they are parts of one run.
 
 use super::Plan;
 use super::cost::{Cost, costs};
 use super::sizes::Sizes;
 use crate::tap::Selection;
 use crate::{Engine, EngineError};
-use driftprobe_trace::{LeftOutBy, Manifest, Phase, Point, RECORDING_VERSION, Recording, grouped, sampled_at};
+use driftprobe_trace::{
+    LeftOutBy, Manifest, Phase, Point, PromptInfo, RECORDING_VERSION, Recording, ShardInfo, grouped, sampled_at,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Values of a row that is not kept whole which its event holds, at most.
 const SAMPLES: u64 = 64;
 /// What a manifest holds beside its prompts and layers, at most.
 const MANIFEST_BYTES: u64 = 16 << 10;
+
+/// What a shard's manifest says of its machine is taken for a multiple of this.
+const MACHINE_BYTES: u64 = 8 << 10;
 
 /// A layer (−1: none) and a point.
 type Place = (i32, Point);
@@ -35,12 +40,14 @@ pub struct RowPlan {
     recording: Recording,
     /// Bytes of payloads and events that one mode may take.
     limit: Option<u64>,
+    /// Bytes that all modes together may take, with their manifests.
+    bytes: Option<u64>,
 }
 
 /// What a plan may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// Bytes of all modes together.
+    /// Bytes of all modes together, and of all shards.
     pub bytes: u64,
     /// Modes that are recorded with the plan.
     pub modes: u64,
@@ -52,15 +59,31 @@ impl RowPlan {
     /// # Errors
     /// When the budget does not hold even the statistics of all rows, with what they take; or the engine fails.
     pub fn within(engine: &dyn Engine, plan: &Plan, base: &Manifest, budget: Budget) -> Result<RowPlan, EngineError> {
-        let planner = Planner::new(engine, plan, base)?;
+        RowPlan::share_within(engine, (plan, &plan.prompts), base, budget)
+    }
+
+    /// The same for one shard of a recording: its `plan` has the shard's own prompts, `all` are those of all shards, whose
+    /// budget it is, and `base` says how many shards there are. All shards get one plan, whichever machine makes it, and
+    /// each the part of the budget that its prompts are of the whole.
+    ///
+    /// # Errors
+    /// When the budget does not hold even the statistics of all rows of all shards, with what they take; or the engine fails.
+    pub fn share_within(
+        engine: &dyn Engine,
+        (plan, all): (&Plan, &[PromptInfo]),
+        base: &Manifest,
+        budget: Budget,
+    ) -> Result<RowPlan, EngineError> {
+        let sizes = sizes(engine, plan)?;
+        let together = Planner::new((plan, all), &sizes, (base, shards(base)));
         let each = budget.bytes / budget.modes.max(1);
-        let least = planner.total(&BTreeSet::new(), 0);
+        let least = together.total(&BTreeSet::new(), 0);
         if least > each {
             let all = least.saturating_mul(budget.modes);
             let what = format!(
                 "{} bytes do not hold the statistics of {} rows, which take up to {all}",
                 budget.bytes,
-                planner.rows() * budget.modes
+                together.rows() * budget.modes
             );
             let hint = format!(
                 "allow {} or more, or trace fewer prompts, --steps, --layers, --points or --repeats",
@@ -68,10 +91,14 @@ impl RowPlan {
             );
             return Err(EngineError::request(what, hint));
         }
-        let (whole, samples) = planner.fill(each);
-        let planned = planner.total(&whole, samples).saturating_mul(budget.modes);
-        let recording = planner.recording((LeftOutBy::Budget, &whole), samples, (Some(budget.bytes), planned));
-        Ok(RowPlan { whole, recording, limit: Some(each.saturating_sub(planner.manifests)) })
+        let (whole, samples) = together.fill(each);
+        let total = together.total(&whole, samples);
+        let planned = total.saturating_mul(budget.modes);
+        let recording = together.recording((LeftOutBy::Budget, &whole), samples, (Some(budget.bytes), planned));
+        let own = Planner::new((plan, &plan.prompts), &sizes, (base, 1));
+        let share = part_of(each, (own.total(&whole, samples), total));
+        let limit = Some(share.saturating_sub(own.manifests));
+        Ok(RowPlan { whole, recording, limit, bytes: Some(share.saturating_mul(budget.modes)) })
     }
 
     /// The first of two passes: fingerprints of every row, and whole rows only at the ends and between the layers.
@@ -79,17 +106,22 @@ impl RowPlan {
     /// # Errors
     /// When the engine fails.
     pub fn first_pass(engine: &dyn Engine, plan: &Plan, base: &Manifest, modes: u64) -> Result<RowPlan, EngineError> {
-        let planner = Planner::new(engine, plan, base)?;
+        let planner = Planner::new((plan, &plan.prompts), &sizes(engine, plan)?, (base, 1));
         let whole: BTreeSet<Place> =
             planner.costs.keys().copied().filter(|place| place.0 < 0 || place.1 == Point::ResidualPostMlp).collect();
         let planned = planner.total(&whole, SAMPLES).saturating_mul(modes);
         let recording = planner.recording((LeftOutBy::FirstPass, &whole), SAMPLES, (None, planned));
-        Ok(RowPlan { whole, recording, limit: None })
+        Ok(RowPlan { whole, recording, limit: None, bytes: None })
     }
 
     /// What the manifest says of it.
     pub fn recording(&self) -> &Recording {
         &self.recording
+    }
+
+    /// Bytes that this recording may take in all its modes and repeats; of a shard, its part of the budget of all.
+    pub fn bytes(&self) -> Option<u64> {
+        self.bytes
     }
 
     pub(super) fn limit(&self) -> Option<u64> {
@@ -117,20 +149,15 @@ struct Planner {
 }
 
 impl Planner {
-    fn new(engine: &dyn Engine, plan: &Plan, base: &Manifest) -> Result<Planner, EngineError> {
-        super::check(engine, plan)?;
-        let selection = Phase::ALL.map(|phase| Selection {
-            points: engine.points(phase).into_iter().filter(|point| plan.points.contains(point)).collect(),
-            layers: plan.layers.clone(),
-        });
-        let sizes = Sizes::of(engine, selection)?;
+    /// Of these prompts by this plan, in so many shards with manifests like `base`.
+    fn new((plan, prompts): (&Plan, &[PromptInfo]), sizes: &Sizes, (base, shards): (&Manifest, u64)) -> Planner {
         let times = 1 + u64::from(plan.repeats);
-        let tokens: u64 = plan.prompts.iter().map(|p| (p.tokens.len() + plan.chosen()) as u64).sum();
+        let tokens: u64 = prompts.iter().map(|p| (p.tokens.len() + plan.chosen()) as u64).sum();
         let texts: u64 =
-            plan.prompts.iter().map(|p| 200 + 6 * (p.id.len() + p.text.as_ref().map_or(0, String::len)) as u64).sum();
-        let base = serde_json::to_vec_pretty(base).map_or(0, |text| text.len() as u64);
-        let each = MANIFEST_BYTES + base + 20 * tokens + texts + 40 * plan.layers.len() as u64;
-        Ok(Planner { costs: costs(plan, &sizes, SAMPLES), times, manifests: each * times })
+            prompts.iter().map(|p| 200 + 6 * (p.id.len() + p.text.as_ref().map_or(0, String::len)) as u64).sum();
+        let each = MANIFEST_BYTES.saturating_add(base_bytes(base)).saturating_add(40 * plan.layers.len() as u64);
+        let once = each.saturating_mul(shards).saturating_add(20 * tokens + texts);
+        Planner { costs: costs((plan, prompts), sizes, SAMPLES), times, manifests: once.saturating_mul(times) }
     }
 
     fn rows(&self) -> u64 {
@@ -213,6 +240,42 @@ impl Planner {
             extra: Default::default(),
         }
     }
+}
+
+/// How large the rows of a plan are.
+fn sizes(engine: &dyn Engine, plan: &Plan) -> Result<Sizes, EngineError> {
+    super::check(engine, plan)?;
+    let selection = Phase::ALL.map(|phase| Selection {
+        points: engine.points(phase).into_iter().filter(|point| plan.points.contains(point)).collect(),
+        layers: plan.layers.clone(),
+    });
+    Sizes::of(engine, selection)
+}
+
+/// How many shards a recording has.
+fn shards(base: &Manifest) -> u64 {
+    base.shard.as_ref().map_or(1, |shard| u64::from(shard.of).max(1))
+}
+
+/// What a manifest takes before a recording begins; of a shard, the same on every machine.
+fn base_bytes(base: &Manifest) -> u64 {
+    let size = |manifest: &Manifest| serde_json::to_vec_pretty(manifest).map_or(0, |text| text.len() as u64);
+    let Some(shard) = &base.shard else { return size(base) };
+    let mut alike = base.clone();
+    // What says which machine and which shard it is.
+    alike.shard = Some(ShardInfo { index: shard.of, ..shard.clone() });
+    (alike.env, alike.host) = Default::default();
+    if let Some(model) = &mut alike.model {
+        model.path = None;
+    }
+    let alike = size(&alike);
+    alike.saturating_add(size(base).saturating_sub(alike).max(1).next_multiple_of(MACHINE_BYTES))
+}
+
+/// As much of `bytes` as `part` is of `whole`.
+fn part_of(bytes: u64, (part, whole): (u64, u64)) -> u64 {
+    let share = u128::from(bytes) * u128::from(part.min(whole)) / u128::from(whole.max(1));
+    u64::try_from(share).unwrap_or(bytes)
 }
 
 /// Rows of these points hold something of every position before.

@@ -31,15 +31,19 @@ pub(super) struct Cost {
     pub(super) payload: u64,
 }
 
-/// The costs of every place (layer and point) of a plan.
-pub(super) fn costs(plan: &Plan, sizes: &Sizes, samples: u64) -> BTreeMap<(i32, Point), Cost> {
+/// The costs of every place (layer and point) of a plan for these prompts.
+pub(super) fn costs(
+    (plan, prompts): (&Plan, &[PromptInfo]),
+    sizes: &Sizes,
+    samples: u64,
+) -> BTreeMap<(i32, Point), Cost> {
     let mut all: BTreeMap<(i32, Point), Cost> = BTreeMap::new();
     let extra = plan.chosen();
     for place in sizes.places() {
         let (phase, layer, point) = place;
         let line = line_bytes(phase, layer, point);
         let cost = all.entry((layer, point)).or_default();
-        for prompt in &plan.prompts {
+        for prompt in prompts {
             let tokens = prompt.tokens.len() + extra;
             let (id, name) = id_bytes(prompt);
             for end in (tokens + 1).saturating_sub(plan.steps)..=tokens {

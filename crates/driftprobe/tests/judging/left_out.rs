@@ -11,7 +11,7 @@ use driftprobe_engine::record::{Budget, Plan, RowPlan, Unwatched, record};
 use driftprobe_engine::{EmbeddedEngine, Engine, Settings};
 use driftprobe_model::Model;
 use driftprobe_testkit::Dice;
-use driftprobe_trace::{LeftOutBy, Manifest, Phase, Point, PromptInfo, Run, SecondPass};
+use driftprobe_trace::{Event, HostInfo, LeftOutBy, Manifest, Phase, Point, PromptInfo, Run, SecondPass, ShardInfo};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -120,6 +120,32 @@ fn without_a_simulation_what_was_left_out_is_no_pass() {
     assert!(analysis.pairs.iter().any(|pair| equal(&pair)));
 }
 
+/// Rows of other values may have the same statistics.
+#[test]
+fn a_row_that_was_left_out_and_shows_no_value_is_no_pass() {
+    let model = Model::demo().unwrap();
+    let engine = engine(&model, None);
+    let Recorded { mut run, _dir, .. } = make(engine.as_ref(), &small(engine.as_ref(), least(engine.as_ref())));
+    let stripped = |event: &&mut Event| event.point == Point::MlpOut && event.layer == 4;
+    // One value is enough to be held against the tokens.
+    for event in run.events.iter_mut().filter(stripped) {
+        let sample = event.sample.as_mut().unwrap();
+        sample.values.truncate(1);
+        sample.idx.as_mut().unwrap().truncate(1);
+    }
+    assert_eq!(judge(&model, &run).verdict.verdict, Verdict::Pass);
+    for event in run.events.iter_mut().filter(stripped) {
+        event.sample = None;
+    }
+    let analysis = judge(&model, &run);
+    assert_eq!(analysis.verdict.verdict, Verdict::Inconclusive);
+    let open: Vec<_> = analysis.pairs.iter().filter(|pair| pair.verdict == PairVerdict::Undecided).collect();
+    let open: Vec<_> = open.into_iter().filter(|pair| !pair.is_left_out()).collect();
+    assert!(open.len() == 1 && open[0].prefill.point == Point::MlpOut, "{open:?}");
+    assert!(open[0].findings.iter().any(|finding| finding.detail.contains("no value of it")), "{:?}", open[0].findings);
+    assert!(analysis.verdict.reasons.iter().any(|reason| reason.code == ReasonCode::NotJudged));
+}
+
 #[test]
 fn only_what_the_plan_leaves_out_is_excused() {
     let model = Model::demo().unwrap();
@@ -187,6 +213,48 @@ fn every_budget_is_kept_and_both_phases_keep_the_same_rows() {
     let refused = RowPlan::within(engine, &plan, &Manifest::default(), Budget { bytes: 10_000, modes: 1 });
     let error = refused.unwrap_err();
     assert!(error.to_string().contains("368 rows") && error.hint().unwrap().contains("kB"), "{error}");
+}
+
+#[test]
+fn every_shard_has_the_plan_of_all_and_its_part_of_the_budget() {
+    let model = Model::demo().unwrap();
+    let engine = engine(&model, None);
+    let engine = engine.as_ref();
+    let prompt = |(id, tokens): (&str, usize)| PromptInfo {
+        id: id.into(),
+        tokens: (0..tokens as u32).map(|n| n * 7 % 256).collect(),
+        ..Default::default()
+    };
+    let all = [("p0", 5), ("a longer one", 18), ("p2", 9)].map(prompt);
+    let base = |index: u32, host: &str| Manifest {
+        host: Some(HostInfo { cpu: Some(host.into()), ..Default::default() }),
+        shard: Some(ShardInfo { index, of: 2, prompts: all.iter().map(|p| p.id.clone()).collect(), tokens: None }),
+        ..Default::default()
+    };
+    let planned = |own: &[PromptInfo], base: &Manifest, bytes: u64| {
+        let plan = Plan { prompts: own.to_vec(), ..whole(engine) };
+        let rows = RowPlan::share_within(engine, (&plan, &all), base, Budget { bytes, modes: 1 });
+        rows.map(|rows| Plan { rows: Some(rows), ..plan })
+    };
+    let shards =
+        [(vec![all[0].clone(), all[2].clone()], base(1, "a")), (vec![all[1].clone()], base(2, "another machine"))];
+    for bytes in [900_000, 1_200_000, 2_000_000] {
+        let plans = shards.each_ref().map(|(own, base)| planned(own, base, bytes).unwrap());
+        let rows = plans.each_ref().map(|plan| plan.rows.as_ref().unwrap());
+        assert_eq!(rows[0].recording(), rows[1].recording());
+        assert_eq!(rows[0].recording().bytes, Some(bytes));
+        let parts = rows.map(|rows| rows.bytes().unwrap());
+        assert!(parts.iter().sum::<u64>() <= bytes && parts.iter().all(|part| part * 4 > bytes), "{parts:?}");
+        for (plan, part) in plans.iter().zip(parts) {
+            let took = make(engine, plan).bytes;
+            assert!(took <= part, "{took} of {part}");
+        }
+    }
+    // What one shard alone would fit into does not hold all of them.
+    let alone = Plan { prompts: shards[0].0.clone(), ..whole(engine) };
+    let fits = 600_000;
+    assert!(RowPlan::within(engine, &alone, &Manifest::default(), Budget { bytes: fits, modes: 1 }).is_ok());
+    assert!(planned(&shards[0].0, &shards[0].1, fits).unwrap_err().to_string().contains("1104 rows"));
 }
 
 #[test]

@@ -35,6 +35,10 @@ impl Examination {
         if self.tokens_of(key).next().is_none() {
             return Some("left out, and not held against the tokens: the prompt was not simulated".to_owned());
         }
+        // Statistics alone hide too much: a row of other values may have the same.
+        if event.sample.as_ref().is_none_or(|sample| sample.values.is_empty()) {
+            return Some("left out, and no value of it is recorded".to_owned());
+        }
         if self.tokens_of(key).any(|token| token.flagged) {
             return Some("left out; what is recorded of it is not what the tokens give".to_owned());
         }
