@@ -222,7 +222,7 @@ fn a_first_pass_without_its_second_passes_nowhere() {
     assert_eq!(manifest["second_pass"]["prompt_id"], "text_0");
     manifest.as_object_mut().unwrap().remove("second_pass");
     fs::write(run.join("manifest.json"), manifest.to_string()).unwrap();
-    analyzed().code(3).stdout(contains("NO_SECOND_PASS").and(contains("was not begun")));
+    analyzed().code(3).stdout(contains("NO_SECOND_PASS"));
     // A second pass of another run.
     fs::write(run.join("manifest.json"), text).unwrap();
     let other = ["run", "--prompts", "Once upon a time", "--repeats", "0", "--two-pass", "--mode", "as_designed"];
