@@ -69,8 +69,11 @@ pub fn promise(
     analysis: &mut Analysis,
     (dir, seen): (&Path, Seen),
 ) -> Result<Seen, Failure> {
+    if !is_first_pass(plan) {
+        return Ok(seen);
+    }
     let found = second_pass_of(engine, analysis);
-    let Some(manifest) = analysis.manifest.as_mut().filter(|_| is_first_pass(plan)) else { return Ok(seen) };
+    let Some(manifest) = analysis.manifest.as_mut() else { return Ok(seen) };
     let layers = found.iter().flat_map(Between::layers).filter_map(|layer| i32::try_from(layer).ok()).collect();
     let prompt_id = found.map(|found| found.prompt_id.to_string());
     manifest.second_pass = Some(SecondPass { prompt_id, layers, ..SecondPass::default() });

@@ -71,9 +71,8 @@ impl Judging {
             let aligned = run.inner(ALIGNED_DIR)?;
             rounds.push(Arc::new(both_modes(run, aligned, oracle.as_ref())));
         }
-        // Rounds are of one prompt; a second pass that is another's is not missing here.
-        let elsewhere = rounds.is_empty() && !part.rounds.is_empty();
-        Ok(if elsewhere { analysis } else { with_search(analysis, rounds) })
+        // A second pass that is another prompt's is not missing here: the manifest says whose it is.
+        Ok(with_search(analysis, rounds))
     }
 
     /// How a part is judged: by which contract and model, and at what cost.
