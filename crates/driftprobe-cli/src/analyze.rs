@@ -23,7 +23,7 @@ const EVENTS_AT_ONCE_MAX: usize = 500_000;
 
 /// Runs the command and returns the exit status.
 pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
-    if args.by_prompt || args.shard.is_some() {
+    if args.by_prompt || args.shard.is_some() || args.layer_shard.is_some() {
         return by_prompt::run(args);
     }
     let [run] = args.runs.as_slice() else {
@@ -140,10 +140,11 @@ pub fn judge_modes(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<(Analysis, 
 /// The rounds of the search that followed a run, judged.
 pub fn search_rounds(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Vec<Arc<Analysis>>, Failure> {
     let mut rounds = Vec::new();
+    let ours = prompts_of(run);
     loop {
         let name = format!("{SEARCH_PREFIX}{}", rounds.len() + 1);
         let Some(round) = run.inner(&name)? else { break };
-        by_prompt::foreign_round((&run.dir, &name), &prompts_of(run), &prompts_of(&round))?;
+        by_prompt::foreign_round((&run.dir, &name), &ours, &prompts_of(&round))?;
         rounds.push(Arc::new(judge(&round, oracle)?));
     }
     Ok(rounds)

@@ -137,7 +137,11 @@ pub fn with_search(mut analysis: Analysis, rounds: Vec<Arc<Analysis>>) -> Analys
         .is_some_and(|recording| recording.by == LeftOutBy::FirstPass);
     if let Some(lacking) = second_pass_lacks(&analysis, &rounds).filter(|_| two_passes) {
         let why = format!("{lacking} is not here");
-        withhold(&mut analysis.verdict, ReasonCode::NoSecondPass, lacking, why);
+        add(
+            &mut analysis.verdict.reasons,
+            Reason { code: ReasonCode::NoSecondPass, count: 1, examples: vec![lacking] },
+        );
+        withhold(&mut analysis.verdict, why);
     }
     if let Some((last, found)) = found.filter(|_| open || two_passes) {
         let names: Vec<String> = recorded_layers(last).iter().map(i32::to_string).collect();
@@ -154,8 +158,9 @@ pub fn with_search(mut analysis: Analysis, rounds: Vec<Arc<Analysis>>) -> Analys
         changed |= hold_against(&mut analysis, round);
     }
     if two_passes {
-        let worst = rounds.iter().max_by_key(|round| rank(round.verdict.verdict));
-        if let Some(worst) = worst.filter(|round| rank(round.verdict.verdict) > rank(analysis.verdict.verdict)) {
+        let rank = |analysis: &Analysis| analysis.verdict.verdict.rank();
+        let worst = rounds.iter().max_by_key(|round| rank(round));
+        if let Some(worst) = worst.filter(|round| rank(round) > rank(&analysis)) {
             analysis.verdict.verdict = worst.verdict.verdict;
             analysis.verdict.root_cause_why = format!("in the second pass, {}", worst.verdict.root_cause_why);
         }
@@ -194,14 +199,6 @@ fn second_pass_lacks(analysis: &Analysis, rounds: &[Arc<Analysis>]) -> Option<St
     (!rounds.iter().any(|round| is_it(&round))).then(lacking)
 }
 
-fn rank(verdict: Verdict) -> u8 {
-    match verdict {
-        Verdict::Pass => 0,
-        Verdict::Inconclusive => 1,
-        Verdict::Fail => 2,
-    }
-}
-
 /// Adds a reason; one that stands there already keeps its own count.
 fn add(reasons: &mut Vec<Reason>, reason: Reason) {
     if !reasons.iter().any(|known| known.code == reason.code) {
@@ -226,11 +223,8 @@ fn hold_against(analysis: &mut Analysis, round: &Analysis) -> bool {
         found.first.unwrap_or_default()
     );
     add(&mut analysis.verdict.reasons, Reason { code, count: found.rows, examples: vec![example] });
-    if analysis.verdict.verdict == Verdict::Pass {
-        analysis.verdict.verdict = Verdict::Inconclusive;
-        analysis.verdict.sub_verdict = None;
-        analysis.verdict.root_cause_why = "the engine does not repeat itself from one recording to the next".to_owned();
-    }
+    let why = "the engine does not repeat itself from one recording to the next";
+    withhold(&mut analysis.verdict, why.to_owned());
     true
 }
 

@@ -52,12 +52,16 @@ impl Verdict {
 
     /// The worst of several: FAIL, then INCONCLUSIVE, then PASS; of none, INCONCLUSIVE.
     pub fn worst(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
-        let rank = |verdict: &Verdict| match verdict {
+        verdicts.into_iter().max_by_key(|verdict| verdict.rank()).unwrap_or(Verdict::Inconclusive)
+    }
+
+    /// How bad it is.
+    pub(crate) const fn rank(self) -> u8 {
+        match self {
             Verdict::Pass => 0,
             Verdict::Inconclusive => 1,
             Verdict::Fail => 2,
-        };
-        verdicts.into_iter().max_by_key(rank).unwrap_or(Verdict::Inconclusive)
+        }
     }
 
     /// Exit status of a program that reports this verdict.

@@ -128,6 +128,15 @@ fn two_passes_without_the_second_do_not_pass() {
     driftprobe(&dir).args(two).args(["--two-pass", "--out", "two"]).assert().code(0);
     judged(&["two"], 0, "PASS");
     judged(&["two", "--by-prompt", "--out", "units-of-two"], 0, "PASS");
+    // A round of the other one is none of the one that was promised.
+    let manifest: Value = serde_json::from_slice(&fs::read(dir.path().join("two/manifest.json")).unwrap()).unwrap();
+    let other = if manifest["second_pass"]["prompt_id"] == "text_0" { "2" } else { "1" };
+    let shard = format!("{other}/2");
+    driftprobe(&dir).args(two).args(["--record-only", "--shard", &shard, "--out", "part"]).assert().code(0);
+    fs::remove_dir_all(dir.path().join("two/search-1")).unwrap();
+    fs::rename(dir.path().join(format!("part/shard-{other}-of-2")), dir.path().join("two/search-1")).unwrap();
+    judged(&["two"], 3, "NO_SECOND_PASS");
+    judged(&["two", "--by-prompt", "--out", "units-of-two"], 3, "NO_SECOND_PASS");
     // And whoever asks for both ways at once is told that it is one or the other.
     let both = driftprobe(&dir).args(SMALL).args(["--two-pass", "--budget", "1MB", "--out", "x"]).assert().code(2);
     both.stderr(contains("cannot be used with"));

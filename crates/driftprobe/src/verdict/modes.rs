@@ -123,9 +123,8 @@ pub fn side_by_side(as_designed: &[JudgedPair], kv_aligned: &[JudgedPair]) -> Ve
     all.into_iter().map(row).collect()
 }
 
-/// Adds a reason, for which a PASS becomes INCONCLUSIVE.
-pub(crate) fn withhold(verdict: &mut RunVerdict, code: ReasonCode, example: String, why: String) {
-    verdict.reasons.push(Reason { code, count: 1, examples: vec![example] });
+/// Makes a PASS INCONCLUSIVE; whoever does says in a reason why.
+pub(crate) fn withhold(verdict: &mut RunVerdict, why: String) {
     if verdict.verdict == Verdict::Pass {
         verdict.verdict = Verdict::Inconclusive;
         verdict.sub_verdict = None;
@@ -142,7 +141,8 @@ pub fn alone(mut analysis: Analysis) -> Analysis {
     let Some(mode) = lacking else { return analysis };
     let example = format!("all rows of {}, which was recorded with this run", mode.id());
     let why = format!("the run's rows of {} are not there", mode.id());
-    withhold(&mut analysis.verdict, ReasonCode::ExpectedMissing, example, why);
+    analysis.verdict.reasons.push(Reason { code: ReasonCode::ExpectedMissing, count: 1, examples: vec![example] });
+    withhold(&mut analysis.verdict, why);
     analysis.advice = crate::verdict::advice::advise(&analysis);
     analysis
 }
@@ -150,20 +150,16 @@ pub fn alone(mut analysis: Analysis) -> Analysis {
 /// A run's analysis with that of its other mode: the worse verdict of the two counts.
 pub fn combine(mut as_designed: Analysis, mut aligned: Analysis) -> Analysis {
     as_designed.modes = side_by_side(&as_designed.pairs, &aligned.pairs);
-    let rank = |verdict: Verdict| match verdict {
-        Verdict::Pass => 0,
-        Verdict::Inconclusive => 1,
-        Verdict::Fail => 2,
-    };
     as_designed.own_verdict = Some(as_designed.verdict.verdict);
     let mode = |analysis: &Analysis| analysis.manifest.as_ref().and_then(|manifest| manifest.mode);
     if (mode(&as_designed), mode(&aligned)) != (Some(Mode::AsDesigned), Some(Mode::KvAligned)) {
         let example = "the folder kv_aligned holds a run of another mode, or this one is not as designed".to_owned();
         let why = "it is not a run of that mode".to_owned();
-        withhold(&mut aligned.verdict, ReasonCode::NotAligned, example, why);
+        aligned.verdict.reasons.push(Reason { code: ReasonCode::NotAligned, count: 1, examples: vec![example] });
+        withhold(&mut aligned.verdict, why);
     }
     let ours = &as_designed.verdict;
-    if rank(aligned.verdict.verdict) > rank(ours.verdict) {
+    if aligned.verdict.verdict.rank() > ours.verdict.rank() {
         let mut reasons = ours.reasons.clone();
         reasons.extend(aligned.verdict.reasons.iter().filter(|one| !ours.reasons.contains(one)).cloned());
         as_designed.verdict = RunVerdict {
