@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Three machines share a run: each judges its shard, and the merged report is the one that a single machine writes, byte for byte.
-# Also with the run recorded in shards. One that is missing never passes.
+# Also with the run recorded in shards, and with long prompts shared by layers. One that is missing never passes.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 same() {
@@ -18,6 +18,11 @@ expect 0 driftprobe merge machine-3 machine-1 machine-2 --out merged
 same one merged
 expect 0 driftprobe analyze parts/demo --by-prompt --out recorded
 same one recorded
+
+# One long prompt: two machines judge its layers, then whoever judges the prompt takes up what they found.
+for shard in 2 1; do expect 0 driftprobe analyze whole/demo --layer-shard $shard/2 --out layered; done
+expect 0 driftprobe analyze whole/demo --by-prompt --out layered
+same one layered
 
 expect 3 driftprobe merge machine-1 machine-3 --out lacking
 grep -q MISSING_SHARD lacking/merged.json

@@ -5,6 +5,7 @@
 
 mod done;
 mod judge;
+mod layers;
 mod shards;
 mod store;
 mod subject;
@@ -20,6 +21,7 @@ use crate::merge;
 use crate::output;
 use crate::progress::SharedBar;
 use done::ShardDone;
+use driftprobe::Verdict;
 use driftprobe::digest::{Digest, Plan, PlannedUnit, Promise, Seen};
 use judge::{Judging, Models};
 use std::collections::BTreeMap;
@@ -39,7 +41,7 @@ struct Task<'a> {
 /// Runs the command and returns the exit status: that of the verdict; of a shard, which has none, that of work done.
 pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
     merge::check_format(args.format)?;
-    if args.shard.is_some() {
+    if args.shard.is_some() || args.layer_shard.is_some() {
         done::check_format(args.format)?;
     }
     let out = folder(args)?;
@@ -67,6 +69,11 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
         tasks.push(Task { subject, part, prompt, fingerprint });
     }
     let store = Store::new(&out);
+    if let Some(shard) = args.layer_shard {
+        layers::run(&tasks, (&judging, &store), shard, args)?;
+        subjects.iter().try_for_each(Subject::unchanged)?;
+        return Ok(driftprobe::EXIT_PASS);
+    }
     let planned = tasks.iter().map(|task| PlannedUnit {
         run: task.subject.name.clone(),
         prompt: task.prompt.to_owned(),
@@ -75,7 +82,7 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
     let mut seen = Seen::default();
     subjects.iter().for_each(|subject| seen.insert(&subject.name, judging.seen(subject)));
     store.write_plan(&Plan::new(args.shard, promise.clone(), planned.collect()).with_seen(seen))?;
-    let judged = judge_all(&tasks, &judging, &store, args)?;
+    let verdicts = judge_all(&tasks, &judging, &store, args)?;
     subjects.iter().try_for_each(Subject::unchanged)?;
     match args.shard {
         None => {
@@ -84,10 +91,7 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
             Ok(merged.exit_code)
         }
         Some(shard) => {
-            let mut done = ShardDone::new(shard, &out, (judged, tasks.len() - judged));
-            for task in &tasks {
-                done.count(store.read(&task.subject.name, task.prompt, &task.fingerprint).as_ref());
-            }
+            let done = ShardDone::new(shard, &out, &verdicts);
             output::print(&if args.format == Format::Json { done.to_json() } else { done.to_text() })?;
             Ok(driftprobe::EXIT_PASS)
         }
@@ -103,23 +107,53 @@ fn folder(args: &AnalyzeArgs) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Judges every unit whose result is not there; how many they were.
-fn judge_all(tasks: &[Task<'_>], judging: &Judging, store: &Store, args: &AnalyzeArgs) -> Result<usize, Failure> {
-    let known =
-        |task: &&Task<'_>| !args.fresh && store.read(&task.subject.name, task.prompt, &task.fingerprint).is_some();
-    let open: Vec<&Task<'_>> = tasks.iter().filter(|task| !known(task)).collect();
-    let bar = SharedBar::new(open.len() as u64, "judging prompts");
+/// The verdict on a prompt, and whether it was made just now.
+struct Judged {
+    verdict: Verdict,
+    now: bool,
+}
+
+/// The verdict on every unit; those whose result is not there are judged.
+fn judge_all(tasks: &[Task<'_>], judging: &Judging, store: &Store, args: &AnalyzeArgs) -> Result<Vec<Judged>, Failure> {
+    let (mut verdicts, mut open) = (Vec::new(), Vec::new());
+    for task in tasks {
+        match store.read(task).filter(|_| !args.fresh) {
+            Some(digest) => verdicts.push(Judged { verdict: digest.verdict, now: false }),
+            None => open.push(task),
+        }
+    }
+    let judged = Mutex::new(Vec::new());
+    each(&open, args.jobs, "judging prompts", |task| {
+        let Some(part) = task.subject.parts.get(task.part) else { return Ok(()) };
+        let analysis = judging.judge(part, task.prompt, store.layers(task))?;
+        let verdict = analysis.verdict.verdict;
+        store.write(&Digest::of(&task.subject.name, task.prompt, &analysis), &task.fingerprint)?;
+        judged.lock().unwrap_or_else(PoisonError::into_inner).push(Judged { verdict, now: true });
+        Ok(())
+    })?;
+    verdicts.extend(judged.into_inner().unwrap_or_else(PoisonError::into_inner));
+    Ok(verdicts)
+}
+
+/// Does `work` for each, `jobs` at once, until one fails.
+fn each<T: Sync>(
+    all: &[T],
+    jobs: Option<usize>,
+    what: &'static str,
+    work: impl Fn(&T) -> Result<(), Failure> + Sync,
+) -> Result<(), Failure> {
+    let bar = SharedBar::new(all.len() as u64, what);
     let next = AtomicUsize::new(0);
     let failed: Mutex<Option<Failure>> = Mutex::new(None);
-    let threads = args.jobs.map_or_else(rayon::current_num_threads, |jobs| jobs.max(1)).min(open.len());
+    let threads = jobs.map_or_else(rayon::current_num_threads, |jobs| jobs.max(1)).min(all.len());
     // Threads of our own and not a pool's: a pool's thread that waits takes up the next prompt, and then both are in memory.
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some(task) = open.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(e) = judge_one(task, judging, store) {
+                while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(e) = work(one) {
                         failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
-                        next.store(open.len(), Ordering::Relaxed);
+                        next.store(all.len(), Ordering::Relaxed);
                     }
                     bar.done();
                 }
@@ -127,14 +161,5 @@ fn judge_all(tasks: &[Task<'_>], judging: &Judging, store: &Store, args: &Analyz
         }
     });
     bar.finish();
-    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(e) => Err(e),
-        None => Ok(open.len()),
-    }
-}
-
-fn judge_one(task: &Task<'_>, judging: &Judging, store: &Store) -> Result<(), Failure> {
-    let Some(part) = task.subject.parts.get(task.part) else { return Ok(()) };
-    let analysis = judging.judge(part, task.prompt)?;
-    store.write(&Digest::of(&task.subject.name, task.prompt, &analysis), &task.fingerprint)
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }

@@ -55,7 +55,7 @@ pub fn collect(folders: &[&Path]) -> Result<Merged, Failure> {
     for (run, prompt) in promise.units() {
         let key = (run.to_owned(), prompt.to_owned());
         let places = judged.remove(&key).unwrap_or_default();
-        let mut found = places.iter().filter_map(|(store, fingerprint)| store.read(run, prompt, fingerprint));
+        let mut found = places.iter().filter_map(|(store, fingerprint)| store.read_unit(run, prompt, fingerprint));
         let Some(digest) = found.next() else {
             let unusable = places.iter().find_map(|(store, _)| store.lying(run, prompt));
             merging.lacks(run, prompt, unusable.as_deref());

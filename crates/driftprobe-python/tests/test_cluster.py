@@ -105,6 +105,23 @@ def test_a_node_that_is_killed_while_it_records_costs_no_rows(cluster: Cluster, 
     assert (merged["promised"], merged["missing"]) == (12, 0)
 
 
+def test_nodes_share_the_layers_of_one_prompt(cluster: Cluster, tmp_path: Path) -> None:
+    matrix, runs = lines(tmp_path / "m.json", [*LONG, "--only", "p0_short"]), tmp_path / "runs"
+    driftprobe(*on(cluster, "run", matrix, "--out", runs))
+    driftprobe("analyze", "--by-prompt", str(runs), "--out", str(tmp_path / "one"), *UNSIMULATED[1:])
+    judge = on(cluster, "analyze", runs, "--out", tmp_path / "many", "--layer-parts", "6")
+    doomed = doomed_node(cluster)
+    judging = started(*judge, *UNSIMULATED)
+    [(_, _, words), *_] = eventually(lambda: programs_on(doomed))
+    kill(cluster, doomed)
+    assert "--layer-shard" in words, "killed too late"
+    ended(judging)
+    assert reports(tmp_path / "many") == reports(tmp_path / "one")
+    assert sorted(path.name.partition(".")[2] for path in (tmp_path / "many" / "layers").iterdir()) == [
+        f"{index}-of-6.json" for index in range(1, 7)
+    ]
+
+
 @pytest.fixture(scope="module")
 def six(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Six runs, and what one machine says of them."""

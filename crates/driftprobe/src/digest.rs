@@ -4,11 +4,13 @@
 //! this prompt's. Its [`Digest`] has a size that does not grow with the prompt, is the same bytes whoever makes it, and
 //! [merges](Merged) with those of other units in any order.
 
+mod layers;
 mod merge;
 mod mode;
 mod plan;
 mod stage;
 
+pub use layers::LayersDigest;
 pub use merge::{MergeError, Merged, MergedFailure, Merging, NamedCause, UnitLine};
 pub use mode::{FindingDigest, ModeDigest, RepeatDigest};
 pub use plan::{Plan, PlannedUnit, Promise, Seen, Shard};

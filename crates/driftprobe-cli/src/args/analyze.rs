@@ -11,6 +11,7 @@ Examples:
   driftprobe analyze traces/ --out report/ --format json
   driftprobe analyze runs/old runs/new --by-prompt --out results/
   driftprobe analyze runs/whole --shard 1/3
+  driftprobe analyze runs/long --layer-shard 1/2 --out results/
 
 A run is a folder with manifest.json and traces/; a folder of *.jsonl files, or
 one such file, is read too. See docs/trace-format.md.
@@ -18,7 +19,9 @@ one such file, is read too. See docs/trace-format.md.
 By prompt, each prompt is judged by itself, as many at once as there are cores, and
 only these are in memory. What was judged lies in report/units and is not judged
 again. With --shard the exit status is 0 once the part was judged, whatever was
-found: the verdict is that of `driftprobe merge`. See docs/scale.md.";
+found: the verdict is that of `driftprobe merge`. With --layer-shard stages of some
+layers are judged beforehand, so that several machines share a long prompt; their
+results are no verdict, and who then judges the prompt takes them up. See docs/scale.md.";
 
 #[derive(Args)]
 pub struct AnalyzeArgs {
@@ -33,6 +36,9 @@ pub struct AnalyzeArgs {
     /// Judge this part of the prompts only, such as 1/3, by prompt; `driftprobe merge` merges all parts
     #[arg(long, value_name = "I/N")]
     pub shard: Option<Shard>,
+    /// Judge the stages of this part of the layers only, of every prompt, for whoever judges the prompts with the same --out
+    #[arg(long, value_name = "I/N")]
+    pub layer_shard: Option<Shard>,
     /// By prompt: judge all of them, also those whose results are there
     #[arg(long)]
     pub fresh: bool,

@@ -1,9 +1,10 @@
 //! What `driftprobe analyze --shard` says when its part is judged: counts, and that they are no verdict.
 
+use super::Judged;
 use crate::args::Format;
 use crate::failure::Failure;
 use driftprobe::Verdict;
-use driftprobe::digest::{Digest, Shard, generator};
+use driftprobe::digest::{Shard, generator};
 use serde::Serialize;
 use std::path::Path;
 
@@ -29,10 +30,9 @@ pub struct ShardDone {
     shard: Shard,
     judged: usize,
     known: usize,
-    pass: u64,
-    fail: u64,
-    inconclusive: u64,
-    missing: u64,
+    pass: usize,
+    fail: usize,
+    inconclusive: usize,
     folder: String,
     /// None in any case.
     verdict: Option<Verdict>,
@@ -40,42 +40,31 @@ pub struct ShardDone {
 }
 
 impl ShardDone {
-    /// So many prompts judged now, and so many known already, with their results in `folder`.
-    pub fn new(shard: Shard, folder: &Path, (judged, known): (usize, usize)) -> ShardDone {
+    /// These prompts, with their results in `folder`.
+    pub fn new(shard: Shard, folder: &Path, verdicts: &[Judged]) -> ShardDone {
+        let count = |verdict: Verdict| verdicts.iter().filter(|one| one.verdict == verdict).count();
+        let judged = verdicts.iter().filter(|one| one.now).count();
         ShardDone {
             schema: SCHEMA,
             generator: generator(),
             shard,
             judged,
-            known,
-            pass: 0,
-            fail: 0,
-            inconclusive: 0,
-            missing: 0,
+            known: verdicts.len() - judged,
+            pass: count(Verdict::Pass),
+            fail: count(Verdict::Fail),
+            inconclusive: count(Verdict::Inconclusive),
             folder: folder.to_string_lossy().into_owned(),
             verdict: None,
             hint: "the verdict is that of all shards: driftprobe merge DIR…",
         }
     }
 
-    /// Counts the result of one prompt. `None`: it is gone again.
-    pub fn count(&mut self, digest: Option<&Digest>) {
-        let counted = match digest.map(|digest| digest.verdict) {
-            Some(Verdict::Pass) => &mut self.pass,
-            Some(Verdict::Fail) => &mut self.fail,
-            Some(Verdict::Inconclusive) => &mut self.inconclusive,
-            None => &mut self.missing,
-        };
-        *counted += 1;
-    }
-
     /// For a terminal.
     pub fn to_text(&self) -> String {
-        let ShardDone { shard, folder, judged, known, pass, fail, inconclusive, missing, .. } = self;
-        let gone = if *missing > 0 { format!(", {missing} missing") } else { String::new() };
+        let ShardDone { shard, folder, judged, known, pass, fail, inconclusive, .. } = self;
         format!(
             "shard {shard}: {judged} prompts judged, {known} known already, in {folder}\n{pass} PASS, {fail} FAIL, \
-             {inconclusive} INCONCLUSIVE{gone} here; the verdict is that of all {} shards: driftprobe merge DIR…\n",
+             {inconclusive} INCONCLUSIVE here; the verdict is that of all {} shards: driftprobe merge DIR…\n",
             shard.of
         )
     }

@@ -3,8 +3,9 @@
 use super::subject::{Part, Subject};
 use crate::analyze::model_path;
 use crate::failure::Failure;
-use driftprobe::digest::generator;
-use driftprobe::judge::examine::Oracle;
+use driftprobe::digest::{LayersDigest, Shard, generator};
+use driftprobe::judge::examine::{Oracle, beforehand};
+use driftprobe::oracle::replay::Beforehand;
 use driftprobe::search::with_search;
 use driftprobe::verdict::modes::{alone, combine};
 use driftprobe::{Analysis, Options, analyze_against};
@@ -60,19 +61,30 @@ impl Judging {
         self.models.of(part).map(|model| Oracle { contract, budget_flops, power: false, ..Oracle::new(model) })
     }
 
-    /// Judges one prompt of a run.
-    pub fn judge(&self, part: &Part, prompt: &str) -> Result<Analysis, Failure> {
+    /// Judges one prompt of a run; in each mode, the stages that are known `beforehand` are not judged again.
+    pub fn judge(&self, part: &Part, prompt: &str, beforehand: Option<[Beforehand; 2]>) -> Result<Analysis, Failure> {
         let oracle = self.oracle(part);
-        let aligned = part.aligned.as_ref().map(|aligned| aligned.prompt(prompt)).transpose()?;
-        let analysis = both_modes(part.index.prompt(prompt)?, aligned, oracle.as_ref());
+        let modes = beforehand.as_ref().map_or([None, None], |modes| modes.each_ref().map(Some));
+        let analysis = both_modes(recorded(part, prompt)?, oracle.as_ref(), modes);
         let mut rounds = Vec::new();
         for round in part.rounds.iter().filter(|round| round.prompts.iter().any(|id| id == prompt)) {
             let Some(run) = round.run.open()? else { continue };
             let aligned = run.inner(ALIGNED_DIR)?;
-            rounds.push(Arc::new(both_modes(run, aligned, oracle.as_ref())));
+            rounds.push(Arc::new(both_modes((run, aligned), oracle.as_ref(), [None, None])));
         }
         // A second pass that is another prompt's is not missing here: the manifest says whose it is.
         Ok(with_search(analysis, rounds))
+    }
+
+    /// Stages of a part of the layers of one prompt, in both modes; none without a model.
+    pub fn layers(&self, part: &Part, prompt: &str, shard: Shard) -> Result<Option<LayersDigest>, Failure> {
+        let Some(oracle) = self.oracle(part) else { return Ok(None) };
+        let count = oracle.model.config.num_hidden_layers;
+        let wanted = |place| shard.holds_layer(place, count);
+        let judged = |run: Run| beforehand((&run, &run), &oracle, &wanted);
+        let (run, aligned) = recorded(part, prompt)?;
+        let modes: Vec<Beforehand> = std::iter::once(run).chain(aligned).map(judged).collect();
+        Ok(Some(LayersDigest::of(&modes)))
     }
 
     /// How a part is judged: by which contract and model, and at what cost.
@@ -105,12 +117,26 @@ impl Judging {
     }
 }
 
-fn both_modes(run: Run, aligned: Option<Run>, oracle: Option<&Oracle<'_>>) -> Analysis {
+/// What was recorded of one prompt, and the same with prefill's cache under decode.
+fn recorded(part: &Part, prompt: &str) -> Result<(Run, Option<Run>), Failure> {
+    let aligned = part.aligned.as_ref().map(|aligned| aligned.prompt(prompt)).transpose()?;
+    Ok((part.index.prompt(prompt)?, aligned))
+}
+
+fn both_modes(
+    (run, aligned): (Run, Option<Run>),
+    oracle: Option<&Oracle<'_>>,
+    beforehand: [Option<&Beforehand>; 2],
+) -> Analysis {
     // One after the other, so that one mode's rows are gone when the other's come.
-    let judge = |run: Run| analyze_against((&run, &run), oracle, Options::default(), &mut |_| {});
-    let analysis = judge(run);
+    let judge = |run: Run, beforehand| {
+        let oracle = oracle.map(|oracle| Oracle { beforehand, ..*oracle });
+        analyze_against((&run, &run), oracle.as_ref(), Options::default(), &mut |_| {})
+    };
+    let [of_run, of_aligned] = beforehand;
+    let analysis = judge(run, of_run);
     match aligned {
         None => alone(analysis),
-        Some(aligned) => combine(analysis, judge(aligned)),
+        Some(aligned) => combine(analysis, judge(aligned, of_aligned)),
     }
 }

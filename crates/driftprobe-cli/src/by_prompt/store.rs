@@ -1,5 +1,6 @@
 //! Results on disk: one file a unit, whole or not there, and what was to be judged.
 
+use super::Task;
 use crate::failure::Failure;
 use driftprobe::digest::{Digest, Plan, generator};
 use driftprobe_trace::{replace_file, xxh3_64};
@@ -7,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+mod layers;
 
 /// Folder of the units within that of the report.
 const UNITS_DIR: &str = "units";
@@ -26,24 +30,33 @@ struct UnitFile {
 /// A folder of results.
 pub struct Store {
     folder: PathBuf,
+    /// Stages that were judged beforehand, as they lay there when they were first asked for.
+    layers: OnceLock<layers::Listed>,
 }
 
 impl Store {
     /// The results in a folder, which need not be there yet.
     pub fn new(folder: &Path) -> Store {
-        Store { folder: folder.to_owned() }
+        Store { folder: folder.to_owned(), layers: OnceLock::new() }
     }
 
-    /// Where a unit lies: ids are any text, so that a hash tells them apart.
+    /// The folder, as it was named.
+    pub fn shown(&self) -> String {
+        self.folder.to_string_lossy().into_owned()
+    }
+
+    /// Where a unit lies.
     fn path(&self, run: &str, prompt: &str) -> PathBuf {
-        let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '-' };
-        let readable: String = prompt.chars().take(NAME_CHARS_MAX).map(plain).collect();
-        let hash = xxh3_64(format!("{run}\0{prompt}").as_bytes());
-        self.folder.join(UNITS_DIR).join(format!("{hash:016x}-{readable}.json"))
+        self.folder.join(UNITS_DIR).join(name(run, prompt) + ".json")
+    }
+
+    /// The result of a task, if it is there, whole, of this version, and of the same inputs.
+    pub(super) fn read(&self, task: &Task<'_>) -> Option<Digest> {
+        self.read_unit(&task.subject.name, task.prompt, &task.fingerprint)
     }
 
     /// The result of a unit, if it is there, whole, of this version, and of this fingerprint.
-    pub fn read(&self, run: &str, prompt: &str, fingerprint: &str) -> Option<Digest> {
+    pub fn read_unit(&self, run: &str, prompt: &str, fingerprint: &str) -> Option<Digest> {
         let text = fs::read(self.path(run, prompt)).ok()?;
         let found: UnitFile = serde_json::from_slice(&text).ok()?;
         let digest = found.digest;
@@ -131,6 +144,14 @@ pub fn plan_of(path: &Path, text: &[u8]) -> Result<Plan, Failure> {
         Some(run) => Err(refuse(format!("run {run} has a prompt twice"))),
         None => Ok(plan),
     }
+}
+
+/// What a unit's files are called: ids are any text, so that a hash tells them apart.
+fn name(run: &str, prompt: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '-' };
+    let readable: String = prompt.chars().take(NAME_CHARS_MAX).map(plain).collect();
+    let hash = xxh3_64(format!("{run}\0{prompt}").as_bytes());
+    format!("{hash:016x}-{readable}")
 }
 
 /// JSON in one line: these types are made of texts and numbers, which can be written.

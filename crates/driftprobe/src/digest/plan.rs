@@ -1,6 +1,8 @@
 //! What is to be judged, and by whom: the promise that a merge holds results against.
 
 use super::{MergeError, SCHEMA, generator};
+use crate::oracle::Input;
+use crate::pair::place::Part;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -97,6 +99,18 @@ impl Shard {
     /// Whether the thing at this place of a fixed order is this shard's.
     pub fn holds(self, place: usize) -> bool {
         self.of > 0 && place % self.of as usize + 1 == self.index as usize
+    }
+
+    /// Whether a stage's layer is this shard's, of a model of so many: of layers in a row, as many as fall to each. What lies
+    /// before all layers goes with the first, what lies behind them with the last.
+    pub fn holds_layer(self, place: Input, layers: usize) -> bool {
+        let last = i64::from(self.of) - 1;
+        let part = match (Part::of(place.point), i64::from(place.layer)) {
+            (Part::Embedding, _) => 0,
+            (Part::Layer, layer) if layer >= 0 => layer * i64::from(self.of) / layers.max(1) as i64,
+            _ => last,
+        };
+        part.clamp(0, last.max(0)) + 1 == i64::from(self.index)
     }
 }
 

@@ -1,15 +1,18 @@
 //! What the model says of a run: every recorded stage of both phases, judged by itself.
 
+mod beforehand;
 mod left_out;
 mod mixed;
 mod slots;
 mod sound;
 mod standing;
 
+pub use beforehand::beforehand;
 pub use sound::Sound;
 
 use crate::cause::{self, Cause, Examined, PowerRow};
 use crate::oracle::fit::{Finding, fit};
+use crate::oracle::replay::Beforehand;
 use crate::oracle::{Input, PhaseJudgement, Replay, StageJudgement};
 use crate::pair::place::Part;
 use crate::progress::{Progress, Watch, Work};
@@ -30,6 +33,8 @@ pub struct Oracle<'a> {
     pub budget_flops: f64,
     /// Whether to say what the run would have shown of each bug of the catalogue.
     pub power: bool,
+    /// Stages that somebody judged already: of the same rows, with the same model and contract.
+    pub beforehand: Option<&'a Beforehand>,
 }
 
 impl<'a> Oracle<'a> {
@@ -38,7 +43,19 @@ impl<'a> Oracle<'a> {
 
     /// With the manifest's own contract and an ordinary budget.
     pub fn new(model: &'a Model) -> Oracle<'a> {
-        Oracle { model, contract: None, budget_flops: Self::BUDGET_FLOPS, power: true }
+        Oracle { model, contract: None, budget_flops: Self::BUDGET_FLOPS, power: true, beforehand: None }
+    }
+
+    /// Replays a run's stages as its contract, or the one in its place, declares them.
+    fn replay<'r>(&self, run: &'r Run) -> Replay<'r>
+    where
+        'a: 'r,
+    {
+        let replay = Replay::new(self.model, run.manifest.as_ref());
+        match self.contract {
+            Some(contract) => replay.with_contract(contract),
+            None => replay,
+        }
     }
 }
 
@@ -166,12 +183,11 @@ pub fn examine(
     progress: &mut Watch<'_>,
 ) -> Result<Examination, Doubt> {
     same_model(run, oracle.model)?;
-    let mut replay = Replay::new(oracle.model, run.manifest.as_ref());
-    if let Some(contract) = oracle.contract {
-        replay = replay.with_contract(contract);
-    }
+    let mut replay = oracle.replay(run);
     progress(Progress { work: Work::Stages, done: 0, total: 1 });
-    let judge = |phase| replay.phase(&run.events, rows, phase).unwrap_or_default();
+    let none = Beforehand::default();
+    let known = oracle.beforehand.unwrap_or(&none);
+    let judge = |phase| replay.phase_after(known, &run.events, rows, phase).unwrap_or_default();
     let both = rayon::join(|| judge(Phase::Prefill), || judge(Phase::Decode));
     let mut phases = [both.0, both.1];
     if let Some(doubt) = weights_in_doubt(&phases) {

@@ -37,6 +37,11 @@ pub struct Arithmetic {
 /// Fields that may be assumed.
 const ASSUMABLE: [&str; 7] = ["accumulate", "activations", "probs", "residual", "rope_table", "scores", "softmax"];
 
+/// The one of them that has this name.
+pub(crate) fn assumable(name: &str) -> Option<&'static str> {
+    ASSUMABLE.into_iter().find(|field| *field == name)
+}
+
 /// Which of [`ASSUMABLE`] were.
 #[derive(Debug, Default)]
 struct Assumed(AtomicU8);

@@ -1,5 +1,6 @@
 //! One phase of a run, stage by stage.
 
+mod beforehand;
 pub(crate) mod cases;
 mod declared;
 mod partial;
@@ -10,6 +11,7 @@ use super::evaluate::{self, Expectation, Task};
 use super::judgement::{Outcome, PhaseJudgement, StageJudgement, SystematicJudgement, Unjudged};
 use super::stage::{Input, Op, Stage, Way, graph};
 use super::stats::{Direction, Flag, ScoreTest, add_row, measure};
+pub use beforehand::{Beforehand, JudgedStage};
 use driftprobe_model::Model;
 use driftprobe_trace::{
     Contract, ContractFields, Dtype, Event, HashAlgo, Manifest, Mode, Phase, Point, Row, Rows, TraceError,
@@ -65,9 +67,28 @@ impl<'a> Replay<'a> {
     /// # Errors
     /// If a payload is damaged or missing.
     pub fn phase(&self, events: &[Event], rows: &dyn Rows, phase: Phase) -> Result<PhaseJudgement, TraceError> {
+        self.phase_after(&Beforehand::default(), events, rows, phase)
+    }
+
+    /// As [`Replay::phase`], but for what was judged beforehand: under the same contract, of the same rows.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn phase_after(
+        &self,
+        known: &Beforehand,
+        events: &[Event],
+        rows: &dyn Rows,
+        phase: Phase,
+    ) -> Result<PhaseJudgement, TraceError> {
         let prompts = gather(events, rows, phase);
         // Each stage of all prompts by itself: what its tests have seen is its own.
         let one = |stage: &Stage| {
+            if let [(prompt_id, recorded)] = prompts.as_slice()
+                && let Some(known) = known.of((prompt_id, phase), stage, recorded)
+            {
+                return Ok(known);
+            }
             let mut tests = Tests::default();
             let of_prompt = |(prompt_id, recorded): &(&Arc<str>, Recorded<'_>)| {
                 self.stage(&Place { prompt_id, phase, stage }, recorded, &mut tests)

@@ -16,7 +16,7 @@ from .._native import __version__
 from ..errors import Error
 from .mirror import ABOVE, Mirror
 from .s3 import Client, Object, Unavailable, each, sha256
-from .storage import MANIFEST_FILE, REPORTS, S3, SCHEME, UNITS_DIR, Place, listing_of
+from .storage import LAYERS_DIR, MANIFEST_FILE, REPORTS, S3, SCHEME, UNITS_DIR, Place, listing_of
 
 OBJECTS_FILE = ".objects.json"
 """In a run: names, sizes and checksums of its objects. It comes first: a run with a list and no manifest is half of one."""
@@ -155,7 +155,7 @@ class Bucket(Place):
     def judging(self) -> Iterator[Path]:
         with self.mirror.scratch() as folder:
             # Those that another task replaces just now are its to replace.
-            self._bring(folder, f"{UNITS_DIR}/", without_changed=True)
+            self._bring(folder, f"{UNITS_DIR}/", f"{LAYERS_DIR}/", without_changed=True)
             sent = _stamps(folder)
             ended = threading.Event()
 
@@ -257,10 +257,10 @@ def _above(name: str) -> Iterator[str]:
 def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
     """Results in a folder, by name, and what is another for another file: they are only ever replaced whole."""
     stamps = {}
-    for path in (folder / UNITS_DIR).glob("[!.]*.json"):
+    for path in (path for inner in (UNITS_DIR, LAYERS_DIR) for path in (folder / inner).glob("[!.]*.json")):
         try:
             found = path.stat()
         except OSError:
             continue
-        stamps[f"{UNITS_DIR}/{path.name}"] = (found.st_ino, found.st_mtime_ns)
+        stamps[f"{path.parent.name}/{path.name}"] = (found.st_ino, found.st_mtime_ns)
     return stamps

@@ -36,6 +36,7 @@ Examples:
   driftprobe cluster analyze /shared/night --out /shared/night-report
   driftprobe cluster analyze /shared/a /shared/b --out /shared/report -- --model /shared/model
   driftprobe cluster analyze s3://bucket/night --out s3://bucket/night-report
+  driftprobe cluster analyze /shared/long --out /shared/report --layer-parts 4
 
 The reports are those of `driftprobe analyze --by-prompt`, byte for byte.
 What follows -- is given to every `driftprobe analyze`.
@@ -80,7 +81,7 @@ def _analyze(asked: argparse.Namespace, resources: Resources, given: list[str]) 
     if sys.stdout.isatty():
         show += ["--color", "always"]
     with redirect_stdout(sys.stderr):
-        of = {"args": given, "parts": asked.parts, "resources": resources, "show": show}
+        of = {"args": given, "parts": asked.parts, "layer_parts": asked.layer_parts, "resources": resources, "show": show}
         merged = analyze(asked.runs, asked.out, asked.address, s3=S3(asked.s3_endpoint, asked.cache), **of)
     print(merged.printed, end="")
     _complain("was lost with its worker, again and again", {f"part {part}": why for part, why in merged.lost.items()})
@@ -105,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     judge = commands.add_parser("analyze", help="judge runs", epilog=ANALYZE_EXAMPLES, formatter_class=raw)
     judge.add_argument("runs", nargs="+", metavar="RUN", help="runs, and folders of runs; or s3://bucket/prefix")
     judge.add_argument("--parts", type=int, metavar="N", help="tasks [default: four for each that can run at once]")
+    judge.add_argument(
+        "--layer-parts", type=int, default=1, metavar="N", help="tasks before them, each for a range of layers [default: none]"
+    )
     judge.add_argument("--format", default="text", choices=("text", "json", "md", "tsv"), help="what to print")
     for command in (record, judge):
         command.add_argument("--out", required=True, metavar="DIR", help="a folder that all nodes see, or s3://bucket/prefix")

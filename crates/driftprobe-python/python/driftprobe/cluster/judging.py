@@ -42,7 +42,9 @@ class Merged:
     unrecorded: list[str] = field(default_factory=list)
     """Probes that `cluster run` was to record and that are not there. They are missing in the verdict too."""
     parts: int = 0
-    """Tasks that all of it was divided into."""
+    """Tasks that all prompts were divided into."""
+    layer_parts: int = 1
+    """Tasks before them, each for a range of all layers; 1: none."""
     seconds: float = 0.0
     """From the first task to the last."""
     busy_seconds: float = 0.0
@@ -67,6 +69,7 @@ def analyze(
     *,
     args: Sequence[str] = (),
     parts: int | None = None,
+    layer_parts: int = 1,
     resources: Resources | None = None,
     show: Sequence[str] = (),
     s3: S3 | None = None,
@@ -80,6 +83,8 @@ def analyze(
         address: the cluster: `host:port`, `auto`, or `local`.
         args: further arguments of `driftprobe analyze`, such as `--model`.
         parts: how many tasks all prompts are divided into; by default four for each that the cluster can run at once.
+        layer_parts: into how many ranges of layers every prompt is cut, whose stages are judged before the prompts are, each by
+            a task of its own: for prompts that are fewer than the cluster's cores.
         resources: what each task asks for, and how often it is tried.
         show: options of `driftprobe merge`, such as `--format json`.
         s3: how storage is reached that is no folder.
@@ -98,7 +103,12 @@ def analyze(
         # Once, and not with every task: of many runs there are many objects.
         seen = cluster.ray.put([source.seen for source in sources])
         work = Work([source.where for source in sources], where, args, cluster.resources.threads(), os.getcwd())
-        _judge(cluster, results, (work, seen), merged)
+        merged.layer_parts = layer_parts
+        started = time.monotonic()
+        if layer_parts > 1:
+            _judge(cluster, results, ("--layer-shard", layer_parts), (work, seen), merged)
+        _judge(cluster, results, ("--shard", merged.parts), (work, seen), merged)
+        merged.seconds = time.monotonic() - started
     lacking = {name: prompts for source in sources for name, prompts in source.lacking().items()}
     merged.unrecorded = list(lacking)
     with results.merging() as folder, tempfile.TemporaryDirectory() as beside:
@@ -151,23 +161,25 @@ def _source(where: Where) -> Source:
     return Source(where, place, place.seen(), listing_of(place) or [])
 
 
-def _judge(cluster: Cluster, results: Place, asked: tuple[Work, Any], merged: Merged) -> None:
-    """Has every part judged."""
-    progress = Progress("judged", 0)
-    shards = [f"{index}/{merged.parts}" for index in range(1, merged.parts + 1)]
-    jobs = {shard: (shard, *asked) for shard in shards}
+def _judge(cluster: Cluster, results: Place, cut: tuple[str, int], asked: tuple[Work, Any], merged: Merged) -> None:
+    """Has every part judged, of what the program cuts at this option: prompts, or before them layers."""
+    option, parts = cut
+    of_layers = option == "--layer-shard"
+    progress = Progress("layers judged" if of_layers else "judged", 0)
+    jobs = {f"{index}/{parts}": ((option, f"{index}/{parts}"), *asked) for index in range(1, parts + 1)}
     ended = 0
 
     def tick(running: int, nodes: Any) -> None:
-        progress.done, progress.total = results.counted() or (ended, merged.parts)
+        progress.done, progress.total = (None if of_layers else results.counted()) or (ended, parts)
         progress.show(running, nodes)
 
-    started = time.monotonic()
     try:
         for shard, outcome in cluster.fan_out(judge, jobs, tick):
             ended += 1
             if isinstance(outcome, Lost):
-                merged.lost[shard] = outcome.why
+                # Of layers nothing is lost: who judges the prompt judges them too.
+                if not of_layers:
+                    merged.lost[shard] = outcome.why
             elif outcome["refused"]:
                 # As one machine would have: what cannot be read there cannot be read anywhere.
                 raise _refused(outcome["refused"], results)
@@ -175,11 +187,11 @@ def _judge(cluster: Cluster, results: Place, asked: tuple[Work, Any], merged: Me
                 merged.busy_seconds += outcome["seconds"]
     finally:
         progress.finish()
-    merged.seconds = time.monotonic() - started
 
 
-def judge(shard: str, work: Work, seen: list[Any]) -> dict[str, Any]:
-    """A task: judges one part of all prompts of what was `seen`; the result of each goes to `out` as it comes."""
+def judge(cut: tuple[str, str], work: Work, seen: list[Any]) -> dict[str, Any]:
+    """A task: judges one part of all prompts, or of the layers of all prompts, of what was `seen`; the result of each goes to
+    `out` as it comes."""
     started = time.monotonic()
     node = socket.gethostname()
     try:
@@ -189,7 +201,7 @@ def judge(shard: str, work: Work, seen: list[Any]) -> dict[str, Any]:
         with ExitStack() as stack:
             runs = [str(stack.enter_context(place.reading(known))) for place, known in zip(places, seen)]
             folder = stack.enter_context(results.judging())
-            words = ["analyze", *runs, *work.args, "--jobs", str(work.threads), "--out", str(folder), "--shard", shard]
+            words = ["analyze", *runs, *work.args, "--jobs", str(work.threads), "--out", str(folder), *cut]
             folder_of_work = work.cwd if Path(work.cwd).is_dir() else None
             done = program(words, {"RAYON_NUM_THREADS": str(work.threads)}, folder_of_work)
             if done.status not in (0, REFUSED):

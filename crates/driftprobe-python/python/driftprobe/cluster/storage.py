@@ -22,6 +22,7 @@ PROBES_FILE = "probes.json"
 
 MANIFEST_FILE = "manifest.json"
 UNITS_DIR = "units"
+LAYERS_DIR = "layers"
 REPORTS = ("merged.md", "merged.tsv", "merged.json")
 
 PARTS_DIR = ".partial"

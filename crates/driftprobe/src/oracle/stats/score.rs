@@ -28,6 +28,12 @@ impl Direction {
             Direction::Position => "position",
         }
     }
+
+    /// The one whose [`Direction::name`] this is.
+    pub fn named(name: &str) -> Option<Direction> {
+        let all = [Direction::Gain, Direction::Temperature, Direction::Theta, Direction::Position];
+        all.into_iter().find(|direction| direction.name() == name)
+    }
 }
 
 /// The derivatives of one row, and how far its elements' errors may agree.
@@ -95,6 +101,16 @@ impl ScoreTest {
         self.squares += other.squares;
         self.agreeing += other.agreeing;
         self.cells += other.cells;
+    }
+
+    /// Σp, Σp² with what cells may have in common, Σ|d|·shared/σ², and the cells.
+    pub fn parts(&self) -> (f64, f64, f64, usize) {
+        (self.sum, self.squares, self.agreeing, self.cells)
+    }
+
+    /// The test whose [`ScoreTest::parts`] these are.
+    pub fn from_parts((sum, squares, agreeing, cells): (f64, f64, f64, usize)) -> ScoreTest {
+        ScoreTest { sum, squares, agreeing, cells }
     }
 
     /// Cells so far. The score cannot exceed the root of it.
