@@ -9,7 +9,7 @@ use crate::embedded::linear::{Linear, is_integer};
 use crate::error::EngineError;
 use driftprobe_model::{Config, ModelError, Weight, WeightId};
 use driftprobe_trace::{Phase, Point};
-use products::{Dense, Narrow, Replaced, Shortened, Unbiased, transposed, with_neighbours_scales};
+use products::{Dense, Narrow, Rebiased, Replaced, Shortened, Unbiased, transposed, with_neighbours_scales};
 
 /// Faults of one matrix.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,8 @@ pub enum LinearFault {
     Transposed(Matrix),
     /// `BIAS_MISSING`: the bias is not added.
     BiasMissing(Matrix),
+    /// `BIAS_REPEATED`: the bias is added so often.
+    BiasRepeated(Matrix, usize),
     /// `WEIGHT_OTHER_LAYER`: the next layer's matrix; the first one's in the last layer.
     OtherLayer(Matrix),
     /// `TAIL_DROPPED`: the last so many columns are left out of the sums.
@@ -28,7 +30,7 @@ pub enum LinearFault {
     AccumulatorSaturated(Matrix, f32),
 }
 
-use LinearFault::{AccumulatorSaturated, BiasMissing, OtherLayer, QuantScale, TailDropped, Transposed};
+use LinearFault::{AccumulatorSaturated, BiasMissing, BiasRepeated, OtherLayer, QuantScale, TailDropped, Transposed};
 
 /// The largest finite f16.
 const F16_MAX: f32 = 65504.0;
@@ -37,7 +39,7 @@ impl LinearFault {
     fn matrix(&self) -> Matrix {
         match self {
             Transposed(m) | BiasMissing(m) | OtherLayer(m) | TailDropped(m, _) => *m,
-            QuantScale(m) | AccumulatorSaturated(m, _) => *m,
+            BiasRepeated(m, _) | QuantScale(m) | AccumulatorSaturated(m, _) => *m,
         }
     }
 }
@@ -103,6 +105,7 @@ impl Group for LinearFault {
         match self {
             Transposed(_) => "WEIGHT_TRANSPOSED",
             BiasMissing(_) => "BIAS_MISSING",
+            BiasRepeated(..) => "BIAS_REPEATED",
             OtherLayer(_) => "WEIGHT_OTHER_LAYER",
             TailDropped(..) => "TAIL_DROPPED",
             QuantScale(_) => "QUANT_SCALE",
@@ -113,6 +116,7 @@ impl Group for LinearFault {
     fn parameters(&self) -> Vec<String> {
         let mut parameters = vec![self.matrix().to_string()];
         match self {
+            BiasRepeated(_, times) => parameters.push(times.to_string()),
             TailDropped(_, columns) => parameters.push(columns.to_string()),
             AccumulatorSaturated(_, limit) => parameters.push(limit.to_string()),
             Transposed(_) | BiasMissing(_) | OtherLayer(_) | QuantScale(_) => {}
@@ -124,6 +128,7 @@ impl Group for LinearFault {
         Ok(Some(match id {
             "WEIGHT_TRANSPOSED" => Transposed(p.take("matrix", Matrix::O)?),
             "BIAS_MISSING" => BiasMissing(p.take("matrix", Matrix::Q)?),
+            "BIAS_REPEATED" => BiasRepeated(p.take("matrix", Matrix::Q)?, p.take("times", 2)?),
             "WEIGHT_OTHER_LAYER" => OtherLayer(p.take("matrix", Matrix::Q)?),
             "TAIL_DROPPED" => TailDropped(p.take("matrix", Matrix::Down)?, p.take("columns", 1)?),
             "QUANT_SCALE" => QuantScale(p.take("matrix", Matrix::Q)?),
@@ -138,8 +143,9 @@ impl Group for LinearFault {
             // A block of quantised activations goes as a whole.
             let weight = subject.weight(matrix, 0).ok().filter(|w| subject.is_integer(w));
             let columns = weight.map_or(1, |w| activation_block(&w));
-            let first = [Transposed(matrix), BiasMissing(matrix), OtherLayer(matrix), TailDropped(matrix, columns)];
-            first.into_iter().chain([QuantScale(matrix), AccumulatorSaturated(matrix, F16_MAX)])
+            let biases = [BiasMissing(matrix), BiasRepeated(matrix, 2), BiasRepeated(matrix, 4)];
+            let others = [Transposed(matrix), OtherLayer(matrix), TailDropped(matrix, columns), QuantScale(matrix)];
+            biases.into_iter().chain(others).chain([AccumulatorSaturated(matrix, F16_MAX)])
         };
         Matrix::ALL.iter().flat_map(each).collect()
     }
@@ -161,7 +167,10 @@ impl Group for LinearFault {
                 Transposed(_) if weight.dtype().is_quantised() => {
                     return Err(format!("{matrix} is quantised along its rows, and cannot be read by columns"));
                 }
-                BiasMissing(_) if !has_bias(config, matrix) => return Err(format!("{matrix} has no bias")),
+                BiasMissing(_) | BiasRepeated(..) if !has_bias(config, matrix) => {
+                    return Err(format!("{matrix} has no bias"));
+                }
+                BiasRepeated(_, times) if *times < 2 => return Err(format!("{times} times is not more than once")),
                 OtherLayer(Matrix::LmHead) => return Err("the output matrix is not in a layer".to_owned()),
                 OtherLayer(_) if config.num_hidden_layers == 1 => return Err("there is no other layer".to_owned()),
                 TailDropped(_, 0) => return Err("0 columns are none".to_owned()),
@@ -191,6 +200,7 @@ impl Group for LinearFault {
         let key = |layer| Some(layer).filter(|_| self.layered());
         Ok(match self {
             BiasMissing(_) => Box::new(Unbiased(matrix)),
+            BiasRepeated(_, times) => Box::new(Rebiased(matrix, *times)),
             TailDropped(_, columns) => Box::new(Shortened(matrix, *columns)),
             AccumulatorSaturated(_, limit) => {
                 let held = |layer| Ok((key(layer), Dense::of(&subject.weight(matrix, layer)?)));

@@ -16,7 +16,7 @@ use driftprobe_model::Model;
 const TOKENS: usize = 12;
 
 /// The catalogue's ids.
-const IDS: [&str; 43] = [
+const IDS: [&str; 44] = [
     "ROPE_POSITION_OFFSET",
     "ROPE_THETA",
     "ROPE_LAYOUT",
@@ -48,6 +48,7 @@ const IDS: [&str; 43] = [
     "NORM_SKIPPED",
     "WEIGHT_TRANSPOSED",
     "BIAS_MISSING",
+    "BIAS_REPEATED",
     "WEIGHT_OTHER_LAYER",
     "TAIL_DROPPED",
     "QUANT_SCALE",

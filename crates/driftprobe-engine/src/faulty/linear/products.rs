@@ -73,6 +73,19 @@ impl Interference for Unbiased {
     }
 }
 
+/// The bias so often: once where it belongs, the other times behind it.
+pub struct Rebiased(pub Matrix, pub usize);
+
+impl Interference for Rebiased {
+    fn linear(&self, at: At, matrix: Matrix, linear: &Linear, x: &Tensor) -> Result<Tensor, EngineError> {
+        let y = linear.forward(x, at.phase)?;
+        match linear.bias().filter(|_| matrix == self.0) {
+            Some(bias) => Ok(y.broadcast_add(&bias.affine(self.1.saturating_sub(1) as f64, 0.0)?)?),
+            None => Ok(y),
+        }
+    }
+}
+
 /// The last inputs count as zero.
 pub struct Shortened(pub Matrix, pub usize);
 

@@ -43,6 +43,7 @@ fn expected(fault: &Fault, probs: bool, qk_norm: bool) -> Point {
         (
             "WEIGHT_TRANSPOSED"
             | "BIAS_MISSING"
+            | "BIAS_REPEATED"
             | "WEIGHT_OTHER_LAYER"
             | "TAIL_DROPPED"
             | "QUANT_SCALE"

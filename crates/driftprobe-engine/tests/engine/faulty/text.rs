@@ -52,6 +52,8 @@ fn what_is_left_out_takes_its_ordinary_value() {
         ("ROPE_POSITION_OFFSET:-3", FaultKind::Rope(RopeFault::PositionOffset(-3))),
         ("MASK_SEES_FUTURE", FaultKind::Mask(MaskFault::SeesFuture(1))),
         ("HEAD_SWAP", FaultKind::Heads(HeadsFault::HeadSwap(0, 1))),
+        ("BIAS_REPEATED", FaultKind::Linear(LinearFault::BiasRepeated(Matrix::Q, 2))),
+        ("BIAS_REPEATED:v:16", FaultKind::Linear(LinearFault::BiasRepeated(Matrix::V, 16))),
         ("TAIL_DROPPED:o", FaultKind::Linear(LinearFault::TailDropped(Matrix::O, 1))),
         ("EMBED_ROW", FaultKind::Ends(EndsFault::EmbedRow(1))),
     ];
@@ -69,6 +71,7 @@ fn what_is_no_fault_is_refused_by_name() {
         ("ROPE", "\"ROPE\""),
         ("NORM_EPSILON", "NORM_EPSILON"),
         ("ROPE_THETA:big", "factor \"big\""),
+        ("BIAS_REPEATED:q:-1", "times \"-1\""),
         ("ROPE_LAYOUT:half", "\"half\" is a parameter too many"),
         ("NORM_EPS:middle", "attn_post"),
         ("KV_PRECISION:int4", "fp8"),

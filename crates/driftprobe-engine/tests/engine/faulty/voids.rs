@@ -22,6 +22,7 @@ fn refused(path: &str, settings: &Settings, cases: &[(&str, &str)]) {
 fn a_model_without_the_stage_cannot_have_its_fault() {
     let cases = [
         ("BIAS_MISSING:q", "no bias"),
+        ("BIAS_REPEATED:q", "no bias"),
         ("SOFTCAP_MISSING:attn", "caps no scores"),
         ("SOFTCAP_MISSING:logits", "caps no logits"),
         ("WEIGHT_TRANSPOSED:gate", "not square"),
@@ -44,6 +45,7 @@ fn a_model_without_the_stage_cannot_have_its_fault() {
         &plain(),
         &[("MASK_MISSES_FIRST@decode", "window already"), ("MASK_MISSES_FIRST@prefill", "window already")],
     );
+    refused("hf/qwen2", &plain(), &[("BIAS_REPEATED:o:2", "no bias"), ("BIAS_REPEATED:lm_head:2", "no bias")]);
     refused("hf/gemma2", &plain(), &[("ACTIVATION_WRONG:gelu_tanh", "own activation")]);
     let quantised = [
         ("WEIGHT_TRANSPOSED:q", "quantised"),
@@ -87,6 +89,8 @@ fn parameters_that_change_nothing_or_are_not_there_are_refused() {
         ("TAIL_DROPPED:lm_head@both:layer1", "not in a layer"),
     ];
     refused("DEMO", &plain(), &cases);
+    let times = [("BIAS_REPEATED:q:0", "more than once"), ("BIAS_REPEATED:q:1", "more than once")];
+    refused("hf/qwen2", &plain(), &times);
     refused("DEMO", &stored(Storage::F32, Storage::F16), &[("KV_PRECISION:f16", "already")]);
     refused(
         "DEMO",

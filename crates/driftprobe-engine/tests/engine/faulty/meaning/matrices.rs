@@ -56,6 +56,14 @@ fn matrix_faults_multiply_as_their_names_say() {
     let product = times(&shown.own("self_attn.v_proj.weight"), shown.get(AttnNormOut));
     assert_close(shown.get(VProj), &product, "without a bias");
     assert_far(shown.get(VProj), clean.get(VProj), "without a bias");
+    let bias = shown.own("self_attn.v_proj.bias");
+    for (fault, times) in [("BIAS_REPEATED:v", 2.0), ("BIAS_REPEATED:v:8", 8.0)] {
+        let shown = Shown::faulty("hf/qwen2", &plain(), fault);
+        let expected: Vec<f64> = product.iter().zip(&bias).map(|(y, b)| y + times * b).collect();
+        assert_close(shown.get(VProj), &expected, fault);
+        assert_far(shown.get(VProj), clean.get(VProj), fault);
+        assert_eq!(shown.get(KPreRope), clean.get(KPreRope), "{fault}: K's bias");
+    }
 }
 
 #[test]
