@@ -8,6 +8,7 @@
 //! Hypotheses know nothing of how faults are injected for tests: they are formulas of their own.
 
 mod attention;
+pub(crate) mod bugs;
 mod cache;
 mod evidence;
 mod exact;
@@ -154,21 +155,10 @@ struct Findings {
     evidence: String,
 }
 
-/// Ids that a wrong cache row can have.
-const CACHE_IDS: &[&str] = &[
-    "KV_NOT_WRITTEN",
-    "KV_EXCHANGED",
-    "KV_PRECISION",
-    "KV_SWAPPED_SLOTS",
-    "KV_DUPLICATED_SLOT",
-    "KV_STALE_SLOT",
-    "KV_FOREIGN_ROW",
-];
-
 fn of_cache(model: &Model, cases: &[Case], both: &[Case]) -> Findings {
     let names = cache::names(model, cases, both);
     let candidates: Vec<Candidate> = names.into_iter().map(Candidate::named).collect();
-    let others = CACHE_IDS.iter().filter(|id| candidates.iter().all(|c| c.id != **id));
+    let others = slot::IDS.iter().filter(|id| candidates.iter().all(|c| c.id != **id));
     let refused = others.map(|id| Candidate {
         id,
         parameters: Vec::new(),

@@ -43,8 +43,13 @@ pub(super) fn embeddings<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>>
     all
 }
 
+/// Of the embedding, in ordinary sizes.
+pub(super) fn ordinary(model: &Model) -> Vec<Trial<'_>> {
+    vec![scale(model), next_row(model)]
+}
+
 /// The model's factor left out; √hidden where it has none.
-pub(super) fn scale(model: &Model) -> Trial<'_> {
+fn scale(model: &Model) -> Trial<'_> {
     let root = (model.config.hidden_size as f64).sqrt();
     scaled(model, if model.config.embed_scale.is_some() { None } else { Some(root) })
 }
@@ -84,7 +89,7 @@ fn scale_fitted<'a>(model: &'a Model, cases: &[Case]) -> Vec<Trial<'a>> {
 }
 
 /// The row of the next token.
-pub(super) fn next_row(model: &Model) -> Trial<'_> {
+fn next_row(model: &Model) -> Trial<'_> {
     let vocab = u32::try_from(model.config.vocab_size).unwrap_or(u32::MAX).max(1);
     let expect = Box::new(move |case: &Case| {
         let mut task = case.task.clone();

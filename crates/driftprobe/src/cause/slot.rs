@@ -53,6 +53,17 @@ pub struct SlotName {
     pub freedom: Freedom,
 }
 
+/// The names that there are, in the order in which they are tried.
+pub(super) const IDS: &[&str] = &[
+    "KV_NOT_WRITTEN",
+    "KV_EXCHANGED",
+    "KV_PRECISION",
+    "KV_SWAPPED_SLOTS",
+    "KV_DUPLICATED_SLOT",
+    "KV_STALE_SLOT",
+    "KV_FOREIGN_ROW",
+];
+
 fn name(id: &'static str, parameters: &[(&str, String)]) -> SlotName {
     let parameters = parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     SlotName { id, parameters, freedom: Freedom::Fixed }

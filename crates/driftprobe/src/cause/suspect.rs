@@ -1,5 +1,6 @@
 //! The four usual suspects of attention: mask, rotary embedding, score normalisation, Q/K/V. Each tested, with its outcome.
 
+use super::bugs::{Group, bug_of};
 use super::{Candidate, Cause, PowerRow};
 use driftprobe_trace::{Phase, Point};
 use std::collections::BTreeSet;
@@ -25,23 +26,18 @@ impl Suspect {
     /// Whether a fault with this id at this point is its.
     pub fn covers(self, id: &str, point: Point) -> bool {
         use Point::{KPreRope, KProjOut, QPreRope, QProjOut, VProj};
+        let group = bug_of(id).map(|bug| bug.group);
         match self {
-            Suspect::Mask => id.starts_with("MASK_"),
-            Suspect::Rope => id.starts_with("ROPE_") || id == "K_WITHOUT_ROPE",
-            Suspect::ScoreNormalisation => {
-                id.starts_with("SCALE_")
-                    || id.starts_with("SOFTMAX_")
-                    || (id == "SOFTCAP_MISSING" && point != Point::Logits)
-            }
-            Suspect::Qkv => {
-                let heads = matches!(id, "GQA_MAP" | "HEAD_SWAP" | "HEAD_LAYOUT");
-                heads || (!self.is_other(id) && matches!(point, QProjOut | KProjOut | QPreRope | KPreRope | VProj))
-            }
+            Suspect::Mask => group == Some(Group::Mask),
+            Suspect::Rope => group == Some(Group::Rope),
+            // A cap on logits is none of attention's.
+            Suspect::ScoreNormalisation => group == Some(Group::Scores) && point != Point::Logits,
+            Suspect::Qkv => match group {
+                Some(Group::Heads) => true,
+                Some(Group::Rope) | None => false,
+                _ => matches!(point, QProjOut | KProjOut | QPreRope | KPreRope | VProj),
+            },
         }
-    }
-
-    fn is_other(self, id: &str) -> bool {
-        id == super::UNEXPLAINED || id.starts_with("ROPE_")
     }
 }
 

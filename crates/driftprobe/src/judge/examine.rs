@@ -10,6 +10,7 @@ mod standing;
 pub use beforehand::beforehand;
 pub use sound::Sound;
 
+use crate::cause::bugs::bug_of;
 use crate::cause::{self, Cause, Examined, PowerRow};
 use crate::oracle::fit::{Finding, fit};
 use crate::oracle::replay::Beforehand;
@@ -217,13 +218,14 @@ pub fn examine(
     Ok(all)
 }
 
-/// Bugs that are themselves a matter of precision: an arithmetic may explain the rows as well as they do.
-const OF_PRECISION: [&str; 3] = ["KV_PRECISION", "ROPE_TABLE_PRECISION", "ACCUMULATOR_SATURATED"];
-
-/// Whether a bug explains what is at fault, so that no wider noise is needed.
+/// Whether a bug explains what is at fault, so that no wider noise is needed; one that is itself a matter of precision does
+/// not, since an arithmetic may explain the rows as well.
 fn explained(replay: &Replay<'_>, events: &[Event], rows: &dyn Rows, judged: &PhaseJudgement) -> bool {
     let causes = cause::find(replay, events, rows, std::slice::from_ref(judged)).unwrap_or_default();
-    causes.iter().flat_map(|cause| &cause.candidates).any(|candidate| !OF_PRECISION.contains(&candidate.id))
+    causes
+        .iter()
+        .flat_map(|cause| &cause.candidates)
+        .any(|candidate| !bug_of(candidate.id).is_some_and(|bug| bug.of_precision))
 }
 
 fn same_model(run: &Run, model: &Model) -> Result<(), Doubt> {

@@ -1,5 +1,6 @@
 //! What a run would have shown, by bug and phase: the rows of the power table put together.
 
+use crate::cause::bugs::{Shown, bug_of};
 use crate::cause::{PowerRow, UNEXPLAINED};
 use crate::judge::examine::Examination;
 use crate::simulate::{PlaceDrift, TokenJudgement};
@@ -95,9 +96,6 @@ fn add(bug: &mut BugPower, row: &PowerRow) {
     }
 }
 
-/// Bugs of cached rows that are seen by what the tokens give, not by the row that was written.
-const OF_SLOTS: [&str; 4] = ["KV_STALE_SLOT", "KV_DUPLICATED_SLOT", "KV_SWAPPED_SLOTS", "KV_FOREIGN_ROW"];
-
 /// The part of a cached row's size that rounding may make of it, for a row of another token to stand out.
 const ROUNDING_MAX: f64 = 0.1;
 
@@ -120,9 +118,9 @@ impl Slots {
         Slots { rows: examination.study.tokens.iter().filter(judged).count(), rounding: rounding.unwrap_or(f64::NAN) }
     }
 
-    /// Whether a row of another token stands out: it differs by about its own size.
+    /// Whether the tokens show this bug: a row of another token stands out, since it differs by about its own size.
     pub fn show(&self, id: &str) -> bool {
-        OF_SLOTS.contains(&id) && self.rows > 0 && self.rounding < ROUNDING_MAX
+        bug_of(id).is_some_and(|bug| bug.shown == Shown::BySlots) && self.rows > 0 && self.rounding < ROUNDING_MAX
     }
 }
 

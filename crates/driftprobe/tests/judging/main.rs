@@ -1,6 +1,7 @@
 //! The judging core against runs: real ones of the embedded engine and of transformers, and such as are made to deceive.
 
 mod beforehand;
+mod cause_bugs;
 mod cause_catalogue;
 mod cause_places;
 mod cause_power;

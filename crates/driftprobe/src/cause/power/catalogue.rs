@@ -1,6 +1,7 @@
 //! The bugs that are tried, in ordinary sizes, and those that no recorded point can show.
 
 use super::PowerRow;
+use crate::cause::bugs::{BUGS, Bug, Shown};
 use crate::cause::linear::Narrowed;
 use crate::cause::trial::{Trial, clean};
 use crate::cause::{attention, exact, gate, linear, norm, rope, slot};
@@ -15,7 +16,7 @@ use std::collections::BTreeSet;
 pub(super) fn ordinary<'a>(model: &'a Model, op: Op, cases: &[Case]) -> Vec<Trial<'a>> {
     let Some(first) = cases.first() else { return Vec::new() };
     match op {
-        Op::Embed => vec![exact::scale(model), exact::next_row(model)],
+        Op::Embed => exact::ordinary(model),
         Op::Add => exact::sums(),
         Op::Norm { .. } => {
             let mut all = norm::fixed(model);
@@ -70,41 +71,6 @@ fn cached(model: &Model) -> Vec<Trial<'_>> {
     all
 }
 
-/// Bugs that show at other points, by the points of which one must be recorded with what it is computed from.
-const SHOWN_AT: &[(&str, &[Point])] = &[
-    ("ROPE_POSITION_OFFSET", &[Point::QPostRope, Point::KPostRope]),
-    ("ROPE_THETA", &[Point::QPostRope, Point::KPostRope]),
-    ("ROPE_LAYOUT", &[Point::QPostRope, Point::KPostRope]),
-    ("ROPE_SCALING", &[Point::QPostRope, Point::KPostRope]),
-    ("ROPE_TABLE_PRECISION", &[Point::QPostRope, Point::KPostRope]),
-    ("K_WITHOUT_ROPE", &[Point::KPostRope]),
-    ("MASK_MISSES_NEWEST", &[Point::AttnScores, Point::AttnProbs, Point::AttnOut]),
-    ("MASK_MISSES_FIRST", &[Point::AttnScores, Point::AttnProbs, Point::AttnOut]),
-    ("MASK_WINDOW", &[Point::AttnScores, Point::AttnProbs, Point::AttnOut]),
-    ("SCALE_MISSING", &[Point::AttnScores, Point::AttnProbs, Point::AttnOut]),
-    ("SCALE_WRONG", &[Point::AttnScores, Point::AttnProbs, Point::AttnOut]),
-    ("SOFTMAX_UNNORMALISED", &[Point::AttnProbs, Point::AttnOut]),
-    ("GQA_MAP", &[Point::AttnScores, Point::AttnProbs, Point::AttnOut]),
-    ("HEAD_SWAP", &[Point::AttnOut]),
-    ("HEAD_LAYOUT", &[Point::AttnOut]),
-    ("KV_NOT_WRITTEN", &[Point::KCache, Point::VCache]),
-    ("KV_PRECISION", &[Point::KCache, Point::VCache]),
-    ("NORM_EPS", &[Point::AttnNormOut, Point::FfnNormOut, Point::FinalNormOut]),
-    ("NORM_WEIGHT_PLUS_ONE", &[Point::AttnNormOut, Point::FfnNormOut, Point::FinalNormOut]),
-    ("NORM_MEAN_SUBTRACTED", &[Point::AttnNormOut, Point::FfnNormOut, Point::FinalNormOut]),
-    ("NORM_SKIPPED", &[Point::AttnNormOut, Point::FfnNormOut, Point::FinalNormOut]),
-    ("WEIGHT_OTHER_LAYER", &[Point::QPreRope, Point::VProj, Point::AttnProjOut, Point::MlpGate, Point::MlpOut]),
-    ("TAIL_DROPPED", &[Point::QPreRope, Point::VProj, Point::AttnProjOut, Point::MlpGate, Point::MlpOut]),
-    ("ACCUMULATOR_SATURATED", &[Point::QPreRope, Point::VProj, Point::AttnProjOut, Point::MlpGate, Point::MlpOut]),
-    ("GATE_UP_SWAPPED", &[Point::MlpGate, Point::MlpAct]),
-    ("ACTIVATION_WRONG", &[Point::MlpAct]),
-    ("RESIDUAL_DROPPED", &[Point::ResidualPostAttn, Point::ResidualPostMlp]),
-    ("RESIDUAL_DOUBLED", &[Point::ResidualPostAttn, Point::ResidualPostMlp]),
-    ("EMBED_SCALE", &[Point::EmbedOut]),
-    ("EMBED_ROW", &[Point::EmbedOut]),
-    ("LM_HEAD_ROW", &[Point::Logits]),
-];
-
 /// A sight of the future shows only in rows that have one.
 pub(super) fn future(events: &[Event]) -> PowerRow {
     let places = || events.iter().filter(|e| (e.phase, e.point) == (Phase::Prefill, Point::AttnOut));
@@ -130,26 +96,21 @@ pub(super) fn future(events: &[Event]) -> PowerRow {
 
 /// The bugs that this model can have and no row shows, with what would have to be recorded.
 pub(super) fn unseen(config: &Config, phase: Phase, shown: &BTreeSet<&'static str>) -> Vec<PowerRow> {
-    let applies = |id: &str| match id {
-        "GQA_MAP" => config.group() > 1 && config.num_key_value_heads > 1,
-        "SCALE_MISSING" => config.attention_scale != 1.0,
-        "HEAD_SWAP" | "HEAD_LAYOUT" => config.num_attention_heads > 1,
-        "WEIGHT_OTHER_LAYER" => config.num_hidden_layers > 1,
-        _ => true,
-    };
-    let missing = SHOWN_AT.iter().filter(|(id, _)| !shown.contains(id) && applies(id));
-    let row = |(id, points): &(&'static str, &[Point])| {
-        let names = points.iter().map(|p| p.id()).collect::<Vec<_>>().join(" or ");
-        let unseen = format!("{names} is not recorded with what it is computed from");
+    let row = |bug: &Bug, points: &[Point], unseen: String| {
         let point = points.first().copied().unwrap_or(Point::Logits);
         let (rows, seen, effect, smallest) = (0, 0, None, None);
-        PowerRow { id, parameters: Vec::new(), phase, point, rows, seen, effect, smallest, unseen }
+        PowerRow { id: bug.id, parameters: Vec::new(), phase, point, rows, seen, effect, smallest, unseen }
     };
-    let mut all: Vec<PowerRow> = missing.map(row).collect();
-    let not_here = |id| PowerRow {
-        unseen: "a slot of an earlier position has no source among the recorded rows".to_owned(),
-        ..row(&(id, &[Point::KCache]))
+    let missing = |bug: &Bug| match bug.shown {
+        Shown::At(points) if !shown.contains(bug.id) && (bug.applies)(config) => {
+            let names = points.iter().map(|p| p.id()).collect::<Vec<_>>().join(" or ");
+            Some(row(bug, points, format!("{names} is not recorded with what it is computed from")))
+        }
+        _ => None,
     };
-    all.extend(["KV_STALE_SLOT", "KV_DUPLICATED_SLOT", "KV_SWAPPED_SLOTS", "KV_FOREIGN_ROW"].map(not_here));
-    all
+    let not_here = |bug: &Bug| {
+        let unseen = "a slot of an earlier position has no source among the recorded rows";
+        (bug.shown == Shown::BySlots).then(|| row(bug, &[Point::KCache], unseen.to_owned()))
+    };
+    BUGS.iter().filter_map(missing).chain(BUGS.iter().filter_map(not_here)).collect()
 }
