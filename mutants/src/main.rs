@@ -46,8 +46,9 @@ impl Mutate {
         self.function.pop();
     }
 
-    fn guard(&mut self, arm: &mut syn::Arm, deletable: bool) {
-        let Some((token, guard)) = arm.guard.take() else {
+    /// `told`: where the arm's guard stands and what it says, without mutants within it.
+    fn guard(&mut self, arm: &mut syn::Arm, told: Option<(Span, String)>, deletable: bool) {
+        let (Some((token, guard)), Some((span, text))) = (arm.guard.take(), told) else {
             if deletable {
                 let n = self.number(arm.pat.span(), &format!("delete match arm {}", arm.pat.to_token_stream()));
                 arm.guard = Some((Default::default(), Box::new(parse_quote!(!crate::mutated(#n)))));
@@ -58,10 +59,10 @@ impl Mutate {
             arm.guard = Some((token, guard));
             return;
         }
-        let (span, text) = (guard.span(), guard.to_token_stream().to_string());
         let yes = self.number(span, &format!("replace match guard {text} with true"));
         let no = self.number(span, &format!("replace match guard {text} with false"));
-        let either = parse_quote!((if crate::mutated(#yes) { true } else if crate::mutated(#no) { false } else { #guard }));
+        let either =
+            parse_quote!((if crate::mutated(#yes) { true } else if crate::mutated(#no) { false } else { #guard }));
         arm.guard = Some((token, Box::new(either)));
     }
 
@@ -115,11 +116,15 @@ impl VisitMut for Mutate {
     }
 
     fn visit_expr_match_mut(&mut self, of: &mut syn::ExprMatch) {
+        let told =
+            |arm: &syn::Arm| Some(&arm.guard.as_ref()?.1).map(|one| (one.span(), one.to_token_stream().to_string()));
+        let guards: Vec<Option<(Span, String)>> = of.arms.iter().map(told).collect();
         visit_mut::visit_expr_match_mut(self, of);
         // Without an arm for all the rest, no arm can be taken out.
         let rest = of.arms.last().is_some_and(|arm| matches!(arm.pat, syn::Pat::Wild(_)) && arm.guard.is_none());
         let last = of.arms.len().saturating_sub(1);
-        of.arms.iter_mut().enumerate().for_each(|(at, arm)| self.guard(arm, rest && at < last));
+        let arms = of.arms.iter_mut().zip(guards).enumerate();
+        arms.for_each(|(at, (arm, told))| self.guard(arm, told, rest && at < last));
     }
 
     fn visit_expr_mut(&mut self, expr: &mut Expr) {
