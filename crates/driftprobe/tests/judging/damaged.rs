@@ -33,5 +33,9 @@ fn a_damaged_row_is_no_fault_of_the_engine() {
         let codes: Vec<ReasonCode> = analysis.verdict.reasons.iter().map(|reason| reason.code).collect();
         assert!(codes.contains(&ReasonCode::PayloadDamaged), "{point}: {codes:?}");
         assert_eq!(analysis.counts.fault, 0, "{point}");
+        // What is sound is judged, also beside what is not.
+        let pair = analysis.pairs.iter().find(|pair| (pair.prefill.point, pair.prefill.layer) == (point, 0)).unwrap();
+        let sound = pair.stages[0].as_ref().unwrap();
+        assert!(sound.outcome.is_clean(), "{point}: {sound:?}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod beforehand;
 mod cause_bugs;
+mod attributed;
 mod cause_catalogue;
 mod cause_places;
 mod cause_power;
@@ -9,8 +10,10 @@ mod cause_slot;
 mod cause_unexplained;
 mod claims;
 mod compare;
+mod compared;
 mod damaged;
 mod digest;
+mod exercised;
 mod first_failure;
 mod gate_baseline;
 mod gate_formats;
@@ -27,6 +30,7 @@ mod oracle_brute_force;
 mod oracle_clean;
 mod oracle_faults;
 mod oracle_fused;
+mod oracle_measures;
 mod oracle_quantised;
 mod oracle_stats;
 mod oracle_support;

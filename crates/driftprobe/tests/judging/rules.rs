@@ -1,7 +1,7 @@
 //! Rules that stand behind others, each by itself: why an event has no partner, and what a verdict asks for even where no
 //! reason was given.
 
-use crate::support::{clean, event};
+use crate::support::{clean, event, shaped};
 use driftprobe::analysis::Unpaired;
 use driftprobe::cause::PowerRow;
 use driftprobe::judge::examine::Examination;
@@ -199,7 +199,7 @@ fn a_contract_blocks_where_it_allows_much_and_is_noted_where_it_is_not_used() {
 fn differing() -> (Analysis, usize) {
     let mut memory = clean();
     let at = memory.of(Phase::Decode).into_iter().find(|at| memory.run.events[*at].point == Point::MlpOut).unwrap();
-    memory.change(at, crate::support::shaped(&[8], &[1.5; 8]));
+    memory.change(at, shaped(&[8], &[1.5; 8]));
     let run = analyze(&memory.run, &memory, Options::default());
     let at = run.pairs.iter().position(JudgedPair::parts).unwrap();
     (run, at)
