@@ -230,3 +230,95 @@ impl Drift {
 fn mean(all: &[f64]) -> f64 {
     all.iter().sum::<f64>() / all.len().max(1) as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const X: Input = Input { point: Point::AttnOut, layer: 0 };
+    const Y: Input = Input { point: Point::MlpOut, layer: 0 };
+
+    type Row = (Input, f64, [f64; 2], [f64; 2], [f64; 2]);
+
+    /// A prompt of two draws: of each row the place, the difference, those of the draws, those come apart, floor and size.
+    fn prompt(rows: &[Row]) -> Drift {
+        let mut drift = Drift::new(2);
+        for (place, observed, drawn, apart, [floor, size]) in rows {
+            let (observed, floor, size) = (*observed, *floor, *size);
+            drift.add(*place, &Differences { observed, drawn, apart, floor, size });
+        }
+        drift
+    }
+
+    fn merged(prompts: &[&[Row]]) -> Option<EndToEnd> {
+        let mut all = Drift::new(2);
+        prompts.iter().for_each(|rows| all.merge(prompt(rows)));
+        all.finish()
+    }
+
+    const A: [Row; 1] = [(X, 4.0, [1.0, 4.0], [9.0, 16.0], [0.0, 2.0])];
+    const B: [Row; 2] = [(X, 9.0, [2.0, 5.0], [3.0, 8.0], [0.0, 4.0]), (Y, 1.0, [0.0, 3.0], [6.0, 7.0], [0.5, 0.5])];
+
+    fn is_near(value: f64, expected: f64) -> bool {
+        (value - expected).abs() < 1e-9
+    }
+
+    #[test]
+    fn the_tests_are_those_of_a_hand_computation() {
+        // Of one degree of freedom, P(T > t) = ½ − arctan(t)/π; t = ln 2/√(2·ln²2·1.5) = 1/√3.
+        let found = prompt(&A).finish().unwrap();
+        assert!(is_near(found.p_drawn, 1.0 / 3.0) && is_near(found.p_apart, 0.864_461_907_026_304), "{found:?}");
+        assert!(is_near(found.p_value, 2.0 / 3.0) && is_near(found.typical_ratio, 2f64.sqrt()), "{found:?}");
+        assert!(is_near(found.observed_over_expected, 1.6f64.sqrt()) && (found.rows, found.draws) == (1, 2));
+        // A prompt may have come apart where no draw has: half of ln² 6 more variance.
+        let found = merged(&[&A]).unwrap();
+        assert!(is_near(found.p_drawn, 0.379_672_423_023_777) && is_near(found.p_apart, 0.864_461_907_026_304));
+        let found = merged(&[&A, &B]).unwrap();
+        assert!(is_near(found.p_drawn, 0.366_016_648_970_187) && is_near(found.p_apart, 0.800_207_146_751_294));
+        assert!(is_near(found.p_value, 2.0 * 0.366_016_648_970_187) && is_near(found.typical_ratio, 1.364_501_832_648));
+        assert!(is_near(found.observed_over_expected, (6.25f64 / 5.125).sqrt()) && found.rows == 3, "{found:?}");
+        // Draws that have come apart less than they differ add no negative way.
+        let near: [Row; 1] = [(X, 4.0, [1.0, 4.0], [0.5, 0.5], [0.0, 2.0])];
+        assert!(is_near(merged(&[&near]).unwrap().p_drawn, 1.0 / 3.0));
+    }
+
+    #[test]
+    fn each_place_has_the_mean_of_its_rows_in_the_order_in_which_they_came() {
+        let places = merged(&[&A, &B]).unwrap().places;
+        let squares = |place: &PlaceDrift| {
+            let [least, most] = place.drawn.map(|drawn| drawn * drawn);
+            [place.observed * place.observed, place.expected * place.expected, least, most]
+        };
+        let near = |found: [f64; 4], expected: [f64; 4]| found.iter().zip(expected).all(|(a, b)| is_near(*a, b));
+        let [x, y] = [&places[0], &places[1]];
+        assert_eq!(
+            [(x.point, x.rows), (y.point, y.rows), (Y.point, places.len())],
+            [(X.point, 2), (Y.point, 1), (Y.point, 2)]
+        );
+        assert!(near(squares(x), [2.125, 1.0625, 0.5, 1.625]) && is_near(x.ratio(), 2f64.sqrt()), "{x:?}");
+        assert!(near(squares(y), [2.0, 3.0, 0.0, 6.0]), "{y:?}");
+        let own = prompt(&[B[1], B[0], B[1]]).finish().unwrap().places;
+        assert_eq!(own.iter().map(|place| (place.point, place.rows)).collect::<Vec<_>>(), [(Y.point, 2), (X.point, 1)]);
+    }
+
+    #[test]
+    fn rows_in_which_nothing_differs_say_nothing_and_nan_says_everything() {
+        let nothing: Row = (X, 0.0, [0.0, 0.0], [1.0, 1.0], [0.5, 1.0]);
+        assert!(prompt(&[nothing]).finish().is_none() && merged(&[]).is_none());
+        assert_eq!(prompt(&[nothing, A[0]]).finish(), prompt(&A).finish());
+        for (observed, drawn) in [(1.0, [0.0, 0.0]), (0.0, [1.0, 0.0]), (0.0, [0.0, 1.0])] {
+            assert_eq!(prompt(&[(X, observed, drawn, [1.0, 1.0], [0.5, 1.0])]).finish().unwrap().rows, 1);
+        }
+        let nan = prompt(&[(X, f64::NAN, [1.0, 4.0], [9.0, 16.0], [0.0, 1.0])]).finish().unwrap();
+        assert_eq!([nan.p_value, nan.p_drawn, nan.p_apart], [0.0; 3]);
+        // A row without size, or with none that is a number, counts as it is.
+        for size in [0.0, -1.0, f64::INFINITY, f64::NAN] {
+            let found = prompt(&[(X, 4.0, [1.0, 4.0], [9.0, 16.0], [0.0, size])]).finish().unwrap();
+            assert!(is_near(found.places[0].observed, 2.0), "{size}: {found:?}");
+        }
+        // One draw has no spread.
+        let mut one = Drift::new(1);
+        one.add(X, &Differences { observed: 1.0, drawn: &[1.0], apart: &[1.0], floor: 0.0, size: 1.0 });
+        assert!(one.finish().is_none());
+    }
+}

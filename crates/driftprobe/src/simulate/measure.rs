@@ -75,4 +75,26 @@ mod tests {
         assert!(Measure::of(f64::NAN, &[1.0; 8], 0.1).exceeds(limits));
         assert!(Measure::of(f64::INFINITY, &[1.0; 8], 0.1).exceeds(limits));
     }
+
+    #[test]
+    fn ratio_and_score_are_those_of_a_hand_computation() {
+        let is_near = |value: f64, expected: f64| (value - expected).abs() < 1e-6;
+        // RMS of the draws √2.5; logarithms 0 and ln 4, their mean ln 2; spread √((2·ln²2 + 4·0.5²) / (2 − 1 + 4) · 1.5).
+        let found = Measure::of(10.0, &[1.0, 4.0], 0.0);
+        assert!(is_near(found.ratio, 2.0) && is_near(found.score, 2.098_385), "{found:?}");
+        // The same of 2 and 5, and of 10: what cannot be told from 0 is added everywhere.
+        let found = Measure::of(9.0, &[1.0, 4.0], 1.0);
+        assert!(is_near(found.ratio, (10f64 / 3.5).sqrt()) && is_near(found.score, 1.764_056), "{found:?}");
+    }
+
+    #[test]
+    fn both_limits_must_be_exceeded_and_few_values_have_a_wider_one() {
+        let limits = Limits { ratio: 3.0, score: 6.0 };
+        let exceeds = |ratio, score| Measure { ratio, score }.exceeds(limits);
+        assert!(exceeds(3.1, 6.1) && exceeds(f64::NAN, f64::NAN) && exceeds(f64::NAN, 7.0));
+        assert!(!exceeds(3.0, 7.0) && !exceeds(4.0, 6.0) && !exceeds(2.0, 7.0) && !exceeds(4.0, 5.0));
+        for (values, ratio) in [(0, 7.5), (1, 7.5), (4, 5.0), (100, 3.0)] {
+            assert_eq!(Limits::of(values), Limits { ratio, score: 6.0 }, "{values}");
+        }
+    }
 }

@@ -255,3 +255,6 @@ pub(super) fn token_in_words(token: &TokenJudgement) -> String {
     let what = token.slot.map_or_else(|| "the row".to_owned(), |slot| format!("the row of position {slot}"));
     format!("{what} is {:.3e} times as far from what the tokens give as rounding makes it", token.distance_ratio)
 }
+
+#[cfg(test)]
+mod tests;

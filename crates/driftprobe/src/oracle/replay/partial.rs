@@ -153,3 +153,67 @@ fn bytes(values: &[f64], dtype: Dtype) -> Vec<u8> {
     };
     values.iter().flat_map(one).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partial(values: &[f64], known: usize) -> Partial {
+        let known = (0..values.len()).map(|at| at < known).collect();
+        Partial { values: values.to_vec(), known, hash: None, dtype: Dtype::F32 }
+    }
+
+    fn exact(candidates: &[&[f64]], judged: &[bool]) -> Expectation {
+        let candidates = candidates.iter().map(|values| values.to_vec()).collect();
+        Expectation::Exact { candidates, judged: judged.to_vec() }
+    }
+
+    #[test]
+    fn only_a_hash_of_the_whole_row_shows_that_all_of_it_is_exact() {
+        let (values, other) = ([1.0, -2.5, 0.0], [1.0, -2.5, 3.0]);
+        let row = Row::from_f32(&values.map(|value| value as f32));
+        let has = |algo: Option<HashAlgo>, expectation: &Expectation| {
+            has_hash_of(&Partial { hash: algo.map(|algo| row.hash(algo)), ..partial(&[f64::NAN; 3], 0) }, expectation)
+        };
+        let whole = Some(HashAlgo::Xxh3_64);
+        assert!(has(whole, &exact(&[&values], &[])) && has(whole, &exact(&[&other, &values], &[])));
+        assert!(
+            !has(whole, &exact(&[&other], &[])) && !has(whole, &exact(&[], &[])) && !has(None, &exact(&[&values], &[]))
+        );
+        // Of a row of which some values are not judged the hash tells nothing, and GRETA's ends before the row does.
+        assert!(!has(whole, &exact(&[&values], &[true; 3])) && !has(whole, &exact(&[&values[..2]], &[])));
+        assert!(!has(Some(HashAlgo::GretaFnv1a256), &exact(&[&values], &[])));
+        assert!(!has(Some(HashAlgo::GretaFnv1a256), &exact(&[&values], &[true; 3])));
+    }
+
+    #[test]
+    fn few_values_are_judged_one_by_one_and_from_a_cell_on_by_their_rms_too() {
+        let expected = |length: usize| Expected {
+            y: vec![1.0; length],
+            variance: vec![1.0; length],
+            hidden: vec![],
+            cell: 8,
+            output: Float::F32,
+            limits: Limits::PLAIN,
+            derivatives: Derivatives::default(),
+        };
+        for (known, rms) in
+            [(1, Limits::PLAIN.max), (31, Limits::PLAIN.max), (32, Limits::PLAIN.rms), (40, Limits::PLAIN.rms)]
+        {
+            let own = partial(&[1.0; 64], known);
+            let (found, cut) = known_part(&own, Expectation::Noisy(expected(64)), true).unwrap();
+            let Expectation::Noisy(cut) = cut else { panic!("{cut:?}") };
+            assert_eq!((found.len(), cut.y.len(), cut.cell), (known, known, CELL_CHANNELS));
+            assert_eq!(cut.limits, Limits { rms, ..Limits::PLAIN }, "{known}");
+        }
+        assert!(known_part(&partial(&[1.0; 64], 0), Expectation::Noisy(expected(64)), true).is_none());
+    }
+
+    #[test]
+    fn what_is_known_and_finite_is_told_from_what_is_not() {
+        let nan = [1.0, f64::NAN];
+        assert!(partial(&nan, 2).is_whole() && !partial(&nan, 1).is_whole());
+        assert!(partial(&nan, 2).has_non_finite() && !partial(&nan, 1).has_non_finite());
+        assert!(partial(&[f64::INFINITY, 1.0], 1).has_non_finite() && !partial(&[1.0, 2.0], 2).has_non_finite());
+    }
+}
