@@ -277,6 +277,12 @@ mod tests {
         assert!(is_near(found.p_drawn, 0.366_016_648_970_187) && is_near(found.p_apart, 0.800_207_146_751_294));
         assert!(is_near(found.p_value, 2.0 * 0.366_016_648_970_187) && is_near(found.typical_ratio, 1.364_501_832_648));
         assert!(is_near(found.observed_over_expected, (6.25f64 / 5.125).sqrt()) && found.rows == 3, "{found:?}");
+        // Of two degrees of freedom it is ½ − t/(2·√(2 + t²)).
+        let mut three = Drift::new(3);
+        let (drawn, apart) = ([1.0, 4.0, 4.0], [9.0, 16.0, 25.0]);
+        three.add(X, &Differences { observed: 8.0, drawn: &drawn, apart: &apart, floor: 0.0, size: 1.0 });
+        let found = three.finish().unwrap();
+        assert!(is_near(found.p_drawn, 0.168_866_910_734) && is_near(found.p_apart, 0.806_851_232_918), "{found:?}");
         // Draws that have come apart less than they differ add no negative way.
         let near: [Row; 1] = [(X, 4.0, [1.0, 4.0], [0.5, 0.5], [0.0, 2.0])];
         assert!(is_near(merged(&[&near]).unwrap().p_drawn, 1.0 / 3.0));
