@@ -1,8 +1,8 @@
 //! The judging core against runs: real ones of the embedded engine and of transformers, and such as are made to deceive.
 
+mod attributed;
 mod beforehand;
 mod cause_bugs;
-mod attributed;
 mod cause_catalogue;
 mod cause_places;
 mod cause_power;
