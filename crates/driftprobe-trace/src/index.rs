@@ -159,7 +159,8 @@ fn open_one(path: &Path) -> Result<RunIndex, TraceError> {
         scan.file(number, file)?;
     }
     seen.unchanged()?;
-    let tensors = stamp(&dir.join(TENSORS_DIR));
+    let listed = fs::read_dir(dir.join(TENSORS_DIR)).into_iter().flatten().flatten();
+    let tensors = stamp(listed.map(|entry| entry.path()).chain(scan.elsewhere.iter().map(|file| dir.join(file))), &dir);
     Ok(RunIndex {
         dir,
         promises: Promises::new(manifest),
@@ -174,13 +175,13 @@ fn open_one(path: &Path) -> Result<RunIndex, TraceError> {
     })
 }
 
-/// A hash over names, sizes and times of the files in a folder; of what cannot be looked at, nothing.
-fn stamp(dir: &Path) -> u128 {
-    let mut all: Vec<String> = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let told = entry.metadata().map(|found| (found.len(), found.modified().ok()));
-        all.push(format!("{:?} {:?}", entry.file_name(), told.ok()));
-    }
+/// A hash over names, sizes and times of files, wherever links lead; of what cannot be looked at, over its name.
+fn stamp(files: impl Iterator<Item = PathBuf>, dir: &Path) -> u128 {
+    let told = |path: PathBuf| {
+        let told = fs::metadata(&path).map(|found| (found.len(), found.modified().ok()));
+        format!("{:?} {:?}", path.strip_prefix(dir).unwrap_or(&path), told.ok())
+    };
+    let mut all: Vec<String> = files.map(told).collect();
     all.sort();
     xxh3_128(all.join("\n").as_bytes())
 }

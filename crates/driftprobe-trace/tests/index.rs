@@ -173,6 +173,39 @@ fn the_fingerprint_follows_the_prompts_own_bytes_and_the_manifest() {
 }
 
 #[test]
+fn the_fingerprint_follows_payloads_wherever_in_the_run_they_lie() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |prompt: &str, file: &str| {
+        line(prompt, "prefill", 0).replace("\"min\"", &format!(r#""payload":{{"file":"{file}","key":"k"}},"min""#))
+    };
+    // A bare NaN is read strictly, a plain number is not: both say where their rows lie.
+    let quick = of("b", "tensors/deep/b.safetensors").replace("NaN", "1.5");
+    let text = format!("{}\n{quick}\n{}\n", of("a", "data/a.safetensors"), of("c", "tensors/link.safetensors"));
+    write(dir.path(), Some(manifest(true, &["a", "b", "c"])), &[("t.jsonl", text)]);
+    let outside = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("tensors/deep")).unwrap();
+    fs::create_dir_all(dir.path().join("data")).unwrap();
+    let link = outside.path().join("far.safetensors");
+    let files = [dir.path().join("data/a.safetensors"), dir.path().join("tensors/deep/b.safetensors"), link.clone()];
+    files.iter().for_each(|file| fs::write(file, "x").unwrap());
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(&link, dir.path().join("tensors/link.safetensors")).unwrap();
+    let taken = || RunIndex::open(dir.path()).unwrap().fingerprint("a");
+    // What nobody names is none of the run's.
+    let before = taken();
+    fs::write(dir.path().join("data/other.txt"), "x").unwrap();
+    assert_eq!(taken(), before);
+    for file in files.iter().take(if cfg!(unix) { 3 } else { 2 }) {
+        let before = taken();
+        fs::write(file, "xy").unwrap();
+        assert_ne!(taken(), before, "{}: changed", file.display());
+        let before = taken();
+        fs::remove_file(file).unwrap();
+        assert_ne!(taken(), before, "{}: deleted", file.display());
+    }
+}
+
+#[test]
 fn compressed_files_and_files_that_change_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), None, &[("t.jsonl.gz", String::new())]);

@@ -3,11 +3,11 @@
 use crate::hash::xxh3_128;
 use crate::lines::Lines;
 use crate::reading::Reading;
-use crate::run::{TraceFile, each_line, io_error};
+use crate::run::{TENSORS_DIR, TraceFile, each_line, io_error};
 use crate::scalar::Text;
 use crate::{Source, TraceError};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -58,6 +58,15 @@ struct Owner<'a> {
     event: Option<Text<'a>>,
     #[serde(borrow, default)]
     prompt_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    payload: Option<Kept<'a>>,
+}
+
+/// In which file its row lies.
+#[derive(Deserialize)]
+struct Kept<'a> {
+    #[serde(borrow)]
+    file: Text<'a>,
 }
 
 /// A range that may still grow.
@@ -73,12 +82,15 @@ pub struct Scan {
     pub events: u64,
     /// Reads the lines that are no prompt's.
     pub unowned: Reading,
+    /// Payload files but for those that lie where they mostly do, in [`TENSORS_DIR`] itself.
+    pub elsewhere: BTreeSet<String>,
     complete: bool,
 }
 
 impl Scan {
     pub fn new(complete: bool) -> Scan {
-        Scan { entries: BTreeMap::new(), events: 0, unowned: Reading::new(complete), complete }
+        let unowned = Reading::new(complete);
+        Scan { entries: BTreeMap::new(), events: 0, unowned, elsewhere: BTreeSet::new(), complete }
     }
 
     /// Finds the ranges of one file.
@@ -124,18 +136,27 @@ impl Scan {
     ) -> Result<Option<Arc<str>>, (String, String)> {
         let text = std::str::from_utf8(line).ok();
         let quick = text.and_then(|text| serde_json::from_str::<Owner>(text).ok());
-        if let Some(Owner { event: Some(Text(event)), prompt_id: Some(Text(id)) }) = &quick
+        if let Some(Owner { event: Some(Text(event)), prompt_id: Some(Text(id)), payload }) = &quick
             && matches!(event.as_ref(), "stage_trace" | "stage_logits")
         {
+            payload.iter().for_each(|Kept { file: Text(file) }| self.keep(file));
             return Ok(Some(self.shared(id, open)));
         }
         // Empty lines, other kinds of events, bare NaN, and whatever is refused.
         let mut alone = Reading::new(self.complete);
         alone.line(line, source.clone())?;
+        alone.events.iter().filter_map(|event| event.payload.as_ref()).for_each(|payload| self.keep(&payload.file));
         let found = alone.events.first().map(|event| &event.prompt_id);
         match found.or(alone.unmapped.first().map(|event| &event.prompt_id)) {
             Some(id) => Ok(Some(self.shared(id, open))),
             None => self.unowned.line(line, source).map(|()| None),
+        }
+    }
+
+    fn keep(&mut self, file: &str) {
+        let usual = file.strip_prefix(TENSORS_DIR).and_then(|rest| rest.strip_prefix('/'));
+        if usual.is_none_or(|name| name.contains('/')) && !self.elsewhere.contains(file) {
+            self.elsewhere.insert(file.to_owned());
         }
     }
 
