@@ -227,3 +227,18 @@ fn next_tokens_are_those_of_logits_alone_and_their_lead_is_what_is_recorded_or_f
     let told = |top1_id: Option<u32>| rows([4, 4], Some(LogitsTop { top1_id, ..LogitsTop::default() })).top1;
     assert_eq!([told(Some(1)), told(None)], [[Some(1); 2], [Some(3); 2]]);
 }
+
+#[test]
+fn rows_without_a_value_have_no_bits_that_could_be_equal() {
+    let empty = |event: &mut Event| {
+        event.shape = Some(vec![0]);
+        hash(Xxh3_64, 9)(event);
+    };
+    let full = hash(Xxh3_64, 9);
+    let pairs: [[Change<'_>; 2]; 3] = [[&empty, &empty], [&empty, &full], [&full, &empty]];
+    for changes in pairs {
+        let found = of(Point::MlpOut, changes);
+        assert!(matches!(found.bits, Bits::Incomparable { .. }), "{:?}", found.bits);
+        assert_eq!(found.hash, HashRelation::NotComparable);
+    }
+}

@@ -3,7 +3,7 @@
 use super::*;
 use crate::oracle::SystematicJudgement;
 use crate::oracle::stats::{Direction, Element, RowStatistics, ScoreTest};
-use driftprobe_trace::{LeftOutBy, PayloadRef, Recording, RowGroup, Sample, Source};
+use driftprobe_trace::{LeftOutBy, PayloadRef, Recording, RowGroup, Sample};
 use std::sync::Arc;
 
 use Phase::{Decode, Prefill};
@@ -14,29 +14,7 @@ fn at(point: Point, layer: i32) -> Input {
 }
 
 fn event(phase: Phase, place: Input, pos: u64) -> Event {
-    Event {
-        prompt_id: "p".into(),
-        phase,
-        phase_spelling: "".into(),
-        point: place.point,
-        point_spelling: place.point.id().into(),
-        layer: place.layer,
-        step: None,
-        pos_id: None,
-        logical_tok_idx: Some(pos),
-        token_id: None,
-        seq_len: None,
-        kv_len: None,
-        dtype: None,
-        stored_dtype: None,
-        shape: None,
-        hash: None,
-        stats: Default::default(),
-        sample: None,
-        payload: None,
-        logits: None,
-        source: Source { file: "".into(), line: 1 },
-    }
+    crate::testing::event("p", phase, place.point, place.layer, pos, 7)
 }
 
 fn stage(phase: Phase, place: Input, outcome: Outcome) -> StageJudgement {
