@@ -6,14 +6,14 @@ cd "$(dirname "$0")"
 target=$1 runs=${2:-10000000}
 # One input may be this long: enough for every part of a format, short enough to be mutated well.
 case $target in
-  manifest | config | index | gguf | tokenizer) len=1024 ;;
+  manifest | config | index | gguf | tokenizer | layers) len=1024 ;;
   parquet) len=1280 ;;
   matrix | plan | prompts) len=256 ;;
   *) len=512 ;;
 esac
 features=()
 case $target in
-  contract | matrix | plan | prompts) features=(--features program) ;;
+  contract | layers | matrix | plan | prompts) features=(--features program) ;;
   config | gguf | gguf_built | safetensors | tokenizer) features=(--features models) ;;
 esac
 [ -d "corpus/$target" ] || python3 seeds.py corpus

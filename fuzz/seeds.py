@@ -154,6 +154,17 @@ def main():
     put("matrix", b'prompts = ["p0"]\nseeds = [0, 1]\nkv_aligned = [0, 1]\ndtype = "bf16"\n')
     put("matrix", b'{"prompts":["p0"],"steps":4,"context":[1,2]}')
     put("plan", b'{"schema":1,"generator":"x","shard":{"index":1,"of":2},"promise":{"r":["p","q"]}}')
+    noise = {"compared": 8, "rms": 0.9, "cell": [0, 1.5], "element": [3, 2.5], "unrounded": [0, 0], "score": 0.1, "noise": 1e-7}
+    outcomes = [
+        {"clean": noise}, {"exact": {"compared": 8}}, {"flagged": {"flags": [{"mask": 3}, {"score": ["gain", 9.5]}], "statistics": noise}},
+        {"mismatch": {"compared": 8, "differing": 1, "first": 3, "largest": "Infinity"}},
+        {"unjudged": {"only_part": {"compared": 1, "values": 8, "rest": {"inputs_missing": [["k_cache", 1]]}}}},
+    ]
+    for outcome in outcomes:
+        row = {"pos": 3, "values": 8, "assumed": ["scores"], "inputs": [["q_post_rope", 1]], "outcome": outcome}
+        tests = [["temperature", [0.5, 1e-3, "NaN"], 4]]
+        stage = {"phase": "prefill", "point": "attn_scores", "layer": 1, "tests": tests, "rows": [row]}
+        put("layers", json.dumps({"schema": 1, "generator": "driftprobe 0.1.0", "modes": [[stage], []]}).encode(), 1024)
 
 
 main()

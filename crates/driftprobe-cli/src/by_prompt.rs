@@ -36,13 +36,14 @@ struct Task<'a> {
     part: usize,
     prompt: &'a str,
     fingerprint: String,
+    stages_fingerprint: String,
 }
 
 /// Runs the command and returns the exit status: that of the verdict; of a shard, which has none, that of work done.
 pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
     merge::check_format(args.format)?;
     if args.shard.is_some() || args.layer_shard.is_some() {
-        done::check_format(args.format)?;
+        done::check_format(args.format, args.layer_shard.is_some())?;
     }
     let out = folder(args)?;
     let contract = args.judging.contract.as_deref().map(contract).transpose()?;
@@ -66,7 +67,8 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
         // A part of the run that is not here: somebody else's, or nobody's.
         let Some(part) = subject.part_of(prompt) else { continue };
         let fingerprint = judging.fingerprint(subject, part, prompt);
-        tasks.push(Task { subject, part, prompt, fingerprint });
+        let stages_fingerprint = judging.stages_fingerprint(subject, part, prompt);
+        tasks.push(Task { subject, part, prompt, fingerprint, stages_fingerprint });
     }
     let store = Store::new(&out);
     if let Some(shard) = args.layer_shard {
@@ -125,7 +127,8 @@ fn judge_all(tasks: &[Task<'_>], judging: &Judging, store: &Store, args: &Analyz
     let judged = Mutex::new(Vec::new());
     each(&open, args.jobs, "judging prompts", |task| {
         let Some(part) = task.subject.parts.get(task.part) else { return Ok(()) };
-        let analysis = judging.judge(part, task.prompt, store.layers(task))?;
+        let beforehand = if args.fresh { None } else { store.layers(task) };
+        let analysis = judging.judge(part, task.prompt, beforehand)?;
         let verdict = analysis.verdict.verdict;
         store.write(&Digest::of(&task.subject.name, task.prompt, &analysis), &task.fingerprint)?;
         judged.lock().unwrap_or_else(PoisonError::into_inner).push(Judged { verdict, now: true });

@@ -32,6 +32,8 @@ pub const TARGETS: &[Target] = &[
     #[cfg(feature = "models")]
     ("gguf_built", models::gguf_built),
     ("index", runs::index),
+    #[cfg(feature = "program")]
+    ("layers", program::layers),
     ("logits", dumps::logits),
     ("logprobs", dumps::logprobs),
     ("manifest", runs::manifest),

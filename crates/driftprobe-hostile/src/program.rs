@@ -1,8 +1,10 @@
-//! What judge and program read: contracts, matrices, prompts, plans of shared work.
+//! What judge and program read: contracts, matrices, prompts, plans and results of shared work.
 
 use crate::memory::{allowance, bounded};
 use crate::told;
+use driftprobe::digest::LayersDigest;
 use driftprobe::oracle::Arithmetic;
+use driftprobe::oracle::replay::Beforehand;
 use driftprobe_cli::{Failure, bytes};
 use driftprobe_trace::{Contract, Dtype, Phase, Point};
 
@@ -46,6 +48,20 @@ pub fn prompts(data: &[u8]) {
     if let Err(e) = bounded(allowance(data.len()), || bytes::prompts(text)) {
         told_by(&e);
     }
+}
+
+/// Stages of some layers: what is read can be written, is read again as it was, and is taken up.
+pub fn layers(data: &[u8]) {
+    let read = bounded(4 * allowance(data.len()), || serde_json::from_slice::<LayersDigest>(data));
+    let Ok(found) = read else { return };
+    let written = serde_json::to_vec(&found).expect("stages that were read can be written");
+    let again: LayersDigest = serde_json::from_slice(&written).expect("stages that were written can be read");
+    // NaN is not equal to itself.
+    assert_eq!(format!("{again:?}"), format!("{found:?}"));
+    let mut modes = [Beforehand::default(), Beforehand::default()];
+    bounded(8 * allowance(data.len()), || found.add_to("p", &mut modes));
+    let taken = LayersDigest::of(&modes);
+    assert!(taken.len() <= again.len());
 }
 
 /// The plan of a folder of results, and a result.

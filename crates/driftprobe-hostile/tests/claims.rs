@@ -143,6 +143,12 @@ fn lines_and_settings() {
         lie_in_text("matrix", "seeds = [0, 1]\nkv_aligned = [0, 1]\ncontext = 7\n");
         lie_in_text("prompts", "[{\"id\":\"p\",\"tokens\":[1,2]}]");
         lie_in_text(
+            "layers",
+            "{\"schema\":1,\"generator\":\"driftprobe 0.1.0\",\"modes\":[[{\"phase\":\"prefill\",\"point\":\"logits\",\"layer\":1,\
+             \"tests\":[[\"gain\",[1,2,3],4]],\"rows\":[{\"pos\":3,\"values\":8,\"assumed\":[],\"inputs\":[],\
+             \"outcome\":{\"exact\":{\"compared\":8}}}]}]]}",
+        );
+        lie_in_text(
             "plan",
             "{\"schema\":1,\"generator\":\"x\",\"shard\":{\"index\":1,\"of\":2},\"promise\":{\"r\":[\"p\"]}}",
         );

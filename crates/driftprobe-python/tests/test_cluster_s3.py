@@ -98,6 +98,16 @@ def test_runs_are_those_of_one_machine(recorded: Path, tmp_path: Path) -> None:
         assert same or path.name == "manifest.json", path
 
 
+def test_layers_of_a_prompt_are_shared_through_the_bucket(bucket: Bucket, recorded: Path, tmp_path: Path) -> None:
+    driftprobe("analyze", "--by-prompt", str(recorded), "--out", str(tmp_path / "one"), status=1)
+    bucket("analyze", s3("a/night"), "--out", s3("a/layered"), "--layer-parts", "2", status=1)
+    assert bucket.reports("a/layered") == reports(tmp_path / "one")
+    # Three prompts, two parts of their layers: there, and fetched by whoever judged the prompts.
+    there = bucket.server.copy("a/layered/layers/", tmp_path / "layers")
+    assert sorted(path.name.partition(".")[2] for path in there.iterdir()) == ["1-of-2.json"] * 3 + ["2-of-2.json"] * 3
+    assert len(set(bucket.server.asked("GET", "/a/layered/layers/"))) == 6
+
+
 def test_reports_are_those_of_one_machine(bucket: Bucket, recorded: Path, tmp_path: Path) -> None:
     driftprobe("analyze", "--by-prompt", str(recorded), "--out", str(tmp_path / "one"), status=1)
     before = len(bucket.server.asked("GET", "/a/night/"))

@@ -39,7 +39,7 @@ pub struct AnalyzeArgs {
     /// Judge the stages of this part of the layers only, of every prompt, for whoever judges the prompts with the same --out
     #[arg(long, value_name = "I/N")]
     pub layer_shard: Option<Shard>,
-    /// By prompt: judge all of them, also those whose results are there
+    /// By prompt: judge all of them, also those whose results, or those of whose layers, are there
     #[arg(long)]
     pub fresh: bool,
     /// By prompt: how many prompts are judged at once [default: one a core]

@@ -76,22 +76,27 @@ impl Judging {
         Ok(with_search(analysis, rounds))
     }
 
-    /// Stages of a part of the layers of one prompt, in both modes; none without a model.
+    /// Stages of a part of the layers of one prompt, in both modes; none without the model that the run was made with.
     pub fn layers(&self, part: &Part, prompt: &str, shard: Shard) -> Result<Option<LayersDigest>, Failure> {
         let Some(oracle) = self.oracle(part) else { return Ok(None) };
         let count = oracle.model.config.num_hidden_layers;
         let wanted = |place| shard.holds_layer(place, count);
         let judged = |run: Run| beforehand((&run, &run), &oracle, &wanted);
         let (run, aligned) = recorded(part, prompt)?;
-        let modes: Vec<Beforehand> = std::iter::once(run).chain(aligned).map(judged).collect();
-        Ok(Some(LayersDigest::of(&modes)))
+        let modes: Option<Vec<Beforehand>> = std::iter::once(run).chain(aligned).map(judged).collect();
+        Ok(modes.map(|modes| LayersDigest::of(&modes)))
     }
 
     /// How a part is judged: by which contract and model, and at what cost.
     fn how(&self, part: &Part) -> String {
+        format!("{:?}", (self.by_what(part), self.budget_flops.to_bits()))
+    }
+
+    /// By which contract and model: weights, and what the config says that is done with them.
+    fn by_what(&self, part: &Part) -> String {
         let contract = self.contract.as_ref().and_then(|contract| serde_json::to_string(contract).ok());
-        let model = self.models.of(part).map(|model| model.weights.fingerprint());
-        format!("{:?}", (contract, self.budget_flops.to_bits(), model))
+        let model = self.models.of(part).map(|model| (model.weights.fingerprint(), &model.config));
+        format!("{:?}", (contract, model))
     }
 
     /// What is here of a run, by part, and how it is judged: the same for a copy of the run.
@@ -100,6 +105,18 @@ impl Judging {
         let how = xxh3_128_text(how.join("\n").as_bytes());
         let of = |(part, recorded)| (part, format!("{recorded} {how}"));
         subject.recorded().into_iter().map(of).collect()
+    }
+
+    /// Over everything that the stages of a unit depend on: what simulating it may cost, and rounds of a search, are none of that.
+    pub fn stages_fingerprint(&self, subject: &Subject, part: usize, prompt: &str) -> String {
+        let Some(part) = subject.parts.get(part) else { return String::new() };
+        let all = (
+            ("stages", generator(), &subject.name, prompt),
+            part.index.fingerprint(prompt),
+            part.aligned.as_ref().map(|aligned| aligned.fingerprint(prompt)),
+            self.by_what(part),
+        );
+        xxh3_128_text(format!("{all:?}").as_bytes())
     }
 
     /// Over everything that the verdict on a unit depends on.

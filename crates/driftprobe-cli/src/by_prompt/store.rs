@@ -3,7 +3,7 @@
 use super::Task;
 use crate::failure::Failure;
 use driftprobe::digest::{Digest, Plan, generator};
-use driftprobe_trace::{replace_file, xxh3_64};
+use driftprobe_trace::{read_file, replace_file, xxh3_64};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
@@ -14,6 +14,12 @@ mod layers;
 
 /// Folder of the units within that of the report.
 const UNITS_DIR: &str = "units";
+
+/// Largest result of a unit that is read: its size does not grow with the prompt.
+const UNIT_BYTES_MAX: u64 = 64 << 20;
+
+/// Largest plan that is read.
+const PLAN_BYTES_MAX: u64 = 4 << 30;
 
 /// Characters of a prompt's id that a file's name begins with.
 const NAME_CHARS_MAX: usize = 40;
@@ -57,7 +63,7 @@ impl Store {
 
     /// The result of a unit, if it is there, whole, of this version, and of this fingerprint.
     pub fn read_unit(&self, run: &str, prompt: &str, fingerprint: &str) -> Option<Digest> {
-        let text = fs::read(self.path(run, prompt)).ok()?;
+        let text = read_file(&self.path(run, prompt), UNIT_BYTES_MAX).ok()?;
         let found: UnitFile = serde_json::from_slice(&text).ok()?;
         let digest = found.digest;
         let right = found.fingerprint == fingerprint
@@ -127,7 +133,7 @@ impl Store {
 }
 
 fn read_plan(path: &Path) -> Result<Plan, Failure> {
-    plan_of(path, &fs::read(path).map_err(|e| Failure::io("read", path, &e))?)
+    plan_of(path, &read_file(path, PLAN_BYTES_MAX).map_err(|e| Failure::io("read", path, &e))?)
 }
 
 /// The plan of these bytes; `path` is what errors call their file.

@@ -359,7 +359,8 @@ fn a_prompt_whose_layers_others_judged_gives_the_same_bytes_and_only_whole_files
 
     let conclude = |status: i32, text: &str| {
         fs::write(&files[0], text).unwrap();
-        judged(&dir, status, &["analyze", "run", "--by-prompt", "--fresh"], "shared")
+        fs::remove_dir_all(dir.path().join("shared/units")).unwrap();
+        judged(&dir, status, &["analyze", "run", "--by-prompt"], "shared")
     };
     let good = fs::read_to_string(&files[0]).unwrap();
     let (head, stages) = good.split_once('\n').unwrap();
@@ -373,11 +374,61 @@ fn a_prompt_whose_layers_others_judged_gives_the_same_bytes_and_only_whole_files
     let with_hash = |fingerprint: &str| format!("{fingerprint} {}\n{faulty}", xxh3_128_text(faulty.as_bytes()));
     // What is whole and of these rows is taken up: here somebody lies with a right hash.
     assert_ne!(conclude(1, &with_hash(fingerprint)), whole);
+    assert_eq!(judged(&dir, 0, &["analyze", "run", "--by-prompt", "--fresh"], "shared"), whole);
     for unusable in
         [format!("{head}\n{faulty}"), with_hash("another"), good[..good.len() / 2].to_owned(), String::new()]
     {
         assert_eq!(conclude(0, &unusable), whole);
     }
+}
+
+/// A model whose config says something else has judged nothing yet, whatever its weights are.
+#[test]
+fn what_was_judged_with_another_config_is_judged_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    fs::create_dir(&model).unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/transformers-traces/models/llama");
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(fixture.join(name), model.join(name)).unwrap();
+    }
+    fs::write(dir.path().join("prompts.json"), r#"[{"id":"p","tokens":[3,1,4,1,5,9,2,6]}]"#).unwrap();
+    let small = ["run", "--prompts", "prompts.json", "--repeats", "0", "--record-only", "--mode", "as_designed"];
+    driftprobe(&dir).args(small).args(["--model", "model", "--layers", "0,1", "--out", "run"]).assert().code(0);
+    let judge_within = |flops: &str, says: &'static str, part: [&str; 2]| {
+        let words = ["analyze", "run", "--out", "out", "--simulate", flops];
+        driftprobe(&dir).args(words).args(part).assert().code(0).stdout(contains(says));
+    };
+    let judge = |says: &'static str, part: [&str; 2]| judge_within("0", says, part);
+    judge("0 prompts known already", ["--layer-shard", "1/2"]);
+    judge("1 prompts known already", ["--layer-shard", "1/2"]);
+    // What simulating may cost is nothing to a stage.
+    judge_within("1e9", "1 prompts known already", ["--layer-shard", "1/2"]);
+    judge("1 prompts judged, 0 known already", ["--shard", "1/1"]);
+    judge("0 prompts judged, 1 known already", ["--shard", "1/1"]);
+    let text = fs::read_to_string(model.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config["rms_norm_eps"] = 3e-4.into();
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    judge("0 prompts known already", ["--layer-shard", "2/2"]);
+    judge("1 prompts judged, 0 known already", ["--shard", "1/1"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_the_place_of_a_result_is_no_result() {
+    let dir = tempfile::tempdir().unwrap();
+    write_run(&dir.path().join("runs/demo"), None);
+    let whole = judged(&dir, 0, &["analyze", "runs/demo", "--by-prompt"], "out");
+    let unit = units(&dir.path().join("out")).remove(0);
+    let layers = dir.path().join("out/layers");
+    fs::create_dir(&layers).unwrap();
+    let stem = unit.file_stem().unwrap().to_str().unwrap();
+    fs::remove_file(&unit).unwrap();
+    for pipe in [unit.clone(), layers.join(format!("{stem}.1-of-2.json"))] {
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    }
+    assert_eq!(judged(&dir, 0, &["analyze", "runs/demo", "--by-prompt"], "out"), whole);
 }
 
 #[test]
@@ -389,7 +440,12 @@ fn layers_are_judged_by_a_model_and_have_no_report() {
     let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
     let number = |name: &str| said[name].as_u64().unwrap();
     assert_eq!(["schema", "prompts", "stages", "known", "without_model"].map(number), [1, 5, 0, 0, 5]);
-    driftprobe(&dir).args(words).arg("md").assert().code(2).stderr(contains("has no report of its own"));
+    driftprobe(&dir)
+        .args(words)
+        .arg("md")
+        .assert()
+        .code(2)
+        .stderr(contains("no report of their own").and(contains("--by-prompt")));
     driftprobe(&dir)
         .args(["analyze", "runs/demo", "--layer-shard", "1/2", "--shard", "1/2", "--out", "shared"])
         .assert()

@@ -13,7 +13,7 @@ use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};
 use driftprobe_engine::{EmbeddedEngine, Engine, Settings};
 use driftprobe_model::Model;
-use driftprobe_trace::{Manifest, Point, PromptInfo, Run};
+use driftprobe_trace::{Event, Manifest, ModelInfo, Phase, Point, PromptInfo, Run};
 use std::collections::BTreeSet;
 
 struct Recorded {
@@ -52,7 +52,7 @@ fn said(analysis: &Analysis) -> [String; 3] {
 /// The stages of one part of the layers, through the text that machines exchange.
 fn part(run: &Run, oracle: &Oracle<'_>, shard: Shard) -> Beforehand {
     let layers = oracle.model.config.num_hidden_layers;
-    let found = beforehand((run, run), oracle, &|place| shard.holds_layer(place, layers));
+    let found = beforehand((run, run), oracle, &|place| shard.holds_layer(place, layers)).unwrap();
     let text = serde_json::to_string(&LayersDigest::of([&found])).unwrap();
     let mut modes = [Beforehand::default()];
     serde_json::from_str::<LayersDigest>(&text).unwrap().add_to("p0", &mut modes);
@@ -111,6 +111,35 @@ fn what_several_machines_judged_by_layers_is_what_one_says() {
 }
 
 #[test]
+fn a_row_that_an_event_of_another_layer_shows_to_be_damaged_is_no_input_by_layers_either() {
+    let model = Model::demo().unwrap();
+    let oracle = Oracle { power: false, budget_flops: 0.0, ..Oracle::new(&model) };
+    let mut recorded = recorded(&model, &Settings::default(), None, false);
+    let at = |layer: i32| {
+        move |event: &Event| (event.point, event.layer, event.phase) == (Point::MlpGate, layer, Phase::Decode)
+    };
+    let payload = recorded.run.events.iter().find(|event| at(1)(event)).unwrap().payload.clone();
+    recorded.run.events.iter_mut().find(|event| at(8)(event)).unwrap().payload = payload;
+    let whole = judged(&recorded.run, &oracle);
+    let mut known = Beforehand::default();
+    for index in 1..=3 {
+        known.extend(part(&recorded.run, &oracle, Shard { index, of: 3 }));
+    }
+    let judgement = |analysis: &Analysis| format!("{:?}", analysis.examination.as_ref().unwrap().phases);
+    let all = judged(&recorded.run, &Oracle { beforehand: Some(&known), ..oracle });
+    assert_eq!((judgement(&all), said(&all)), (judgement(&whole), said(&whole)));
+}
+
+#[test]
+fn another_model_judges_no_stage() {
+    let model = Model::demo().unwrap();
+    let mut recorded = recorded(&model, &Settings::default(), None, false);
+    recorded.run.manifest.as_mut().unwrap().model =
+        Some(ModelInfo { fingerprint: Some("xxh3-128:00".to_owned()), ..ModelInfo::default() });
+    assert_eq!(beforehand((&recorded.run, &recorded.run), &Oracle::new(&model), &|_| true), None);
+}
+
+#[test]
 fn rows_that_are_known_by_samples_and_a_contract_that_cannot_be_computed_are_the_same_by_layers() {
     let model = Model::demo().unwrap();
     let sampled = recorded(&model, &Settings::default(), None, true);
@@ -118,7 +147,7 @@ fn rows_that_are_known_by_samples_and_a_contract_that_cannot_be_computed_are_the
     let plain = Oracle { power: false, budget_flops: 0.0, ..Oracle::new(&model) };
     for oracle in [plain, Oracle { contract: Some(&contract), ..plain }] {
         let whole = judged(&sampled.run, &oracle);
-        let found = beforehand((&sampled.run, &sampled.run), &oracle, &|_| true);
+        let found = beforehand((&sampled.run, &sampled.run), &oracle, &|_| true).unwrap();
         let mut modes = [Beforehand::default()];
         LayersDigest::of([&found]).add_to("p0", &mut modes);
         let again = judged(&sampled.run, &Oracle { beforehand: Some(&modes[0]), ..oracle });
@@ -132,7 +161,8 @@ fn stages_of_other_rows_or_of_another_prompt_are_not_taken_up_and_those_of_this_
     let oracle = Oracle { power: false, ..Oracle::new(&model) };
     let recorded = recorded(&model, &Settings::default(), None, false);
     let whole = judged(&recorded.run, &oracle);
-    let found = beforehand((&recorded.run, &recorded.run), &oracle, &|place| place.point == Point::ResidualPostMlp);
+    let found =
+        beforehand((&recorded.run, &recorded.run), &oracle, &|place| place.point == Point::ResidualPostMlp).unwrap();
     let changed = |change: &dyn Fn(&mut JudgedStage)| {
         let stages = found.stages().cloned().map(|mut stage| {
             assert!(!stage.rows.is_empty());

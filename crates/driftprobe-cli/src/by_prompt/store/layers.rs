@@ -6,7 +6,7 @@ use crate::by_prompt::Task;
 use crate::failure::Failure;
 use driftprobe::digest::{LayersDigest, Shard};
 use driftprobe::oracle::replay::Beforehand;
-use driftprobe_trace::xxh3_128_text;
+use driftprobe_trace::{read_file, xxh3_128_text};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,9 @@ const LAYERS_DIR: &str = "layers";
 
 /// What stands in a file's name between the unit, which never holds it, and the part of the layers.
 const BEFORE_SHARD: char = '.';
+
+/// Largest file that is read: others are as if they were not there.
+const LAYERS_BYTES_MAX: u64 = 1 << 30;
 
 /// Files by unit.
 pub(super) type Listed = BTreeMap<String, Vec<PathBuf>>;
@@ -34,13 +37,13 @@ impl Store {
         found: &LayersDigest,
     ) -> Result<(), Failure> {
         let stages = super::text(found);
-        let text = head(&task.fingerprint, &stages) + &stages;
+        let text = head(&task.stages_fingerprint, &stages) + &stages;
         replace(&self.layers_path(task, shard), &text)
     }
 
     /// Whether a part of a unit's stages is there.
     pub(in crate::by_prompt) fn has_layers(&self, task: &Task<'_>, shard: Shard) -> bool {
-        read(&self.layers_path(task, shard), &task.fingerprint).is_some()
+        read(&self.layers_path(task, shard), &task.stages_fingerprint).is_some()
     }
 
     /// What is there of a unit's stages, by mode, whoever judged them in whichever parts. None, if nothing is.
@@ -49,7 +52,7 @@ impl Store {
         let listed = self.layers.get_or_init(|| list(&self.folder.join(LAYERS_DIR)));
         let paths = listed.get(&name(&task.subject.name, task.prompt))?;
         let mut modes: [Beforehand; 2] = Default::default();
-        for found in paths.iter().filter_map(|path| read(path, &task.fingerprint)) {
+        for found in paths.iter().filter_map(|path| read(path, &task.stages_fingerprint)) {
             found.add_to(task.prompt, &mut modes);
         }
         Some(modes)
@@ -76,7 +79,7 @@ fn head(fingerprint: &str, stages: &str) -> String {
 }
 
 fn read(path: &Path, fingerprint: &str) -> Option<LayersDigest> {
-    let text = fs::read_to_string(path).ok()?;
+    let text = String::from_utf8(read_file(path, LAYERS_BYTES_MAX).ok()?).ok()?;
     let (first, stages) = text.split_once('\n')?;
     if head(fingerprint, stages).trim_end() != first {
         return None;
