@@ -11,7 +11,7 @@ Examples:
   driftprobe analyze traces/ --out report/ --format json
   driftprobe analyze runs/old runs/new --by-prompt --out results/
   driftprobe analyze runs/whole --shard 1/3
-  driftprobe analyze runs/long --layer-shard 1/2 --out results/
+  driftprobe analyze runs/whole --layer-shard 1/2 --out results/
 
 A run is a folder with manifest.json and traces/; a folder of *.jsonl files, or
 one such file, is read too. See docs/trace-format.md.

@@ -92,19 +92,19 @@ fn what_several_machines_judged_by_layers_is_what_one_says() {
     let model = Model::demo().unwrap();
     let oracle = Oracle { power: false, ..Oracle::new(&model) };
     let settings: Vec<(&str, Settings)> =
-        contracts().into_iter().filter(|(name, _)| ["f32 blocked", "bf16", "f32, f16 cache"].contains(name)).collect();
-    let faults = [None, Some("ROPE_THETA:10100"), Some("NORM_EPS"), Some("KV_STALE_SLOT:3")];
+        contracts().into_iter().filter(|(name, _)| ["f32 blocked", "bf16"].contains(name)).collect();
+    let faults = [None, Some("ROPE_THETA:10100"), Some("KV_STALE_SLOT:3")];
     for ((name, settings), fault) in settings.iter().flat_map(|one| faults.map(|fault| (one, fault))) {
         let recorded = recorded(&model, settings, fault, false);
         let whole = judged(&recorded.run, &oracle);
         assert_eq!(whole.verdict.verdict == Verdict::Fail, fault.is_some(), "{name} {fault:?}");
         let mut known = Beforehand::default();
-        for index in [3, 1] {
+        known.extend(part(&recorded.run, &oracle, Shard { index: 3, of: 3 }));
+        let some = judged(&recorded.run, &Oracle { beforehand: Some(&known), ..oracle });
+        assert_eq!(said(&some), said(&whole), "{name} {fault:?}");
+        for index in [1, 2] {
             known.extend(part(&recorded.run, &oracle, Shard { index, of: 3 }));
-            let some = judged(&recorded.run, &Oracle { beforehand: Some(&known), ..oracle });
-            assert_eq!(said(&some), said(&whole), "{name} {fault:?}");
         }
-        known.extend(part(&recorded.run, &oracle, Shard { index: 2, of: 3 }));
         let all = judged(&recorded.run, &Oracle { beforehand: Some(&known), ..oracle });
         assert_eq!(said(&all), said(&whole), "{name} {fault:?}");
     }
