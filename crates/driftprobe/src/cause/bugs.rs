@@ -231,6 +231,10 @@ pub(crate) const BUGS: &[Bug] = &[
         .wrong("they are exchanged")
         .shown_at(&[MlpGate, MlpAct]),
     bug(Mlp, "ACTIVATION_WRONG").look_at("the activation in {phase}").wrong("it is {activation}").shown_at(&[MlpAct]),
+    bug(Mlp, "ACTIVATION_OF_PRODUCT")
+        .look_at("what the activation of {phase} is applied to")
+        .wrong("it is the product of gate and up, and not gate alone")
+        .shown_at(&[MlpAct]),
     bug(Mlp, "RESIDUAL_DROPPED")
         .look_at("the residual add in {phase}")
         .wrong("a summand is missing: {is}")

@@ -231,3 +231,22 @@ fn biases_added_more_than_once() {
         assert!(bench.names(Point::VProj, &[], &backwards).is_empty(), "{storage}");
     }
 }
+
+#[test]
+fn an_activation_of_the_product_is_named_and_one_of_the_sum_is_not() {
+    for storage in [Storage::F32, Storage::Bf16] {
+        let bench = Bench::stored("transformers-traces/models/qwen2", storage);
+        let round =
+            |x: f64| if storage == Storage::Bf16 { half::bf16::from_f64(x).to_f64() } else { f64::from(x as f32) };
+        let silu = |x: f64| x / (1.0 + (-x).exp());
+        let with = |join: &(dyn Fn(f64, f64) -> f64 + Sync)| {
+            let alter = |_: &[f64], beside: &dyn Fn(Point) -> Vec<f64>| -> Vec<f64> {
+                let (gate, up) = (beside(Point::MlpGate), beside(Point::MlpUp));
+                gate.iter().zip(&up).map(|(gate, up)| silu(round(join(*gate, *up)))).collect()
+            };
+            bench.names(Point::MlpAct, &[], &alter)
+        };
+        assert_eq!(with(&|gate, up| gate * up), ["ACTIVATION_OF_PRODUCT"], "{storage}");
+        assert!(with(&|gate, up| gate + up).is_empty(), "{storage}");
+    }
+}
