@@ -98,16 +98,6 @@ def test_runs_are_those_of_one_machine(recorded: Path, tmp_path: Path) -> None:
         assert same or path.name == "manifest.json", path
 
 
-def test_layers_of_a_prompt_are_shared_through_the_bucket(bucket: Bucket, recorded: Path, tmp_path: Path) -> None:
-    driftprobe("analyze", "--by-prompt", str(recorded), "--out", str(tmp_path / "one"), status=1)
-    bucket("analyze", s3("a/night"), "--out", s3("a/layered"), "--layer-parts", "2", status=1)
-    assert bucket.reports("a/layered") == reports(tmp_path / "one")
-    # Three prompts, two parts of their layers: there, and fetched by whoever judged the prompts.
-    there = bucket.server.copy("a/layered/layers/", tmp_path / "layers")
-    assert sorted(path.name.partition(".")[2] for path in there.iterdir()) == ["1-of-2.json"] * 3 + ["2-of-2.json"] * 3
-    assert len(set(bucket.server.asked("GET", "/a/layered/layers/"))) == 6
-
-
 def test_reports_are_those_of_one_machine(bucket: Bucket, recorded: Path, tmp_path: Path) -> None:
     driftprobe("analyze", "--by-prompt", str(recorded), "--out", str(tmp_path / "one"), status=1)
     before = len(bucket.server.asked("GET", "/a/night/"))
@@ -133,6 +123,16 @@ def test_reports_are_those_of_one_machine(bucket: Bucket, recorded: Path, tmp_pa
     [first, *others] = sorted(path for path in recorded.iterdir() if path.is_dir())
     bucket("analyze", s3(f"a/night/{first.name}"), *others, "--out", s3("a/both"), status=1)
     assert bucket.reports("a/both") == reports(tmp_path / "one")
+
+
+def test_layers_of_a_prompt_are_shared_through_the_bucket(bucket: Bucket, recorded: Path, tmp_path: Path) -> None:
+    driftprobe("analyze", "--by-prompt", str(recorded), "--out", str(tmp_path / "one"), status=1)
+    bucket("analyze", s3("a/night"), "--out", s3("a/layered"), "--layer-parts", "2", status=1)
+    assert bucket.reports("a/layered") == reports(tmp_path / "one")
+    # Three prompts, two parts of their layers: there, and fetched by whoever judged the prompts.
+    there = bucket.server.copy("a/layered/layers/", tmp_path / "layers")
+    assert sorted(path.name.partition(".")[2] for path in there.iterdir()) == ["1-of-2.json"] * 3 + ["2-of-2.json"] * 3
+    assert len(set(bucket.server.asked("GET", "/a/layered/layers/"))) == 6
 
 
 def test_what_is_missing_or_torn_never_passes(bucket: Bucket, tmp_path: Path) -> None:
