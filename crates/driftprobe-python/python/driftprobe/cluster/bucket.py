@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,6 +27,9 @@ INNER = re.compile(r"kv_aligned|search-[0-9]+")
 
 RECORDED = (".jsonl", ".jsonl.gz", ".safetensors", ".parquet")
 """How names end of what belongs to runs."""
+
+RESULTS = (UNITS_DIR, LAYERS_DIR)
+"""Folders in which results of judging lie, side by side."""
 
 UPLOAD_SECONDS = 1.0
 """Results that there are go into the bucket that often."""
@@ -155,7 +159,7 @@ class Bucket(Place):
     def judging(self) -> Iterator[Path]:
         with self.mirror.scratch() as folder:
             # Those that another task replaces just now are its to replace.
-            self._bring(folder, f"{UNITS_DIR}/", f"{LAYERS_DIR}/", without_changed=True)
+            self._bring(folder, *(f"{inner}/" for inner in RESULTS), without_changed=True)
             sent = _stamps(folder)
             ended = threading.Event()
 
@@ -257,7 +261,7 @@ def _above(name: str) -> Iterator[str]:
 def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
     """Results in a folder, by name, and what is another for another file: they are only ever replaced whole."""
     stamps = {}
-    for path in (path for inner in (UNITS_DIR, LAYERS_DIR) for path in (folder / inner).glob("[!.]*.json")):
+    for path in chain.from_iterable((folder / inner).glob("[!.]*.json") for inner in RESULTS):
         try:
             found = path.stat()
         except OSError:
