@@ -8,12 +8,20 @@ cd "$(dirname "$0")/.."
 missing=()
 command -v cmake >/dev/null || missing+=(cmake)
 command -v g++ >/dev/null || missing+=(g++)
-# bindgen looks for libclang by itself; any version that has its headers beside it will do.
-ls /usr/lib/llvm-*/lib/libclang*.so* >/dev/null 2>&1 || [ -n "${LIBCLANG_PATH:-}" ] || missing+=(libclang-dev)
+# bindgen looks for libclang by itself; any version that has its headers beside it will do. libclang-cpp, which LLVM's own
+# packages bring, is another library.
+has_libclang() {
+  local lib
+  for lib in /usr/lib/llvm-*/lib; do
+    if compgen -G "$lib/libclang[.-][!c]*" >/dev/null && compgen -G "$lib/clang/*/include/stddef.h" >/dev/null; then return; fi
+  done
+  [ -n "${LIBCLANG_PATH:-}" ]
+}
+has_libclang || missing+=(libclang-dev)
 if [ ${#missing[@]} -gt 0 ]; then
   apt-get update -qq && apt-get install -y -qq "${missing[@]}"
 fi
 
 cargo clippy -p driftprobe-llama-cpp -p driftprobe-cli --features driftprobe-cli/llama-cpp --all-targets -- -D warnings
-cargo test -p driftprobe-llama-cpp
-cargo test -p driftprobe-cli --features llama-cpp
+# In one command: two would build the tensor library twice, each with other features of what lies below it.
+cargo test -p driftprobe-llama-cpp -p driftprobe-cli --features driftprobe-cli/llama-cpp
