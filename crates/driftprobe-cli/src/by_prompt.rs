@@ -66,8 +66,8 @@ pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
         let Some(&subject) = by_name.get(run) else { continue };
         // A part of the run that is not here: somebody else's, or nobody's.
         let Some(part) = subject.part_of(prompt) else { continue };
-        let fingerprint = judging.fingerprint(subject, part, prompt);
         let stages_fingerprint = judging.stages_fingerprint(subject, part, prompt);
+        let fingerprint = judging.fingerprint(subject, part, prompt, &stages_fingerprint);
         tasks.push(Task { subject, part, prompt, fingerprint, stages_fingerprint });
     }
     let store = Store::new(&out);

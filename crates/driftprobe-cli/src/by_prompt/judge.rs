@@ -111,7 +111,7 @@ impl Judging {
     pub fn stages_fingerprint(&self, subject: &Subject, part: usize, prompt: &str) -> String {
         let Some(part) = subject.parts.get(part) else { return String::new() };
         let all = (
-            ("stages", generator(), &subject.name, prompt),
+            (generator(), &subject.name, prompt),
             part.index.fingerprint(prompt),
             part.aligned.as_ref().map(|aligned| aligned.fingerprint(prompt)),
             self.by_what(part),
@@ -119,18 +119,12 @@ impl Judging {
         xxh3_128_text(format!("{all:?}").as_bytes())
     }
 
-    /// Over everything that the verdict on a unit depends on.
-    pub fn fingerprint(&self, subject: &Subject, part: usize, prompt: &str) -> String {
+    /// Over everything that the verdict on a unit depends on: what its stages do, by their fingerprint, and those two.
+    pub fn fingerprint(&self, subject: &Subject, part: usize, prompt: &str, stages: &str) -> String {
         let Some(part) = subject.parts.get(part) else { return String::new() };
         let rounds = part.rounds.iter().filter(|round| round.prompts.iter().any(|id| id == prompt));
-        let all = (
-            (generator(), &subject.name, prompt),
-            part.index.fingerprint(prompt),
-            part.aligned.as_ref().map(|aligned| aligned.fingerprint(prompt)),
-            rounds.map(|round| round.fingerprint).collect::<Vec<_>>(),
-            self.how(part),
-        );
-        xxh3_128_text(format!("{all:?}").as_bytes())
+        let rounds: Vec<u128> = rounds.map(|round| round.fingerprint).collect();
+        xxh3_128_text(format!("{:?}", (stages, rounds, self.budget_flops.to_bits())).as_bytes())
     }
 }
 
