@@ -60,7 +60,7 @@ pub use manifest::{
 };
 pub use notes::Note;
 pub use observer::{LogitsCompared, ObserverEffect};
-pub use point::Point;
+pub use point::{Only, Point};
 pub use raw::{RawEvent, RawPayload};
 pub use reading::Reading;
 pub use recording::{Compression, LeftOutBy, RECORDING_VERSION, Recording, RowGroup, SecondPass, grouped, sampled_at};

@@ -326,13 +326,9 @@ fn complete(failure: FirstFailure, pairs: &[JudgedPair], unpaired: &[&Event], at
     let recorded: BTreeSet<Point> =
         pairs.iter().map(|pair| &pair.prefill).chain(unpaired.iter().copied()).map(|event| event.point).collect();
     let mut not_compared = between(last_equal_before(pairs, at).1, pair);
-    not_compared.retain(|(_, point)| !optional(*point) || recorded.contains(point));
+    // Of a point that only some models have, nothing says that it was left out where no event names it.
+    not_compared.retain(|(_, point)| point.only().is_none() || recorded.contains(point));
     FirstFailure { not_compared, ..failure }
-}
-
-/// Points that only some models have: where no event names them, nothing says that they were left out.
-fn optional(point: Point) -> bool {
-    matches!(point, Point::QProjOut | Point::KProjOut | Point::AttnPostNormOut | Point::MlpPostNormOut)
 }
 
 /// Layers (−1: none) and points between two rows of one forward pass that were not compared, where they are known: within

@@ -221,6 +221,7 @@ impl Layer<'_> {
 mod tests {
     use super::*;
     use driftprobe_model::Model;
+    use driftprobe_trace::Only;
 
     fn stage(stages: &[Stage], point: Point, layer: i32) -> &Stage {
         stages.iter().find(|s| (s.point, s.layer) == (point, layer)).unwrap()
@@ -243,9 +244,15 @@ mod tests {
     #[test]
     fn a_plain_llama_has_no_stage_that_only_others_have() {
         let mut config = Model::demo().unwrap().config;
-        let has = |config: &Config, point| graph(config).iter().any(|s| s.point == point);
-        let special = [Point::QProjOut, Point::KProjOut, Point::AttnPostNormOut, Point::MlpPostNormOut];
-        assert!(special.iter().all(|p| !has(&config, *p)));
+        let has = |config: &Config, point: Point| graph(config).iter().any(|s| s.point == point);
+        let wrong = |config: &Config, with: [Only; 2]| -> Vec<Point> {
+            let should = |p: &Point| p.only().is_none_or(|only| with.contains(&only));
+            Point::ALL.iter().copied().filter(|p| has(config, *p) != should(p)).collect()
+        };
+        (config.qk_norm, config.post_norms) = (true, false);
+        assert_eq!(wrong(&config, [Only::QkNorm; 2]), []);
+        (config.qk_norm, config.post_norms) = (false, true);
+        assert_eq!(wrong(&config, [Only::PostNorms; 2]), []);
         (config.qk_norm, config.post_norms) = (true, true);
         assert!(Point::ALL.iter().all(|p| has(&config, *p)));
         let stages = graph(&config);
