@@ -1,6 +1,6 @@
 //! The public specification says what the code does: every point is in its table, in order, and its examples are read.
 
-use driftprobe_trace::{Dtype, HashAlgo, Manifest, Note, Point, Run, TraceError};
+use driftprobe_trace::{ContractFields, Dtype, HashAlgo, Manifest, Note, Point, Run, TraceError};
 use std::path::Path;
 
 const DOC: &str = include_str!("../../../docs/trace-format.md");
@@ -37,6 +37,14 @@ fn names_of_dtypes_and_hashes_are_in_it() {
     }
     for algo in [HashAlgo::Xxh3_64, HashAlgo::GretaFnv1a256] {
         assert!(DOC.contains(&format!("| `{algo}` |")), "{algo}");
+    }
+}
+
+#[test]
+fn fields_of_a_contract_are_in_it() {
+    let row = DOC.lines().find(|line| line.starts_with("| `contract` |")).expect("the row of the contract");
+    for field in ContractFields::NAMED {
+        assert!(row.contains(&format!("`{field}`")), "{field} is not in the row of `contract`");
     }
 }
 

@@ -2,7 +2,7 @@
 //! numbers to the last bit.
 
 use super::{SCHEMA, generator};
-use crate::oracle::arithmetic::assumable;
+use crate::oracle::arithmetic::field;
 use crate::oracle::replay::{Beforehand, JudgedStage};
 use crate::oracle::stats::{Direction, Flag, RowStatistics, ScoreTest};
 use crate::oracle::{Input, Outcome, StageJudgement, Unjudged};
@@ -154,7 +154,7 @@ impl RowForm {
     }
 
     fn into_judged(self, prompt_id: &Arc<str>, (phase, place): (Phase, Input)) -> Option<StageJudgement> {
-        let assumed = self.assumed.iter().map(|field| assumable(field)).collect::<Option<Vec<_>>>()?;
+        let assumed = self.assumed.iter().map(|name| field(name)).collect::<Option<Vec<_>>>()?;
         let Input { point, layer } = place;
         let (inputs, outcome) = (places(self.inputs), self.outcome.into_outcome()?);
         let (prompt_id, pos, values) = (prompt_id.clone(), self.pos, self.values);

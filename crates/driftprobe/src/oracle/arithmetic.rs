@@ -8,7 +8,7 @@ use super::key_parts::KeyParts;
 use super::noise::ROUNDING_RMS;
 use super::quantise::Quantiser;
 use driftprobe_trace::{Contract, ContractFields, Dtype, Phase, Point};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// u of NVIDIA's TF32: 10 stored bits of mantissa.
 const TF32_UNIT_ROUNDOFF: f64 = 1.0 / 2048.0;
@@ -34,33 +34,36 @@ pub struct Arithmetic {
     assumed: Assumed,
 }
 
-/// Fields that may be assumed.
-const ASSUMABLE: [&str; 7] = ["accumulate", "activations", "probs", "residual", "rope_table", "scores", "softmax"];
-
-/// The one of them that has this name.
-pub(crate) fn assumable(name: &str) -> Option<&'static str> {
-    ASSUMABLE.into_iter().find(|field| *field == name)
+/// The field of a contract that has this name.
+pub(crate) fn field(name: &str) -> Option<&'static str> {
+    ContractFields::NAMED.iter().copied().find(|field| *field == name)
 }
 
-/// Which of [`ASSUMABLE`] were.
+/// Which fields of a contract were assumed: a bit for each of [`ContractFields::NAMED`].
 #[derive(Debug, Default)]
-struct Assumed(AtomicU8);
+struct Assumed(AtomicU32);
+
+const _: () = assert!(ContractFields::NAMED.len() <= u32::BITS as usize);
 
 impl Assumed {
     fn add(&self, field: &str) {
-        let bit = ASSUMABLE.iter().position(|one| *one == field).map_or(0, |at| 1 << at);
+        let bit = ContractFields::NAMED.iter().position(|one| *one == field).map_or(0, |at| 1 << at);
         self.0.fetch_or(bit, Ordering::Relaxed);
     }
 
+    /// By name.
     fn all(&self) -> Vec<&'static str> {
         let bits = self.0.load(Ordering::Relaxed);
-        ASSUMABLE.iter().enumerate().filter(|(at, _)| bits & (1 << at) != 0).map(|(_, field)| *field).collect()
+        let named = ContractFields::NAMED.iter().enumerate().filter(|(at, _)| bits & (1 << at) != 0);
+        let mut all: Vec<&str> = named.map(|(_, field)| *field).collect();
+        all.sort_unstable();
+        all
     }
 }
 
 impl Clone for Assumed {
     fn clone(&self) -> Assumed {
-        Assumed(AtomicU8::new(self.0.load(Ordering::Relaxed)))
+        Assumed(AtomicU32::new(self.0.load(Ordering::Relaxed)))
     }
 }
 
@@ -74,7 +77,7 @@ impl Arithmetic {
             let own = own.filter_map(|name| contract.by_point.get(name)).next();
             own_accumulator = own.is_some_and(|f| f.accumulate.is_some());
             for layer in [own, contract.by_phase.get(&phase), Some(&contract.flat)].into_iter().flatten() {
-                fill(&mut fields, layer);
+                fields.fill(layer);
             }
         }
         Arithmetic { point, fields, own_accumulator, dtype, assumed: Assumed::default() }
@@ -99,7 +102,7 @@ impl Arithmetic {
     pub fn with(mut self, fields: &ContractFields) -> Arithmetic {
         let mut own = fields.clone();
         self.own_accumulator |= own.accumulate.is_some();
-        fill(&mut own, &self.fields);
+        own.fill(&self.fields);
         self.fields = own;
         self
     }
@@ -116,18 +119,12 @@ impl Arithmetic {
         self.assumed.all()
     }
 
-    fn float(&self, field: &'static str, value: &Option<String>) -> Result<Option<Float>, Unsupported> {
-        match value {
-            None => Ok(None),
-            Some(name) => match Float::parse(name) {
-                Some(float) => Ok(Some(float)),
-                None => Err(Unsupported { field, value: name.clone() }),
-            },
-        }
+    fn float(&self, field: &'static str) -> Result<Option<Float>, Unsupported> {
+        self.fields.get(field).map(|name| parsed(field, name)).transpose()
     }
 
-    fn or(&self, field: &'static str, value: &Option<String>, otherwise: Float) -> Result<Float, Unsupported> {
-        Ok(self.float(field, value)?.unwrap_or_else(|| {
+    fn or(&self, field: &'static str, otherwise: Float) -> Result<Float, Unsupported> {
+        Ok(self.float(field)?.unwrap_or_else(|| {
             self.assumed.add(field);
             otherwise
         }))
@@ -141,7 +138,7 @@ impl Arithmetic {
         if self.rounds_inputs_to_tf32() {
             return Ok(Float::F32);
         }
-        self.or("accumulate", &self.fields.accumulate, Float::F32)
+        self.or("accumulate", Float::F32)
     }
 
     /// Whether a product's inputs are rounded to TF32 (11 bits of precision) first, and the sums kept in f32.
@@ -163,7 +160,7 @@ impl Arithmetic {
 
     /// Format of the softmax; f32 if not declared.
     pub fn softmax(&self) -> Result<Float, Unsupported> {
-        self.or("softmax", &self.fields.softmax, Float::F32)
+        self.or("softmax", Float::F32)
     }
 
     /// Format in which the stage's result is stored: what the contract says of the residual stream, the scores, the
@@ -174,14 +171,14 @@ impl Arithmetic {
         let declared = match self.point {
             EmbedOut | ResidualPreAttn | ResidualPostAttn | ResidualPostMlp | FinalNormIn => {
                 match &self.fields.residual {
-                    None => self.or("activations", &self.fields.activations, recorded)?,
-                    residual => self.or("residual", residual, recorded)?,
+                    None => self.or("activations", recorded)?,
+                    Some(_) => self.or("residual", recorded)?,
                 }
             }
-            AttnScores => self.or("scores", &self.fields.scores, recorded)?,
-            AttnProbs => self.or("probs", &self.fields.probs, recorded)?,
+            AttnScores => self.or("scores", recorded)?,
+            AttnProbs => self.or("probs", recorded)?,
             KCache | VCache => recorded,
-            _ => self.or("activations", &self.fields.activations, recorded)?,
+            _ => self.or("activations", recorded)?,
         };
         Ok(declared.min(recorded))
     }
@@ -193,7 +190,7 @@ impl Arithmetic {
 
     /// Format that the cache holds, if declared; none where it holds blocks.
     pub fn kv_cache(&self) -> Result<Option<Float>, Unsupported> {
-        if self.kv_cache_blocks().is_some() { Ok(None) } else { self.float("kv_cache", &self.fields.kv_cache) }
+        if self.kv_cache_blocks().is_some() { Ok(None) } else { self.float("kv_cache") }
     }
 
     /// Quantiser by which the cache holds its rows, if it does.
@@ -203,22 +200,22 @@ impl Arithmetic {
 
     /// Format in which scores are stored on the way; f32 if not declared.
     pub fn scores(&self) -> Result<Float, Unsupported> {
-        self.or("scores", &self.fields.scores, Float::F32)
+        self.or("scores", Float::F32)
     }
 
     /// Format in which probabilities are stored on the way; f32 if not declared.
     pub fn probs(&self) -> Result<Float, Unsupported> {
-        self.or("probs", &self.fields.probs, Float::F32)
+        self.or("probs", Float::F32)
     }
 
     /// Format in which partial sums of a split sum are stored, where there are such.
     pub fn partials(&self) -> Result<Option<Float>, Unsupported> {
-        self.float("partials", &self.fields.partials)
+        self.float("partials")
     }
 
     /// Format of the table of cos and sin; f32 if not declared.
     pub fn rope_table(&self) -> Result<Float, Unsupported> {
-        self.or("rope_table", &self.fields.rope_table, Float::F32)
+        self.or("rope_table", Float::F32)
     }
 
     /// Name of the dtype or quantiser to which the stage brings what it reads, if any.
@@ -228,12 +225,12 @@ impl Arithmetic {
 
     /// Format to which attention brings cached rows before it multiplies them, if another than the cache's.
     pub fn kv_read(&self) -> Result<Option<Float>, Unsupported> {
-        self.float("kv_read", &self.fields.kv_read)
+        self.float("kv_read")
     }
 
     /// Format of fused attention's running sum of weighted values, where it is rounded key by key.
     pub fn value_sums(&self) -> Result<Option<Float>, Unsupported> {
-        self.float("value_sums", &self.fields.value_sums)
+        self.float("value_sums")
     }
 
     /// How fused attention splits the keys; one part if not declared.
@@ -254,7 +251,7 @@ impl Arithmetic {
     /// (norm), of the two products (rotary embedding), of the activation before the product with up (MLP).
     pub fn inner(&self) -> Result<Option<Float>, Unsupported> {
         match self.fields.rounding.as_deref() {
-            Some([inner, .., _]) => self.float("rounding", &Some(inner.clone())),
+            Some([inner, .., _]) => parsed("rounding", inner).map(Some),
             _ => Ok(None),
         }
     }
@@ -266,36 +263,9 @@ impl Arithmetic {
     }
 }
 
-/// Takes from `from` what `into` does not have.
-pub(super) fn fill(into: &mut ContractFields, from: &ContractFields) {
-    let pairs = [
-        (&mut into.weights, &from.weights),
-        (&mut into.activations, &from.activations),
-        (&mut into.accumulate, &from.accumulate),
-        (&mut into.residual, &from.residual),
-        (&mut into.kv_cache, &from.kv_cache),
-        (&mut into.softmax, &from.softmax),
-        (&mut into.activation_quant, &from.activation_quant),
-        (&mut into.scores, &from.scores),
-        (&mut into.probs, &from.probs),
-        (&mut into.partials, &from.partials),
-        (&mut into.rope_table, &from.rope_table),
-        (&mut into.inputs, &from.inputs),
-        (&mut into.kv_read, &from.kv_read),
-        (&mut into.value_sums, &from.value_sums),
-        (&mut into.key_parts, &from.key_parts),
-    ];
-    for (into, from) in pairs {
-        if into.is_none() {
-            into.clone_from(from);
-        }
-    }
-    if into.rounding.is_none() {
-        into.rounding.clone_from(&from.rounding);
-    }
-    if into.few_rows.is_none() {
-        into.few_rows.clone_from(&from.few_rows);
-    }
+/// The format of this name.
+fn parsed(field: &'static str, name: &str) -> Result<Float, Unsupported> {
+    Float::parse(name).ok_or_else(|| Unsupported { field, value: name.to_owned() })
 }
 
 #[cfg(test)]

@@ -51,40 +51,18 @@ pub fn variants(op: Op, point: Point, recorded: Dtype) -> Vec<Variant> {
     }
 }
 
-fn fields(name: &str, value: &str) -> ContractFields {
-    let value = Some(value.to_owned());
-    let mut fields = ContractFields::default();
-    match name {
-        "kv_cache" => fields.kv_cache = value,
-        "scores" => fields.scores = value,
-        "probs" => fields.probs = value,
-        "softmax" => fields.softmax = value,
-        "rope_table" => fields.rope_table = value,
-        "residual" => fields.residual = value,
-        "activations" => fields.activations = value,
-        "activation_quant" => fields.activation_quant = value,
-        "partials" => fields.partials = value,
-        "inputs" => fields.inputs = value,
-        "kv_read" => fields.kv_read = value,
-        "value_sums" => fields.value_sums = value,
-        "key_parts" => fields.key_parts = value,
-        _ => fields.accumulate = value,
-    }
-    fields
-}
-
 fn one(name: &str, format: Float, says: &[&str], widens: bool) -> Variant {
     named(name, format.id(), says, widens)
 }
 
 fn named(name: &str, value: &str, says: &[&str], widens: bool) -> Variant {
-    Variant { id: format!("{name}={value}"), says: says.concat(), fields: fields(name, value), widens }
+    Variant { id: format!("{name}={value}"), says: says.concat(), fields: ContractFields::of(&[(name, value)]), widens }
 }
 
 /// Both at once.
 fn with(a: &Variant, b: &Variant) -> Variant {
     let mut fields = a.fields.clone();
-    super::arithmetic::fill(&mut fields, &b.fields);
+    fields.fill(&b.fields);
     Variant {
         id: format!("{},{}", a.id, b.id),
         says: format!("{}, and {}", a.says, b.says),
@@ -117,36 +95,51 @@ fn outputs(point: Point) -> Vec<Variant> {
     NARROW.iter().map(|f| one(name, *f, &["the result is rounded to ", f.id()], false)).collect()
 }
 
+/// What of a field no variant may have where a contract speaks of it.
+enum Bound {
+    /// A format coarser than that of the record.
+    Coarser,
+    /// Any format; other values, which name quantisers, are free.
+    Formats,
+    /// Whatever it says.
+    All,
+}
+
+/// By which declared fields a field of a variant is bound, and to what. A field without a row is bound by itself: who declares
+/// it has said all of it. Who declares an accumulator declares how precisely products and all their sums are computed.
+const BOUND: [(&str, &[&str], Bound); 13] = [
+    ("kv_cache", &["kv_cache"], Bound::Coarser),
+    ("rope_table", &["rope_table"], Bound::Coarser),
+    ("residual", &["residual"], Bound::Coarser),
+    ("activations", &["activations"], Bound::Coarser),
+    ("scores", &["scores"], Bound::Coarser),
+    ("probs", &["probs"], Bound::Coarser),
+    ("softmax", &["softmax"], Bound::Coarser),
+    ("partials", &["accumulate"], Bound::Coarser),
+    ("accumulate", &["accumulate"], Bound::All),
+    ("inputs", &["inputs", "accumulate"], Bound::All),
+    ("kv_read", &["kv_read", "accumulate"], Bound::All),
+    ("value_sums", &["value_sums", "accumulate"], Bound::All),
+    ("activation_quant", &["activation_quant", "accumulate"], Bound::Formats),
+];
+
 impl Variant {
     /// Whether values are kept more coarsely than both the storage format and what the contract says in so many words: a
     /// loss of precision that is no freedom of the arithmetic.
     pub fn loses(&self, declared: &ContractFields, recorded: Dtype) -> bool {
-        let (own, storage) = (&self.fields, Float::of(recorded));
-        let pairs = [
-            (&own.kv_cache, &declared.kv_cache),
-            (&own.rope_table, &declared.rope_table),
-            (&own.residual, &declared.residual),
-            (&own.activations, &declared.activations),
-            (&own.scores, &declared.scores),
-            (&own.probs, &declared.probs),
-            (&own.softmax, &declared.softmax),
-            // Who declares an accumulator declares that of all partial sums.
-            (&own.partials, &declared.accumulate),
-        ];
-        let coarser = |name: &str| Float::parse(name).is_some_and(|format| format < storage);
-        // Who declares an accumulator declares how precisely products and their sums are computed.
-        let inside = [&own.accumulate, &own.inputs, &own.kv_read, &own.value_sums];
-        let rounds = own.activation_quant.as_deref().is_some_and(|name| Float::parse(name).is_some());
-        let said = [
-            (&own.inputs, &declared.inputs),
-            (&own.kv_read, &declared.kv_read),
-            (&own.value_sums, &declared.value_sums),
-            (&own.key_parts, &declared.key_parts),
-        ];
-        pairs.iter().any(|(own, declared)| declared.is_some() && own.as_deref().is_some_and(coarser))
-            || said.iter().any(|(own, declared)| own.is_some() && declared.is_some())
-            || declared.accumulate.is_some() && (rounds || inside.iter().any(|own| own.is_some()))
-            || rounds && declared.activation_quant.is_some()
+        let storage = Float::of(recorded);
+        let lost = |name: &&str| {
+            let Some(value) = self.fields.get(name) else { return false };
+            let row = BOUND.iter().find(|(field, ..)| field == name);
+            let (by, bound) = row.map_or((std::slice::from_ref(name), &Bound::All), |(_, by, bound)| (*by, bound));
+            let breaks = match bound {
+                Bound::Coarser => Float::parse(value).is_some_and(|format| format < storage),
+                Bound::Formats => Float::parse(value).is_some(),
+                Bound::All => true,
+            };
+            breaks && by.iter().any(|field| declared.get(field).is_some())
+        };
+        ContractFields::NAMED.iter().any(lost)
     }
 }
 
@@ -240,4 +233,55 @@ fn attention() -> Vec<Variant> {
     all.extend(widening("softmax", "the softmax is computed in "));
     all.extend(scores.iter().flat_map(|s| probs.iter().map(move |p| with(s, p))));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether `own` of rows in bf16 loses what `declared` says.
+    fn loses(own: (&str, &str), declared: (&str, &str)) -> bool {
+        let variant = named(own.0, own.1, &[], false);
+        variant.loses(&ContractFields::of(&[declared]), Dtype::Bf16)
+    }
+
+    #[test]
+    fn storage_that_is_declared_may_be_finer_or_that_of_the_record_and_no_coarser() {
+        for field in ["kv_cache", "rope_table", "residual", "activations", "scores", "probs", "softmax"] {
+            assert!(loses((field, "fp8_e4m3"), (field, "bf16")), "{field}");
+            assert!(!loses((field, "bf16"), (field, "f32")), "{field}");
+            assert!(!loses((field, "f32"), (field, "bf16")), "{field}");
+            assert!(!loses((field, "fp8_e4m3"), ("weights", "bf16")), "{field}: of it nothing is said");
+        }
+    }
+
+    #[test]
+    fn an_accumulator_that_is_declared_is_that_of_all_products_and_sums() {
+        for own in
+            [("accumulate", "f32"), ("inputs", "f16"), ("inputs", "q8_0"), ("kv_read", "f16"), ("value_sums", "f16")]
+        {
+            assert!(loses(own, ("accumulate", "f32")), "{own:?}");
+            assert!(loses(own, (own.0, "f32")), "{own:?} by itself");
+            assert!(!loses(own, ("activations", "bf16")), "{own:?}");
+        }
+        assert!(loses(("partials", "fp8_e4m3"), ("accumulate", "f32")));
+        assert!(!loses(("partials", "bf16"), ("accumulate", "f32")), "parts may be stored as the record is");
+        assert!(!loses(("partials", "fp8_e4m3"), ("partials", "f32")));
+        assert!(loses(("activation_quant", "bf16"), ("accumulate", "f32")));
+        assert!(loses(("activation_quant", "bf16"), ("activation_quant", "none")));
+        assert!(!loses(("activation_quant", "q8_1"), ("activation_quant", "q8_0")), "which blocks is free");
+    }
+
+    #[test]
+    fn a_field_without_a_row_is_bound_by_itself() {
+        assert!(BOUND.iter().all(|(field, ..)| *field != "key_parts"));
+        assert!(loses(("key_parts", "2"), ("key_parts", "4")));
+        assert!(!loses(("key_parts", "2"), ("accumulate", "f32")));
+    }
+
+    #[test]
+    fn every_row_is_of_a_field_that_there_is() {
+        let known = |field: &str| ContractFields::NAMED.contains(&field);
+        assert!(BOUND.iter().all(|(field, by, _)| known(field) && by.iter().all(|field| known(field))));
+    }
 }

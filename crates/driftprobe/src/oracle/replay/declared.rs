@@ -1,7 +1,7 @@
 //! Which arithmetic a replay takes a point to have: the contract's, and what the record has shown it to leave out.
 
 use super::Replay;
-use crate::oracle::arithmetic::{Arithmetic, fill};
+use crate::oracle::arithmetic::Arithmetic;
 use crate::oracle::float::Float;
 use driftprobe_trace::{Contract, ContractFields, Dtype, Phase, Point};
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ impl<'a> Replay<'a> {
     fn beside_fitted(&self, phase: Phase, point: Point, fields: &ContractFields) -> ContractFields {
         let mut all = fields.clone();
         if let Some(before) = self.fitted.get(&(phase, point)) {
-            fill(&mut all, before);
+            all.fill(before);
         }
         all
     }

@@ -1,6 +1,6 @@
 //! Variants of attention in one kernel: what it makes of Q and of cached rows, how it keeps its sums, how it splits the keys.
 
-use super::{Variant, fields, with};
+use super::{Variant, with};
 use crate::oracle::float::Float;
 use crate::oracle::key_parts::KeyParts;
 
@@ -56,5 +56,5 @@ fn parts() -> Vec<Variant> {
 }
 
 fn emulated(name: &str, value: &str, says: &str) -> Variant {
-    Variant { id: format!("{name}={value}"), says: says.to_owned(), fields: fields(name, value), widens: false }
+    super::named(name, value, &[says], false)
 }
