@@ -1,10 +1,8 @@
 //! Arithmetics inside of products that a contract may leave out: each is found where a kernel has it, none where none has, and
 //! none excuses a bug or what the contract rules out.
 
-use crate::oracle_support::replaced::{Replaced, values};
+use crate::oracle_support::replaced::{Replaced, found, values};
 use crate::oracle_support::{fixture, recording};
-use driftprobe::oracle::Replay;
-use driftprobe::oracle::fit::fit;
 use driftprobe_engine::Settings;
 use driftprobe_model::reference::{AttentionShape, linear};
 use driftprobe_model::{Model, WeightId};
@@ -114,17 +112,6 @@ fn accumulates_f32() -> Contract {
     let mut contract = silent();
     contract.flat.accumulate = Some("f32".to_owned());
     contract
-}
-
-/// What is found of a point in decode, and how many of its rows are left at fault.
-fn found(model: &Model, rows: &Replaced<'_>, contract: &Contract, point: Point) -> (Vec<String>, usize) {
-    let mut replay = Replay::new(model, rows.run.manifest.as_ref()).with_contract(contract);
-    let events = &rows.run.events;
-    let mut judged = Phase::ALL.map(|phase| replay.phase(events, rows, phase).unwrap());
-    let findings = fit(&mut replay, (events, rows), &mut judged, &|_, _| true).unwrap();
-    let own = findings.iter().filter(|f| f.point == point && f.phase == Phase::Decode);
-    let faults = judged[1].stages.iter().filter(|s| s.point == point && s.outcome.is_fault()).count();
-    (own.map(|f| f.variant.id.clone()).collect(), faults)
 }
 
 #[test]
