@@ -125,6 +125,48 @@ fn analysis_by_prompt_is_killed(kills: usize, seed: u64) -> Found {
     found
 }
 
+/// `analyze --layer-shard`: what it left is whole, and whoever judges the prompts comes to the same bytes with it.
+fn layers_are_killed(kills: usize, seed: u64) -> Found {
+    let dir = place();
+    let dir = dir.path();
+    passes(&mut record(dir, "run", &[]));
+    let share = |out| driftprobe(dir, &["analyze", "run", "--layer-shard", "1/2", "--out", out]);
+    let judge = |out| driftprobe(dir, &["analyze", "run", "--by-prompt", "--simulate", "1e9", "--out", out]);
+    let of_layers = |files: &Tree| -> Tree {
+        let own = files.iter().filter(|(name, _)| name.starts_with("layers/") && !name.ends_with(".part"));
+        own.map(|(name, bytes)| (name.clone(), bytes.clone())).collect()
+    };
+    passes(&mut judge("whole"));
+    let whole = tree(&dir.join("whole"));
+    let started = Instant::now();
+    passes(&mut share("shared"));
+    let takes = started.elapsed();
+    let shared = of_layers(&tree(&dir.join("shared")));
+    assert!(shared.len() > 1, "{:?}", listed(&shared));
+    let mut moments = Moments { dice: Dice(seed), takes, entries: entries(&dir.join("shared")) };
+    let mut found = Found::default();
+    for _ in 0..kills {
+        let moment = moments.next();
+        let hit = killed(&mut share("cut"), moment, &dir.join("cut"));
+        let left = of_layers(&tree(&dir.join("cut")));
+        for (name, bytes) in &left {
+            assert!(shared.get(name) == Some(bytes), "after {moment:?}: {name} is not whole");
+        }
+        found.count(match (hit, left.len()) {
+            (false, _) => "had ended",
+            (_, 0) => "no layers of a prompt",
+            (_, count) if count < shared.len() => "layers of some prompts",
+            _ => "layers of all prompts",
+        });
+        passes(&mut judge("cut"));
+        let mut again = tree(&dir.join("cut"));
+        again.retain(|name, _| !name.ends_with(".part") && !name.starts_with("layers/"));
+        assert!(again == whole, "after {moment:?}: {:#?}", listed(&again));
+        fs::remove_dir_all(dir.join("cut")).unwrap();
+    }
+    found
+}
+
 /// Reports written over those of another run: each is the old one or the new one, whole.
 fn report_is_killed(kills: usize, seed: u64) -> Found {
     let dir = place();
@@ -264,11 +306,17 @@ fn an_analysis_by_prompt_that_is_killed_goes_on_to_the_same_bytes() {
 }
 
 #[test]
+fn layers_that_are_killed_are_taken_up_whole_or_not() {
+    let found = layers_are_killed(10, 13);
+    assert!(found.of("had ended") < 10, "{:?}", found.0);
+}
+
+#[test]
 fn a_report_that_is_killed_leaves_old_or_new_files() {
     report_is_killed(20, 3);
 }
 
-/// For docs/trust.md, as are the next three.
+/// For docs/trust.md, as are the next four.
 #[test]
 #[ignore = "600 kills take minutes"]
 fn two_hundred_kills_each() {
@@ -287,6 +335,12 @@ fn two_hundred_kills_of_two_passes() {
 #[ignore = "200 kills take minutes"]
 fn two_hundred_kills_of_compressed_runs() {
     run_is_killed(&["--compress"], 200, 11).show("run --compress");
+}
+
+#[test]
+#[ignore = "200 kills take minutes"]
+fn two_hundred_kills_of_layers() {
+    layers_are_killed(200, 14).show("analyze --layer-shard");
 }
 
 #[test]
