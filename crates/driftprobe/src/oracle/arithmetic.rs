@@ -248,7 +248,8 @@ impl Arithmetic {
     }
 
     /// The rounding before the last, where the contract's `rounding` of this point has two: of x·rsqrt before the weight
-    /// (norm), of the two products (rotary embedding), of the activation before the product with up (MLP).
+    /// (norm), of a product before its bias, of the two products (rotary embedding), of the activation before the product with
+    /// up (MLP).
     pub fn inner(&self) -> Result<Option<Float>, Unsupported> {
         match self.fields.rounding.as_deref() {
             Some([inner, .., _]) => parsed("rounding", inner).map(Some),

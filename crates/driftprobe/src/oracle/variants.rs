@@ -37,9 +37,10 @@ pub fn variants(op: Op, point: Point, recorded: Dtype) -> Vec<Variant> {
         Op::Norm { .. } => [inner(storage, "x·rsqrt is rounded to ", " before the weight"), outputs(point)].concat(),
         Op::Gated => [inner(storage, "the activation is rounded to ", " before the product"), outputs(point)].concat(),
         Op::Rope => rope(storage, point),
-        Op::Linear { softcap, .. } => {
+        Op::Linear { bias, softcap, .. } => {
+            let stored = bias.map(|_| inner(storage, "the product is rounded to ", " before the bias is added"));
             let capped = softcap.map(|_| steps(storage, 4, "the product and each step of its soft cap are"));
-            [capped.into_iter().collect(), linear(point)].concat()
+            [stored.unwrap_or_default(), capped.into_iter().collect(), linear(point)].concat()
         }
         Op::Scores => {
             [fused::inputs(), fused::kv_read(), widening("scores", "scores are stored in "), accumulators()].concat()

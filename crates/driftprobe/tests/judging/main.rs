@@ -26,6 +26,7 @@ mod judged;
 mod left_out;
 mod logprobs;
 mod logprobs_formats;
+mod oracle_bias;
 mod oracle_brute_force;
 mod oracle_clean;
 mod oracle_faults;

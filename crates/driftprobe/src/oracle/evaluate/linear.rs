@@ -182,6 +182,10 @@ impl Layer {
             }
             let mut y = sum;
             if let Some(bias) = self.bias.get(out) {
+                if let Some(format) = steps {
+                    let (rounded, doubt) = format.round_doubtful(y, 4.0 * variance.sqrt());
+                    (y, variance) = (rounded, doubt * doubt);
+                }
                 y += bias;
                 variance += (cu * y).powi(2);
             }
