@@ -311,7 +311,7 @@ pub fn analyze_against(
     unpaired_reasons(&unpaired, &mut reasons);
     repeat_reasons(&repeats, &mut reasons);
     if let Some(doubt) = &doubt {
-        reasons.add(ReasonCode::WrongModel, doubt.to_string());
+        reasons.add(doubt.code(), doubt.to_string());
     }
     if let Some(examination) = &examination {
         examination_reasons(examination, &pairs, &mut reasons);

@@ -16,7 +16,7 @@ use crate::pair::coverage::expect;
 use crate::pair::place::{Places, describe, describe_row};
 use crate::pair::{Loose, pair};
 use crate::progress::{Progress, Watch, Work};
-use crate::verdict::grounds::pair_reasons;
+use crate::verdict::grounds::{no_power, pair_reasons};
 use crate::verdict::reason::{Reason, ReasonCode, Reasons};
 use crate::verdict::{SubVerdict, Verdict};
 use driftprobe_trace::{Dtype, Event, Manifest, PayloadRef, Phase, Point, Row, Rows, Run, TraceError};
@@ -119,6 +119,11 @@ fn compare_phase(
     for (side, name) in names.iter().enumerate() {
         let (Some(of), Some(examined)) = (sides.get(side), examined.get(side)) else { continue };
         side_reasons((of, name), examined.as_ref(), phase, &mut reasons);
+        if let Some(Ok(examination)) = examined
+            && let Some(why) = no_power(examination, &pairs)
+        {
+            reasons.add(ReasonCode::NoPower, format!("{name}: {why}"));
+        }
     }
     let loose = [(0, &ours, &pairing.reference_loose), (1, &theirs, &pairing.candidate_loose)];
     for (side, events, loose) in loose {
@@ -269,7 +274,7 @@ fn side_reasons(
         }
     }
     match examined {
-        Some(Err(doubt)) => reasons.add(ReasonCode::WrongModel, format!("{name}: {doubt}")),
+        Some(Err(doubt)) => reasons.add(doubt.code(), format!("{name}: {doubt}")),
         Some(Ok(examination)) => {
             for finding in examination.contract_findings.iter().filter(|finding| finding.phase == phase) {
                 let example = format!("{name}, {}: {}", finding.point, finding.variant.says);

@@ -432,6 +432,22 @@ fn a_pipe_in_the_place_of_a_result_is_no_result() {
 }
 
 #[test]
+fn a_run_that_is_all_of_its_shards_and_lacks_prompts_passes_neither_whole_nor_by_prompt() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = ["run", "--layers", "0", "--repeats", "0", "--record-only", "--steps", "1", "--out", "run"];
+    driftprobe(&dir).args(small).args(["--prompts", "The fox sleeps"]).assert().code(0);
+    driftprobe(&dir).args(["analyze", "run"]).assert().code(0);
+    let path = dir.path().join("run/manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let own = manifest["prompts"][0]["id"].clone();
+    manifest["shard"] = serde_json::json!({"index": 1, "of": 1, "prompts": [own, "p1", "p2"]});
+    fs::write(&path, manifest.to_string()).unwrap();
+    for how in [&["analyze", "run"][..], &["analyze", "run", "--by-prompt"]] {
+        driftprobe(&dir).args(how).assert().code(3).stdout(contains("MISSING_SHARD"));
+    }
+}
+
+#[test]
 fn layers_are_judged_by_a_model_and_have_no_report() {
     let dir = tempfile::tempdir().unwrap();
     write_run(&dir.path().join("runs/demo"), None);

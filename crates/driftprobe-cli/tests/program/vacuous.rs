@@ -15,6 +15,13 @@ fn a_run_in_which_no_bug_would_have_shown_is_no_pass() {
     let faulty = ["--fault", "SCALE_WRONG@decode:layer5"];
     driftprobe(&dir).args(small).args(one).args(faulty).assert().code(3).stdout(contains("NO_POWER"));
     driftprobe(&dir).args(["gate", "logits"]).assert().code(3);
+    driftprobe(&dir).args(["analyze", "logits"]).assert().code(3).stdout(contains("NO_POWER"));
+    let by_prompt = ["analyze", "logits", "--by-prompt", "--out", "by-prompt"];
+    driftprobe(&dir).args(by_prompt).assert().code(3).stdout(contains("NO_POWER"));
+    driftprobe(&dir).args(["merge", "by-prompt", "--out", "merged"]).assert().code(3).stdout(contains("NO_POWER"));
+    let sound = ["--layers", "0", "--points", "logits", "--out", "sound"];
+    driftprobe(&dir).args(small).args(sound).assert().code(3);
+    driftprobe(&dir).args(["compare", "logits", "sound"]).assert().code(3).stdout(contains("NO_POWER"));
     let all = ["--layers", "0", "--out", "all"];
     driftprobe(&dir).args(small).args(all).assert().code(0).stdout(contains("NO_POWER").not());
 }

@@ -54,7 +54,7 @@ pub struct PresetResult {
 }
 
 /// Reasons that bear on the noise model's verdict alone. All others that block a PASS there block one here.
-const OF_THE_NOISE_MODEL: [ReasonCode; 11] = [
+const OF_THE_NOISE_MODEL: [ReasonCode; 12] = [
     ReasonCode::Differs,
     ReasonCode::NotJudged,
     ReasonCode::WrongModel,
@@ -62,6 +62,7 @@ const OF_THE_NOISE_MODEL: [ReasonCode; 11] = [
     ReasonCode::TooMuchDrift,
     ReasonCode::GapFault,
     ReasonCode::LooseContract,
+    ReasonCode::NoPower,
     // These are seen in the values themselves, or in their not being there.
     ReasonCode::NonFinite,
     ReasonCode::NotComparable,
@@ -148,8 +149,7 @@ pub(super) struct Values {
 
 /// Both rows of a pair, as far as they are compared; or why they cannot be.
 fn values(pair: &JudgedPair, rows: &dyn Rows) -> Result<Values, String> {
-    let unsound = [ReasonCode::NotIndependent, ReasonCode::PayloadDamaged, ReasonCode::Contradiction];
-    if let Some(finding) = pair.findings.iter().find(|finding| unsound.contains(&finding.code)) {
+    if let Some(finding) = pair.findings.iter().find(|finding| finding.code.is_unsound()) {
         return Err(format!("{}: {}", finding.code.id(), finding.detail));
     }
     let [ours, theirs] = [Side::load(&pair.prefill, rows), Side::load(&pair.decode, rows)];

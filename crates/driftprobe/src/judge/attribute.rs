@@ -85,8 +85,7 @@ fn last_rows_differ(pair: &JudgedPair) -> bool {
 
 /// Whether the events' own evidence is sound: what is damaged, dependent or contradictory carries no claim.
 fn is_trusted(pair: &JudgedPair) -> bool {
-    let unsound = [ReasonCode::NotIndependent, ReasonCode::PayloadDamaged, ReasonCode::Contradiction];
-    !pair.findings.iter().any(|finding| unsound.contains(&finding.code))
+    !pair.findings.iter().any(|finding| finding.code.is_unsound())
 }
 
 fn fault(pair: &mut JudgedPair, standings: &[Standing; 2], names: [&str; 2]) {

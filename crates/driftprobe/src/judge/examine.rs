@@ -18,8 +18,9 @@ use crate::oracle::{Input, PhaseJudgement, Replay, StageJudgement};
 use crate::pair::place::Part;
 use crate::progress::{Progress, Watch, Work};
 use crate::simulate::{Simulation, Study};
+use crate::verdict::reason::ReasonCode;
 use driftprobe_model::Model;
-use driftprobe_trace::{Contract, Event, Phase, Point, Recording, Rows, Run};
+use driftprobe_trace::{Contract, Event, Phase, Point, Recording, Rows, Run, TraceError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -32,7 +33,8 @@ pub struct Oracle<'a> {
     pub contract: Option<&'a Contract>,
     /// Operations that simulating the prompts from their tokens may take; see [`crate::simulate::cost_flops`].
     pub budget_flops: f64,
-    /// Whether to say what the run would have shown of each bug of the catalogue.
+    /// Whether to say what the run would have shown of each bug of the catalogue. It is found out in any case where no row within
+    /// the layers is in both phases: there nothing else may tell that nothing would have been seen.
     pub power: bool,
     /// Stages that somebody judged already: of the same rows, with the same model and contract.
     pub beforehand: Option<&'a Beforehand>,
@@ -77,6 +79,22 @@ pub enum Doubt {
         /// Rows of them that are not.
         faulty: usize,
     },
+    /// A row could not be read while it was judged.
+    Rows(String),
+}
+
+impl Doubt {
+    fn rows(error: TraceError) -> Doubt {
+        Doubt::Rows(error.to_string())
+    }
+
+    /// What it is against a PASS.
+    pub fn code(&self) -> ReasonCode {
+        match self {
+            Doubt::Fingerprint { .. } | Doubt::Shape(_) | Doubt::Weights { .. } => ReasonCode::WrongModel,
+            Doubt::Rows(_) => ReasonCode::ReadingFindings,
+        }
+    }
 }
 
 impl std::fmt::Display for Doubt {
@@ -85,7 +103,7 @@ impl std::fmt::Display for Doubt {
             Doubt::Fingerprint { recorded, found } => {
                 write!(f, "the run was made with weights {recorded}, the model given has {found}")
             }
-            Doubt::Shape(what) => write!(f, "{what}"),
+            Doubt::Shape(what) | Doubt::Rows(what) => write!(f, "{what}"),
             Doubt::Weights { faulty } => write!(
                 f,
                 "all {faulty} rows of embeddings and matrices, in both phases, are not what these weights give"
@@ -188,34 +206,44 @@ pub fn examine(
     progress(Progress { work: Work::Stages, done: 0, total: 1 });
     let none = Beforehand::default();
     let known = oracle.beforehand.unwrap_or(&none);
-    let judge = |phase| replay.phase_after(known, &run.events, rows, phase).unwrap_or_default();
+    let judge = |phase| replay.phase_after(known, &run.events, rows, phase);
     let both = rayon::join(|| judge(Phase::Prefill), || judge(Phase::Decode));
-    let mut phases = [both.0, both.1];
+    let mut phases = [both.0.map_err(Doubt::rows)?, both.1.map_err(Doubt::rows)?];
     if let Some(doubt) = weights_in_doubt(&phases) {
         return Err(doubt);
     }
     let events = &run.events;
     let findings =
-        fit(&mut replay, (events, rows), &mut phases, &|replay, judged| explained(replay, events, rows, judged));
+        fit(&mut replay, (events, rows), &mut phases, &|replay, judged| explained(replay, events, rows, judged))
+            .map_err(Doubt::rows)?;
     let mut simulation = Simulation::new(oracle.model, run.manifest.as_ref())
         .with_fitted(replay.fitted())
         .with_budget(oracle.budget_flops);
     if let Some(contract) = oracle.contract {
         simulation = simulation.with_contract(contract);
     }
-    let study = simulation.watched(events, rows, progress).unwrap_or_default();
+    let study = simulation.watched(events, rows, progress).map_err(Doubt::rows)?;
     progress(Progress { work: Work::Bugs, done: 0, total: 1 });
-    let mut all = Examination::new(phases, findings.unwrap_or_default(), study);
+    let mut all = Examination::new(phases, findings, study);
     all.recording = run.manifest.as_ref().and_then(|manifest| manifest.recording.clone());
     all.config_differs = config_differs(run, oracle.model);
-    all.causes = cause::find(&replay, events, rows, &all.phases).unwrap_or_default();
+    all.causes = cause::find(&replay, events, rows, &all.phases).map_err(Doubt::rows)?;
     all.name_slots(&simulation, run, rows);
     all.name_mixed(&simulation, run, rows);
-    if oracle.power {
-        all.power = cause::power(&replay, events, rows).unwrap_or_default();
+    if oracle.power || of_ends_alone(events) {
+        all.power = cause::power(&replay, events, rows).map_err(Doubt::rows)?;
     }
     all.suspects = cause::examine(&all.causes, &all.power);
     Ok(all)
+}
+
+/// Whether no place within the layers is recorded in both phases.
+fn of_ends_alone(events: &[Event]) -> bool {
+    let of = |phase: Phase| -> BTreeSet<(i32, Point)> {
+        let own = events.iter().filter(|event| event.phase == phase && Part::of(event.point) == Part::Layer);
+        own.map(|event| (event.layer, event.point)).collect()
+    };
+    of(Phase::Prefill).is_disjoint(&of(Phase::Decode))
 }
 
 /// Whether a bug explains what is at fault, so that no wider noise is needed; one that is itself a matter of precision does

@@ -147,7 +147,9 @@ impl<'a> Promise<'a> {
         match u64::try_from(rows) {
             Ok(0) if unknown.is_empty() => unknown.push("the manifest promises no row at all".to_owned()),
             Ok(rows) if rows <= EXPECTED_ROWS_MAX => promise.rows_per_phase = rows,
-            _ => unknown.push(format!("the manifest promises {rows} rows a phase, more than {EXPECTED_ROWS_MAX}")),
+            _ => unknown.push(format!(
+                "the manifest promises {rows} rows a phase, more than {EXPECTED_ROWS_MAX}: --by-prompt judges one prompt at a time"
+            )),
         }
         if unknown.is_empty() { Ok(promise) } else { Err(unknown) }
     }

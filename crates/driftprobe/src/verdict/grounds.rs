@@ -23,17 +23,15 @@ pub fn run_reasons(run: &Run, expectation: &Expectation, unexpected: &[(String, 
         Some(manifest) if !manifest.complete => reasons.add(ReasonCode::Incomplete, ""),
         Some(_) => {}
     }
-    if let Some(shard) = run.manifest.as_ref().and_then(|manifest| manifest.shard.as_ref()).filter(|shard| shard.of > 1)
-    {
-        let own = run.manifest.iter().flat_map(|manifest| manifest.prompts.iter().flatten()).count();
-        let lacking = shard.prompts.len().saturating_sub(own);
-        reasons.add(
-            ReasonCode::MissingShard,
-            format!(
-                "shard {} of {}: {lacking} prompts are in others; --by-prompt judges all together",
-                shard.index, shard.of
-            ),
-        );
+    if let Some(shard) = run.manifest.as_ref().and_then(|manifest| manifest.shard.as_ref()) {
+        let own = run.manifest.iter().flat_map(|manifest| manifest.prompts.iter().flatten());
+        let own: BTreeSet<&str> = own.map(|prompt| prompt.id.as_str()).collect();
+        let lacking = shard.prompts.iter().filter(|id| !own.contains(id.as_str())).count();
+        if shard.of > 1 || lacking > 0 {
+            let others = "are in others; --by-prompt judges all together";
+            let detail = format!("shard {} of {}: {lacking} prompts {others}", shard.index, shard.of);
+            reasons.add(ReasonCode::MissingShard, detail);
+        }
     }
     for note in &run.notes {
         match note {
@@ -97,6 +95,15 @@ const FILLED_MIN: f64 = 0.01;
 /// Below this p-value the phases' difference is no draw of rounding.
 pub const P_VALUE_MIN: f64 = 1e-3;
 
+/// Why none of these pairs, all of them at the ends, would have shown a bug. Rows within the layers are held against the tokens'
+/// own forward pass besides, which the table of bugs does not count.
+pub fn no_power(examination: &Examination, pairs: &[JudgedPair]) -> Option<String> {
+    let power = &examination.power;
+    let ends = pairs.iter().all(|pair| Part::of(pair.prefill.point) != Part::Layer);
+    let nothing = ends && !power.is_empty() && power.iter().all(|row| row.seen == 0);
+    nothing.then(|| format!("{} tries of bugs at points, none seen", power.len()))
+}
+
 /// What the model gave, as far as no pair tells it.
 pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reasons: &mut Reasons) {
     for finding in &examination.contract_findings {
@@ -118,11 +125,8 @@ pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reas
             reasons.add(ReasonCode::LooserThanSeen, example);
         }
     }
-    // Rows within the layers are held against the tokens' own forward pass besides, which the table of bugs does not count.
-    let power = &examination.power;
-    let ends = pairs.iter().all(|pair| Part::of(pair.prefill.point) != Part::Layer);
-    if ends && !power.is_empty() && power.iter().all(|row| row.seen == 0) {
-        reasons.add(ReasonCode::NoPower, format!("{} tries of bugs at points, none seen", power.len()));
+    if let Some(why) = no_power(examination, pairs) {
+        reasons.add(ReasonCode::NoPower, why);
     }
     for difference in &examination.config_differs {
         reasons.add(ReasonCode::ConfigDiffers, difference.as_str());

@@ -22,6 +22,11 @@ macro_rules! reasons {
             /// Whether a run with it can never PASS.
             pub const fn blocking(self) -> bool { match self { $(ReasonCode::$variant => $blocking,)* } }
 
+            /// Whether evidence of which it is said carries no claim: it is damaged, contradicts itself, or both sides are one.
+            pub const fn is_unsound(self) -> bool {
+                matches!(self, ReasonCode::NotIndependent | ReasonCode::PayloadDamaged | ReasonCode::Contradiction)
+            }
+
             /// What is the case.
             pub const fn sentence(self) -> &'static str { match self { $(ReasonCode::$variant => $sentence,)* } }
 
