@@ -2,6 +2,7 @@
 
 use crate::analyze::{contract, model_of};
 use crate::args::{CompareArgs, ComparedPhase, Format};
+use crate::by_prompt::names;
 use crate::failure::Failure;
 use crate::lying;
 use crate::output;
@@ -12,7 +13,7 @@ use driftprobe::report::ci;
 use driftprobe::report::compare::{to_json, to_markdown, to_terminal, to_tsv, verdict};
 use driftprobe_trace::{Phase, Run};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Runs the command and returns the exit status.
 pub fn run(args: &CompareArgs) -> Result<u8, Failure> {
@@ -30,7 +31,7 @@ pub fn run(args: &CompareArgs) -> Result<u8, Failure> {
         [&args.judging.contract, &args.second_contract].map(|name| name.as_deref().map(contract).transpose());
     let [first_contract, second_contract] = contracts;
     let contracts = [first_contract?, second_contract?];
-    let names = names(paths.map(|path| path.as_path()));
+    let names = names(&paths.map(PathBuf::clone));
     let side = |at: usize, run| Side {
         name: names[at].as_str(),
         run,
@@ -74,32 +75,5 @@ fn dir(real: &Path, run: &Run) -> std::path::PathBuf {
         fs::canonicalize(&run.dir).unwrap_or_else(|_| run.dir.clone())
     } else {
         real.to_owned()
-    }
-}
-
-/// The last parts of two paths in which they differ.
-fn names(paths: [&Path; 2]) -> [String; 2] {
-    let last = |path: &Path, count: usize| {
-        let parts: Vec<String> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-        parts.get(parts.len().saturating_sub(count)..).unwrap_or_default().join("/")
-    };
-    let most = paths.iter().map(|path| path.iter().count()).max().unwrap_or(1);
-    let different = |count: &usize| last(paths[0], *count) != last(paths[1], *count);
-    match (1..=most).find(different) {
-        Some(count) => paths.map(|path| last(path, count)),
-        None => paths.map(|path| last(path, most)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_are_called_by_what_tells_them_apart() {
-        let of = |a: &str, b: &str| names([Path::new(a), Path::new(b)]);
-        assert_eq!(of("runs/a", "runs/b"), ["a", "b"]);
-        assert_eq!(of("x/run", "y/run"), ["x/run", "y/run"]);
-        assert_eq!(of("run", "run"), ["run", "run"]);
     }
 }

@@ -11,7 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Folders within folders that are looked through for runs.
-const DEPTH_MAX: usize = 16;
+pub const DEPTH_MAX: usize = 16;
+
+/// What lies deeper is told, and not passed over.
+pub fn too_deep(path: &Path) -> Failure {
+    let what = format!("{}: more than {DEPTH_MAX} folders within each other", path.display());
+    Failure::new(what, "name a folder that lies nearer to the runs")
+}
 
 /// One run: whole, or all of its parts that are here.
 pub struct Subject {
@@ -141,8 +147,7 @@ fn find(path: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> Result<(), 
         let told = dataset && (is_partition(&inner) || inner.file_name().is_some_and(|name| name == "_report"));
         if inner.is_dir() && !hidden && !told {
             if depth == 0 {
-                let what = format!("{}: more than {DEPTH_MAX} folders within each other", path.display());
-                return Err(Failure::new(what, "name a folder that lies nearer to the runs"));
+                return Err(too_deep(&path));
             }
             find(&inner, depth - 1, found)?;
         }
@@ -292,4 +297,18 @@ fn settings(manifest: Option<&Manifest>) -> Value {
         "contract": manifest.contract, "config": manifest.config, "model": model, "engine": engine, "seed": manifest.seed,
         "recording": manifest.recording,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_called_by_what_tells_them_apart() {
+        let of = |paths: &[&str]| names(&paths.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!(of(&["runs/a", "runs/b"]), ["a", "b"]);
+        assert_eq!(of(&["x/run", "y/run", "z/other"]), ["x/run", "y/run", "z/other"]);
+        assert_eq!(of(&["data/run=a", "data/run=b"]), ["a", "b"]);
+        assert_eq!(of(&["run", "run"]), ["run", "run"], "one folder twice");
+    }
 }

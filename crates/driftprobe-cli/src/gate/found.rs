@@ -1,13 +1,11 @@
 //! What lies where the user points: runs, dumps of logits, or folders of them.
 
+use crate::by_prompt::{DEPTH_MAX, too_deep};
 use crate::failure::Failure;
 use driftprobe_import::LogitsDump;
 use driftprobe_trace::{ALIGNED_DIR, MANIFEST_FILE, SEARCH_PREFIX, TRACES_DIR};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// Folders within folders that are looked into.
-const DEPTH_MAX: usize = 8;
 
 /// Runs and dumps, in the order of the command line, then by name.
 #[derive(Default)]
@@ -50,10 +48,11 @@ impl Found {
             self.dumps.push(dump);
             return Ok(());
         }
-        if depth < DEPTH_MAX {
-            for folder in entries(path)?.into_iter().filter(|entry| entry.is_dir()) {
-                self.look(&folder, depth + 1)?;
+        for folder in entries(path)?.into_iter().filter(|entry| entry.is_dir()) {
+            if depth == DEPTH_MAX {
+                return Err(too_deep(path));
             }
+            self.look(&folder, depth + 1)?;
         }
         Ok(())
     }
@@ -82,4 +81,26 @@ fn is_run(path: &Path) -> Result<bool, Failure> {
         lines && !name.starts_with("logits.jsonl")
     };
     Ok(entries(path)?.iter().any(is_trace))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_too_deep_is_told_and_not_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |depth: usize| {
+            let path = (0..depth).fold(dir.path().to_owned(), |path, _| path.join("in"));
+            fs::create_dir_all(path.join("traces")).unwrap();
+            fs::write(path.join("manifest.json"), "{\"schema\": 1}").unwrap();
+        };
+        fs::create_dir_all(dir.path().join("good/traces")).unwrap();
+        run(DEPTH_MAX);
+        assert_eq!(Found::below(&[dir.path().to_owned()]).ok().map(|found| found.runs.len()), Some(2));
+        fs::remove_dir_all(dir.path().join("in")).unwrap();
+        run(DEPTH_MAX + 2);
+        let refused = Found::below(&[dir.path().to_owned()]).err().unwrap();
+        assert!(format!("{refused:?}").contains("folders within each other"), "{refused:?}");
+    }
 }
