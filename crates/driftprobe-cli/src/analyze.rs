@@ -12,7 +12,7 @@ use driftprobe::search::with_search;
 use driftprobe::verdict::modes::{alone, combine};
 use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_model::Model;
-use driftprobe_trace::{ALIGNED_DIR, Contract, Manifest, Run, SEARCH_PREFIX};
+use driftprobe_trace::{ALIGNED_DIR, Contract, Manifest, REPORT_DIR, Run, SEARCH_PREFIX};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -163,5 +163,5 @@ fn prompts_of(run: &Run) -> BTreeSet<Arc<str>> {
 pub fn beside(path: &Path) -> PathBuf {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
     // Readers of whole datasets pass over names that begin so.
-    folder.join(if driftprobe_parquet::is_dataset(path) { "_report" } else { "report" })
+    folder.join(if driftprobe_parquet::is_dataset(path) { "_report" } else { REPORT_DIR })
 }

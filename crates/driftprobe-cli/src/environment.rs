@@ -3,11 +3,12 @@
 use driftprobe_trace::HostInfo;
 use std::collections::BTreeMap;
 
-/// Variables that decide whether and how an engine repeats itself.
+/// What makes an accelerator repeat itself: set for a job on another machine, unless it is set here already.
+pub const DETERMINISM: &[(&str, &str)] =
+    &[("HIP_LAUNCH_BLOCKING", "1"), ("AMD_SERIALIZE_KERNEL", "3"), ("HSA_ENABLE_SDMA", "0")];
+
+/// Variables that, beside those, decide whether and how an engine repeats itself.
 const RECORDED: &[&str] = &[
-    "HIP_LAUNCH_BLOCKING",
-    "AMD_SERIALIZE_KERNEL",
-    "HSA_ENABLE_SDMA",
     "CUDA_LAUNCH_BLOCKING",
     "CUBLAS_WORKSPACE_CONFIG",
     "CUDA_VISIBLE_DEVICES",
@@ -20,7 +21,10 @@ const RECORDED: &[&str] = &[
 
 /// The determinism variables that are set, and everything that begins with GRETA_.
 pub fn variables() -> BTreeMap<String, String> {
-    let recorded = |name: &str| RECORDED.contains(&name) || name.starts_with("GRETA_");
+    let recorded = |name: &str| {
+        let deterministic = DETERMINISM.iter().any(|(own, _)| *own == name);
+        deterministic || RECORDED.contains(&name) || name.starts_with("GRETA_")
+    };
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
         .filter(|(name, _)| recorded(name))

@@ -139,6 +139,17 @@ fn summary(analysis: &Analysis, written: &[PathBuf]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use driftprobe::report::Plot;
+    use driftprobe_trace::is_report;
+
+    #[test]
+    fn reports_and_pictures_of_a_run_go_with_it() {
+        let pictures =
+            Plot::ALL.into_iter().flat_map(|plot| ["svg", "png"].map(|ending| format!("{}.{ending}", plot.id())));
+        let all: Vec<String> = FILES.iter().map(|(name, _)| (*name).to_owned()).chain(pictures).collect();
+        assert_eq!(all.iter().filter(|name| !is_report(name)).collect::<Vec<_>>(), [""; 0]);
+        assert!(["notes.md", "drift", "drift.txt", "drift.md.bak", "mydrift.md"].iter().all(|name| !is_report(name)));
+    }
 
     #[test]
     fn a_summary_is_cut_at_a_line_and_says_so() {

@@ -10,16 +10,12 @@ use clap::Args;
 use driftprobe::judge::examine::Oracle;
 use driftprobe_model::Model;
 use driftprobe_remote::{Job, Remote, RemoteError, Step, Target};
-use driftprobe_trace::Run;
+use driftprobe_trace::{REMOTE_FILE, Run, check_ours, replace_run};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
-
-/// What makes an accelerator repeat itself, set for the job unless it is set here already.
-const DETERMINISM: &[(&str, &str)] =
-    &[("HIP_LAUNCH_BLOCKING", "1"), ("AMD_SERIALIZE_KERNEL", "3"), ("HSA_ENABLE_SDMA", "0")];
 
 /// Builds there and runs what was built. `$1`: folder, from home if it is relative; `$2`: features; then the arguments. A shell
 /// that ssh starts has not read the profile in which rustup puts cargo on the path.
@@ -79,6 +75,7 @@ pub fn run(args: &RunArgs, destination: &str) -> Result<u8, Failure> {
     if out.exists() && !args.overwrite {
         return Err(Failure::new(format!("{}: something lies there", out.display()), "name another folder with --out"));
     }
+    check_ours(&out)?;
     let bar = RemoteBar::new();
     let mut watch = |step: Step| {
         bar.show(&step);
@@ -108,10 +105,7 @@ pub fn run(args: &RunArgs, destination: &str) -> Result<u8, Failure> {
             format!("job {ours} on {destination} ended with exit status {}; its words are above", outcome.status);
         return Err(Failure::new(what, format!("what it left lies in {}", remote.job_folder(&ours))));
     }
-    if args.overwrite && out.exists() {
-        replaceable(&out)?;
-    }
-    remote.fetch(&ours, &out, &mut watch)?;
+    fetch((&remote, &ours), &out, &mut watch)?;
     bar.finish();
     record(&out, destination, &job, outcome.status)?;
     judge(args, &out)
@@ -142,7 +136,7 @@ fn job(args: &RunArgs, remote: &Remote, watch: &mut driftprobe_remote::Watch<'_>
         command.extend(forwarded);
     }
     let mut environment = environment::variables();
-    for (name, value) in DETERMINISM {
+    for (name, value) in environment::DETERMINISM {
         environment.entry((*name).to_owned()).or_insert_with(|| (*value).to_owned());
     }
     environment.insert("GRETA_SEED".to_owned(), args.seed.to_string());
@@ -210,13 +204,18 @@ fn brought(value: String, files: &mut Brought) -> Result<String, Failure> {
     Ok(there)
 }
 
-/// Refuses to replace what is no run; deletes a run.
-fn replaceable(out: &Path) -> Result<(), Failure> {
-    if !out.join(driftprobe_trace::MANIFEST_FILE).is_file() {
-        let what = format!("{}: what lies there is no run", out.display());
-        return Err(Failure::new(what, "name another folder with --out"));
+/// Fetches a run. One that lies in its place is not touched before the new one is here, whole.
+fn fetch((remote, job): (&Remote, &str), out: &Path, watch: &mut driftprobe_remote::Watch<'_>) -> Result<(), Failure> {
+    if !out.exists() {
+        remote.fetch(job, out, watch)?;
+        return Ok(());
     }
-    fs::remove_dir_all(out).map_err(|e| Failure::io("delete", out, &e))
+    let here = out.with_file_name(format!(".driftprobe-{job}"));
+    remote.fetch(job, &here, watch)?;
+    replace_run(out, &here).map_err(|e| {
+        let hint = format!("the run that was fetched lies in {}", here.display());
+        Failure::new(e.to_string(), hint)
+    })
 }
 
 /// Where the run came from, beside what it is.
@@ -225,7 +224,7 @@ fn record(out: &Path, destination: &str, job: &Job, status: i32) -> Result<(), F
         job.environment.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     let told = json!({"destination": destination, "job": job.id, "exit_status": status, "command": job.command,
         "environment": environment});
-    let path = out.join("remote.json");
+    let path = out.join(REMOTE_FILE);
     fs::write(&path, format!("{told:#}\n")).map_err(|e| Failure::io("write", &path, &e))
 }
 

@@ -91,3 +91,13 @@ fn a_dump_of_devices_and_pipes_is_refused() {
     let path = dir.path().join("a.pt");
     each_endless(dir.path(), "a.pt", || TorchFile::open(&path).map(drop).unwrap_err().to_string());
 }
+
+#[test]
+fn a_dataset_of_devices_and_pipes_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run=a");
+    let partition = run.join("search=0/mode=as_designed/repeat=0");
+    fs::create_dir_all(&partition).unwrap();
+    fs::write(partition.join("events.parquet"), "PAR1").unwrap();
+    each_endless(&run, "_run.json", || driftprobe_parquet::open(dir.path()).map(drop).unwrap_err().to_string());
+}

@@ -1,7 +1,7 @@
 //! How a dataset lies on disk: its partitions, and each run's list of what must be there.
 
 use crate::error::{COPY_AGAIN, EXPORT_AGAIN, SEE_SCHEMA, fault, io_error};
-use driftprobe_trace::{Manifest, Mode, TraceError};
+use driftprobe_trace::{MANIFEST_BYTES_MAX, Manifest, Mode, TraceError, read_file};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -106,7 +106,7 @@ impl Inventory {
         if !path.exists() {
             return Ok(None);
         }
-        let text = fs::read(&path).map_err(io_error("read", &path))?;
+        let text = read_file(&path, MANIFEST_BYTES_MAX).map_err(io_error("read", &path))?;
         let inventory: Inventory =
             serde_json::from_slice(&text).map_err(|e| fault(&path, "", e.to_string(), COPY_AGAIN))?;
         match inventory.schema {

@@ -3,7 +3,9 @@
 use crate::error::{EXPORT_AGAIN, fault, io_error};
 use crate::layout::{INVENTORY, Inventory, MANIFEST, Part, Partition, parquet_files, partitions};
 use crate::leaf::Leaf;
-use driftprobe_trace::{ALIGNED_DIR, Manifest, Mode, Note, Run, SEARCH_PREFIX, TraceError, xxh3_128_text};
+use driftprobe_trace::{
+    ALIGNED_DIR, MANIFEST_BYTES_MAX, Manifest, Mode, Note, Run, SEARCH_PREFIX, TraceError, read_file, xxh3_128_text,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -149,7 +151,8 @@ impl Recordings {
         let path = dir.join(MANIFEST);
         let manifest = match path.is_file() {
             true => {
-                let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
+                let text = read_file(&path, MANIFEST_BYTES_MAX).map_err(io_error("read", &path))?;
+                let text = String::from_utf8(text).map_err(|e| fault(&path, "", e.to_string(), EXPORT_AGAIN))?;
                 let written = self.part(&partition).and_then(|part| part.manifest.as_ref());
                 if written.is_some_and(|hash| *hash != xxh3_128_text(text.as_bytes())) {
                     let what = format!("it is not the one that was written: {INVENTORY} has another hash");

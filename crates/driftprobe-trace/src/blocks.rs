@@ -1,9 +1,10 @@
 //! A run's trace files cut into blocks of whole lines, which are read on all cores and put together in their order.
 
 use crate::TraceError;
+use crate::folder::io_error;
 use crate::lines::{Lines, MAX_LINE_BYTES};
 use crate::reading::Reading;
-use crate::run::{TraceFile, io_error};
+use crate::run::TraceFile;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read};

@@ -1,15 +1,15 @@
 //! A run's events one after the other, as they stand there and as they are accepted: for whoever puts them elsewhere.
 
 use crate::accept::{Accepted, Interner, accept};
+use crate::folder::io_error;
 use crate::json::Located;
 use crate::lines::Lines;
 use crate::manifest::MANIFEST_FILE;
 use crate::notes::Notes;
 use crate::raw::{RawEvent, parse_line};
 use crate::reading::text_of;
-use crate::run::{each_line, io_error, layout};
+use crate::run::{each_line, layout, manifest_text};
 use crate::{Event, Manifest, Rows, Run, Source, TraceError};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What one run's folder holds beside its events, those inside it left out.
@@ -50,7 +50,7 @@ pub fn each_event(
     let found = layout(path)?;
     let manifest_path = found.dir.join(MANIFEST_FILE);
     let manifest_text = match &found.manifest {
-        Some(_) => Some(fs::read_to_string(&manifest_path).map_err(io_error("read", &manifest_path))?),
+        Some(_) => manifest_text(&manifest_path)?,
         None => None,
     };
     let complete = found.manifest.as_ref().is_some_and(|manifest| manifest.complete);

@@ -2,29 +2,35 @@
 
 use crate::TraceError;
 use crate::manifest::{MANIFEST_FILE, Manifest};
-use crate::run::{ALIGNED_DIR, SEARCH_PREFIX, TENSORS_DIR, TRACES_DIR, repeat_number};
+use crate::run::{ALIGNED_DIR, SEARCH_PREFIX, TENSORS_DIR, TRACES_DIR, manifest_at, repeat_number};
 use crate::seen::Seen;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Folder of a run that holds its reports.
-const REPORT_DIR: &str = "report";
+pub const REPORT_DIR: &str = "report";
 
-/// Files that speak of a run, in its [`REPORT_DIR`]; beside them are plans of shards, `plan-1-of-3.json`.
-const REPORTS: [&str; 11] = [
-    "drift.md",
-    "drift.tsv",
-    "drift.json",
-    "drift.html",
-    "junit.xml",
-    "merged.md",
-    "merged.tsv",
-    "merged.json",
-    "reach.json",
-    "reach.md",
-    "plan.json",
-];
+/// File of a run that was made on another machine: where.
+pub const REMOTE_FILE: &str = "remote.json";
+
+/// Folder of a [`REPORT_DIR`] with results of prompts.
+pub const UNITS_DIR: &str = "units";
+
+/// Folder of a [`REPORT_DIR`] with stages of ranges of layers, judged beforehand.
+pub const LAYERS_DIR: &str = "layers";
+
+/// What reports on a run are called, whatever they end in; and pictures of one.
+const REPORTS: [&str; 9] = ["drift", "merged", "reach", "logprobs", "heatmap", "growth", "modes", "attention", "junit"];
+
+/// How the names of reports end.
+const REPORT_ENDINGS: [&str; 7] = ["html", "json", "md", "png", "svg", "tsv", "xml"];
+
+/// Whether a file of this name, in a run's [`REPORT_DIR`], speaks of the run: it goes when the run is written anew.
+pub fn is_report(name: &str) -> bool {
+    let known = |(stem, ending): (&str, &str)| REPORTS.contains(&stem) && REPORT_ENDINGS.contains(&ending);
+    name.split_once('.').is_some_and(known)
+}
 
 /// How the name of a file ends that is being written, and begins with a dot.
 const PART_SUFFIX: &str = ".part";
@@ -76,6 +82,10 @@ pub fn delete_run(dir: &Path) -> Result<(), TraceError> {
     delete_reports(dir)?;
     for path in entries(dir)? {
         let name = name_of(&path);
+        if name == REMOTE_FILE && path.is_file() {
+            fs::remove_file(&path).map_err(io_error("delete", &path))?;
+            continue;
+        }
         let of_run = name == TRACES_DIR || name == TENSORS_DIR || repeat_number(name).is_some();
         let inner = name == ALIGNED_DIR || name.starts_with(SEARCH_PREFIX);
         if of_run && path.is_dir() {
@@ -88,6 +98,36 @@ pub fn delete_run(dir: &Path) -> Result<(), TraceError> {
         }
     }
     Ok(())
+}
+
+/// Whether what lies there may be overwritten: nothing, or a run, as its manifest says.
+///
+/// # Errors
+/// [`TraceError::NotOurs`] if it holds files of a run and no manifest that says so.
+pub fn check_ours(dir: &Path) -> Result<(), TraceError> {
+    match !holds_run(dir) || matches!(manifest_at(&dir.join(MANIFEST_FILE)), Ok(Some(_))) {
+        true => Ok(()),
+        false => Err(TraceError::NotOurs { path: dir.to_owned() }),
+    }
+}
+
+/// Puts the run in `from`, whose folder is gone then, in the place of the one in `dir`. Of that one all is deleted that is
+/// deleted of a run that is overwritten, and nothing else; the new manifest comes last.
+///
+/// # Errors
+/// As [`check_ours`]; [`TraceError::InUse`] if somebody writes there; and what the system says: what was not moved yet is still in
+/// `from`.
+pub fn replace_run(dir: &Path, from: &Path) -> Result<(), TraceError> {
+    check_ours(dir)?;
+    let _held = take(dir)?;
+    delete_run(dir)?;
+    let mut all = entries(from)?;
+    all.sort_by_key(|path| name_of(path) == MANIFEST_FILE);
+    for path in all {
+        let to = dir.join(path.file_name().unwrap_or_default());
+        fs::rename(&path, &to).map_err(io_error("write", &to))?;
+    }
+    fs::remove_dir(from).map_err(io_error("delete", from))
 }
 
 /// Deletes what a process left that was killed while it wrote a manifest there.
@@ -115,20 +155,37 @@ fn delete_reports(dir: &Path) -> Result<(), TraceError> {
     }
     for path in entries(&folder)?.into_iter().filter(|path| !path.is_dir()) {
         let name = name_of(&path);
-        let plan = name.starts_with("plan-") && name.contains("-of-") && name.ends_with(".json");
-        if plan || REPORTS.iter().any(|report| name == *report || is_part(name, report)) {
+        let whole = name.strip_prefix('.').filter(|rest| rest.ends_with(PART_SUFFIX)).and_then(of_part);
+        let whole = whole.unwrap_or(name);
+        let plan =
+            whole == "plan.json" || (whole.starts_with("plan-") && whole.contains("-of-") && whole.ends_with(".json"));
+        if plan || is_report(whole) {
             fs::remove_file(&path).map_err(io_error("delete", &path))?;
         }
     }
+    for results in [UNITS_DIR, LAYERS_DIR].map(|name| folder.join(name)).iter().filter(|results| results.is_dir()) {
+        let ours = |path: &PathBuf| name_of(path).trim_end_matches(PART_SUFFIX).contains(".json");
+        for path in entries(results)?.into_iter().filter(ours) {
+            fs::remove_file(&path).map_err(io_error("delete", &path))?;
+        }
+        // Whatever else lies there is not ours.
+        let _ = fs::remove_dir(results);
+    }
     Ok(())
+}
+
+/// The name of the file whose part has this one, `NAME.PID.part`.
+fn of_part(rest: &str) -> Option<&str> {
+    Some(rest.strip_suffix(PART_SUFFIX)?.rsplit_once('.')?.0)
 }
 
 /// Makes the manifest of a run, if it is one, say that the run is incomplete.
 fn mark_unfinished(dir: &Path) -> Result<(), TraceError> {
     let path = dir.join(MANIFEST_FILE);
-    let text = fs::read_to_string(&path).ok();
-    match text.and_then(|text| Manifest::parse(&text, &path).ok()) {
-        Some(manifest) if manifest.complete => write_manifest(dir, &Manifest { complete: false, ..manifest }).map(drop),
+    match manifest_at(&path) {
+        Ok(Some(manifest)) if manifest.complete => {
+            write_manifest(dir, &Manifest { complete: false, ..manifest }).map(drop)
+        }
         _ => Ok(()),
     }
 }

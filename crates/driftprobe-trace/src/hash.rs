@@ -3,7 +3,7 @@
 use xxhash_rust::xxh3;
 
 /// FNV-1a's offset basis as GRETA has it (a digit short of the published 14695981039346656037).
-const GRETA_OFFSET_BASIS: u64 = 1_469_598_103_934_665_603;
+pub const GRETA_OFFSET_BASIS: u64 = 1_469_598_103_934_665_603;
 /// FNV-1a's 64-bit prime.
 const FNV_PRIME: u64 = 1_099_511_628_211;
 

@@ -7,12 +7,13 @@
 mod scan;
 
 use crate::by_prompt::{ByPrompt, Promises};
+use crate::folder::io_error;
 use crate::hash::xxh3_128;
 use crate::lines::Lines;
 use crate::manifest::Manifest;
 use crate::notes::{Note, Notes};
 use crate::reading::Reading;
-use crate::run::{Layout, TENSORS_DIR, TraceFile, check_repeat, each_line, io_error, layout, repeat_dirs};
+use crate::run::{Layout, TENSORS_DIR, TraceFile, check_repeat, each_line, layout, repeat_dirs};
 use crate::seen::Seen;
 use crate::{Run, ShardInfo, TraceError};
 use scan::{Entry, LinesHash, Scan};

@@ -49,8 +49,11 @@ pub use error::{RowError, TraceError};
 pub use event::{Event, HashAlgo, HashCheck, LogitsTop, PayloadRef, Phase, RowHash, RowStats, Sample, Source};
 pub use expected::ExpectedKey;
 pub use files::{read_file, regular};
-pub use folder::{Part, replace_file, take as take_folder, wait_for as wait_for_folder, write_manifest};
-pub use hash::{xxh3_64, xxh3_128, xxh3_128_text};
+pub use folder::{
+    LAYERS_DIR, Part, REMOTE_FILE, REPORT_DIR, UNITS_DIR, check_ours, is_report, replace_file, replace_run,
+    take as take_folder, wait_for as wait_for_folder, write_manifest,
+};
+pub use hash::{GRETA_OFFSET_BASIS, xxh3_64, xxh3_128, xxh3_128_text};
 pub use index::RunIndex;
 pub use json::quote_bare_words;
 pub use lines::{Gunzip, MAX_LINE_BYTES};
@@ -65,7 +68,7 @@ pub use raw::{RawEvent, RawPayload};
 pub use reading::Reading;
 pub use recording::{Compression, LeftOutBy, RECORDING_VERSION, Recording, RowGroup, SecondPass, grouped, sampled_at};
 pub use row::{GRETA_HASHED_VALUES, Row, element_count};
-pub use run::{ALIGNED_DIR, Rows, Run, SEARCH_PREFIX, Store, TENSORS_DIR, TRACES_DIR, repeat_dirs};
+pub use run::{ALIGNED_DIR, MANIFEST_BYTES_MAX, Rows, Run, SEARCH_PREFIX, Store, TENSORS_DIR, TRACES_DIR, repeat_dirs};
 pub use scalar::{Hash64, Num, Text};
 pub use seen::Seen;
 pub use write::{RowRecord, RunWriter, SAMPLE_VALUES};

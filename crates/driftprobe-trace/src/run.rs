@@ -8,6 +8,7 @@ use crate::blocks;
 use crate::event::HashCheck;
 use crate::expected::PROMISED_ROWS_MAX;
 use crate::files::read_file;
+use crate::folder::io_error;
 use crate::json::quote_bare_words;
 use crate::lines::{Lines, MAX_LINE_BYTES, Next};
 use crate::manifest::{MANIFEST_FILE, Manifest};
@@ -30,7 +31,7 @@ pub const TRACES_DIR: &str = "traces";
 pub const TENSORS_DIR: &str = "tensors";
 
 /// Largest manifest that is read: the tokens of some hundred thousand prompts.
-const MANIFEST_BYTES_MAX: u64 = 1 << 30;
+pub const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 
 /// A run that was read: its events in memory, its payloads mapped when asked for.
 #[derive(Clone, Debug, Default)]
@@ -146,11 +147,6 @@ impl Run {
     }
 }
 
-pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TraceError {
-    let path = path.to_owned();
-    move |source| TraceError::Io { action, path, source }
-}
-
 fn is_trace_name(name: &str) -> bool {
     name.ends_with(".jsonl") || name.ends_with(".jsonl.gz")
 }
@@ -192,6 +188,17 @@ pub(crate) fn manifest_bytes(path: &Path) -> Result<Option<Vec<u8>>, TraceError>
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(io_error("read", path)(e)),
     }
+}
+
+/// The manifest's text, if there is one.
+pub(crate) fn manifest_text(path: &Path) -> Result<Option<String>, TraceError> {
+    let text = manifest_bytes(path)?.map(|bytes| String::from_utf8(bytes).map_err(io::Error::other)).transpose();
+    text.map_err(io_error("read", path))
+}
+
+/// The manifest, if there is one.
+pub(crate) fn manifest_at(path: &Path) -> Result<Option<Manifest>, TraceError> {
+    manifest_text(path)?.map(|text| Manifest::parse(&text, path)).transpose()
 }
 
 /// The manifest and the trace files of one run, its repeats left out.

@@ -4,8 +4,8 @@
 mod payloads;
 
 use crate::filename::FileNames;
-use crate::folder::{delete_run, holds_run, io_error, sweep, take, write_manifest};
-use crate::manifest::{MANIFEST_FILE, Manifest};
+use crate::folder::{check_ours, delete_run, holds_run, io_error, sweep, take, write_manifest};
+use crate::manifest::Manifest;
 use crate::run::{TENSORS_DIR, TRACES_DIR};
 use crate::{Dtype, Event, HashAlgo, LogitsTop, Phase, Point, Row, RowStats, Sample, Source, TraceError};
 use std::collections::BTreeMap;
@@ -111,11 +111,7 @@ impl RunWriter {
 
     fn replace(dir: &Path, manifest: Manifest, held: Option<File>) -> Result<RunWriter, TraceError> {
         if holds_run(dir) {
-            let path = dir.join(MANIFEST_FILE);
-            let is_run = fs::read_to_string(&path).is_ok_and(|text| Manifest::parse(&text, &path).is_ok());
-            if !is_run {
-                return Err(TraceError::NotOurs { path: dir.to_owned() });
-            }
+            check_ours(dir)?;
             delete_run(dir)?;
         }
         RunWriter::start(dir, manifest, held)

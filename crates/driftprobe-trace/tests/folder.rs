@@ -77,15 +77,54 @@ fn of_a_run_that_is_overwritten_nothing_stays_that_speaks_of_it() {
     // As a killed process leaves them: a mode in its first moment, parts of files.
     fs::create_dir_all(run.join(ALIGNED_DIR)).expect("folder");
     fs::create_dir_all(&report).expect("folder");
-    let left = ["drift.json", ".drift.md.7.part", "merged.md", "plan.json", "plan-1-of-2.json", "reach.json"];
-    let kept = ["mine.md", "plan-b.txt", "drift.json.bak"];
+    let left = [
+        "drift.json",
+        ".drift.md.7.part",
+        "merged.md",
+        "plan.json",
+        "plan-1-of-2.json",
+        "reach.json",
+        "heatmap.svg",
+        "growth.png",
+        "units/a.json",
+        "layers/.a.json.7.part",
+    ];
+    let kept = ["mine.md", "plan-b.txt", "drift.json.bak", "heatmap.txt", "layers/mine.txt"];
+    for folder in ["units", "layers"] {
+        fs::create_dir(report.join(folder)).expect("folder");
+    }
     left.iter().chain(&kept).for_each(|name| fs::write(report.join(name), "old").expect("file"));
+    fs::write(run.join("remote.json"), "{}").expect("file");
     fs::write(run.join(".manifest.json.7.part"), "{").expect("file");
     fs::create_dir(run.join("search-1")).expect("folder");
     fs::write(run.join("search-1/mine.txt"), "no run").expect("file");
     write(run, true, 2.0);
     assert_eq!(names(run), ["manifest.json", "report", "search-1", "tensors", "traces"]);
-    assert_eq!(names(&report), ["drift.json.bak", "mine.md", "plan-b.txt"]);
+    assert_eq!(names(&report), ["drift.json.bak", "heatmap.txt", "layers", "mine.md", "plan-b.txt"]);
+    assert_eq!(names(&report.join("layers")), ["mine.txt"]);
+}
+
+#[test]
+fn a_run_takes_the_place_of_another_and_of_nothing_else() {
+    let dir = tempfile::tempdir().expect("folder");
+    let [old, new] = ["old", "new"].map(|name| dir.path().join(name));
+    [(&old, 1.0), (&new, 2.0)].into_iter().for_each(|(path, value)| write(path, true, value));
+    fs::write(old.join("mine.txt"), "kept").expect("file");
+    fs::create_dir(old.join("report")).expect("folder");
+    fs::write(old.join("report/drift.md"), "of the old one").expect("file");
+    let bytes = fs::read(new.join("traces/a_trace.jsonl")).expect("readable");
+    assert_ne!(fs::read(old.join("traces/a_trace.jsonl")).expect("readable"), bytes);
+    driftprobe_trace::replace_run(&old, &new).expect("replaced");
+    assert_eq!(names(&old), ["manifest.json", "mine.txt", "report", "tensors", "traces"]);
+    assert_eq!(names(&old.join("report")), [""; 0]);
+    assert_eq!(fs::read(old.join("traces/a_trace.jsonl")).expect("readable"), bytes);
+    assert!(Run::open(&old).expect("readable").manifest.is_some_and(|manifest| manifest.complete) && !new.exists());
+    // Somebody's files that only look like a run's.
+    write(&new, true, 3.0);
+    fs::write(old.join("manifest.json"), "{\"name\": \"a web extension\"}").expect("file");
+    let refused = driftprobe_trace::replace_run(&old, &new).expect_err("not ours");
+    assert!(matches!(&refused, TraceError::NotOurs { path } if *path == old), "{refused}");
+    assert!(old.join("traces/a_trace.jsonl").is_file() && new.join("manifest.json").is_file());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::Task;
 use crate::failure::Failure;
 use driftprobe::digest::{Digest, Plan, generator};
-use driftprobe_trace::{read_file, replace_file, xxh3_64};
+use driftprobe_trace::{UNITS_DIR, read_file, replace_file, xxh3_64};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
@@ -11,9 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 mod layers;
-
-/// Folder of the units within that of the report.
-const UNITS_DIR: &str = "units";
 
 /// Largest result of a unit that is read: its size does not grow with the prompt.
 const UNIT_BYTES_MAX: u64 = 64 << 20;

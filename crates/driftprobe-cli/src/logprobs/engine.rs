@@ -14,7 +14,7 @@ use driftprobe_engine::record::{Plan, check};
 use driftprobe_engine::{Engine, EngineError};
 use driftprobe_import::{LogprobLine, logprob_line};
 use driftprobe_model::Model;
-use driftprobe_trace::{Phase, PromptInfo};
+use driftprobe_trace::{Phase, PromptInfo, REPORT_DIR};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ fn run_here(mut args: LogprobsArgs) -> Result<u8, Failure> {
         [0, 1].map(|at| written.get(at).map_or_else(String::new, |path| path.display().to_string()));
     let origin = Origin { prefill, decode, engine: Some(says(engine, &args)), sampling: Some(sampling.says()) };
     let judged = Judged::of(origin, mismatch, &args.limits(), links);
-    written.extend(write(&judged, &out.join("report"))?);
+    written.extend(write(&judged, &out.join(REPORT_DIR))?);
     print(&judged, &args, &written, "")?;
     Ok(judged.exit_code())
 }

@@ -1,9 +1,10 @@
 //! The pass over a run's files that finds each prompt's ranges.
 
+use crate::folder::io_error;
 use crate::hash::xxh3_128;
 use crate::lines::Lines;
 use crate::reading::Reading;
-use crate::run::{TENSORS_DIR, TraceFile, each_line, io_error};
+use crate::run::{TENSORS_DIR, TraceFile, each_line};
 use crate::scalar::Text;
 use crate::{Source, TraceError};
 use serde::Deserialize;

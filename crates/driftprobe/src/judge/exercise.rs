@@ -7,11 +7,8 @@
 use crate::judge::JudgedPair;
 use crate::pair::place::describe;
 use crate::verdict::reason::{ReasonCode, Reasons};
-use driftprobe_trace::{Event, HashAlgo, Manifest, Mode, Phase, Point, RowHash};
+use driftprobe_trace::{Event, GRETA_OFFSET_BASIS, HashAlgo, Manifest, Mode, Phase, Point, RowHash};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// GRETA's hash of no value at all: the basis that its FNV-1a starts from.
-const GRETA_OFFSET_BASIS: u64 = 1_469_598_103_934_665_603;
 
 /// The engine whose two phases share their integer kernels.
 const EMBEDDED: &str = "driftprobe-embedded";
@@ -286,4 +283,18 @@ fn hashes(pairs: &[JudgedPair], reasons: &mut Reasons) {
 fn empty(hash: RowHash) -> Option<String> {
     let basis = hash.algo == HashAlgo::GretaFnv1a256 && hash.value == GRETA_OFFSET_BASIS;
     (hash.value == 0 || basis).then(|| format!("the hash {} is what hashing starts from", hash.value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use driftprobe_engine::{EmbeddedEngine, Engine, Settings};
+    use driftprobe_model::Model;
+
+    #[test]
+    fn the_embedded_engine_is_known_by_the_name_that_it_gives_itself() {
+        let model = Model::demo().unwrap();
+        let engine = EmbeddedEngine::new(&model, Settings::default()).unwrap();
+        assert_eq!(engine.info().name.as_deref(), Some(EMBEDDED));
+    }
 }

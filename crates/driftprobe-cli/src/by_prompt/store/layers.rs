@@ -6,13 +6,10 @@ use crate::by_prompt::Task;
 use crate::failure::Failure;
 use driftprobe::digest::{LayersDigest, Shard};
 use driftprobe::oracle::replay::Beforehand;
-use driftprobe_trace::{read_file, xxh3_128_text};
+use driftprobe_trace::{LAYERS_DIR, read_file, xxh3_128_text};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// Folder of the stages within that of the report.
-const LAYERS_DIR: &str = "layers";
 
 /// What stands in a file's name between the unit, which never holds it, and the part of the layers.
 const BEFORE_SHARD: char = '.';
