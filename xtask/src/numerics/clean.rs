@@ -75,19 +75,20 @@ impl Clean {
     }
 }
 
-/// A run's limits are those of its kind of stage.
-fn limits(point: Point) -> Limits {
+/// A run's limits are those of its kind of stage. Q and K that enter the rotary embedding are norms' only where a model has such.
+fn limits(point: Point, qk_norm: bool) -> Limits {
     use Point::*;
     match point {
         QPostRope | KPostRope => Limits::ROPE,
         AttnOut => Limits::ATTENTION,
+        QPreRope | KPreRope if !qk_norm => Limits::PLAIN,
         AttnNormOut | FfnNormOut | FinalNormOut | AttnPostNormOut | MlpPostNormOut | QPreRope | KPreRope
         | AttnProbs => Limits::NORM,
         _ => Limits::PLAIN,
     }
 }
 
-fn count(analysis: &Analysis, what: &str) -> Clean {
+fn count(analysis: &Analysis, what: &str, qk_norm: bool) -> Clean {
     let mut all = Clean { runs: 1, ..Clean::default() };
     let not_simulated = analysis.examination.iter().any(|e| !e.study.skipped.is_empty());
     let open = [ReasonCode::Differs, ReasonCode::NotJudged];
@@ -112,7 +113,7 @@ fn count(analysis: &Analysis, what: &str) -> Clean {
             }
             Outcome::Exact { .. } => all.exact += 1,
             Outcome::Clean(s) | Outcome::Flagged { statistics: s, .. } => {
-                let limits = limits(stage.point);
+                let limits = limits(stage.point, qk_norm);
                 let shares = [
                     s.cell.1 / limits.rms,
                     s.element.1 / limits.max,
@@ -188,7 +189,8 @@ fn one(bench: &Bench, contract: &Contract, name: &str, shape: &Shape) -> Result<
     let engine = EmbeddedEngine::new(model, contract.settings.clone())?;
     let recorded = recorded(&engine, shape, bench.scratch())?;
     let analysis = judged(model, &recorded.run, &recorded.run, BUDGET_FLOPS);
-    let mut all = count(&analysis, &format!("{name}, {}, prompts of {:?}", contract.name(), shape.lengths));
+    let what = format!("{name}, {}, prompts of {:?}", contract.name(), shape.lengths);
+    let mut all = count(&analysis, &what, model.config.qk_norm);
     all.gates.clean(&pairs(&analysis, &recorded.run));
     Ok(all)
 }
