@@ -15,6 +15,7 @@ pub use judged::{Check, Judged, Limits, Measure, Origin, Outcome, PRESETS};
 pub use link::{Link, shows};
 pub use metrics::Metrics;
 
+use crate::evidence::metrics::log_softmax;
 use findings::Findings;
 use metrics::metrics;
 use std::sync::Arc;
@@ -248,7 +249,5 @@ fn of_sequence(pairs: &[&Pair]) -> Option<SequenceMetrics> {
 
 /// ln of the softmax of `logits` at `token`, in f64; NaN where the token is not among them.
 pub fn logprob(logits: &[f32], token: u32) -> f64 {
-    let largest = logits.iter().fold(f64::NEG_INFINITY, |largest, logit| largest.max(f64::from(*logit)));
-    let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - largest).exp()).sum();
-    logits.get(token as usize).map_or(f64::NAN, |logit| f64::from(*logit) - largest - sum.ln())
+    log_softmax(logits.iter().map(|logit| f64::from(*logit)), token as usize)
 }

@@ -2,7 +2,7 @@
 
 use super::fit::fit;
 use super::rope::significant;
-use super::trial::{Expect, Freedom, Trial, noisy_of, with_config};
+use super::trial::{Expect, Freedom, Trial, noisy_of, unchanged, with_config};
 use crate::oracle::evaluate::{Expectation, evaluate};
 use crate::oracle::judgement::Unjudged;
 use crate::oracle::noise::relative_rms;
@@ -143,7 +143,7 @@ pub(super) fn fixed(model: &Model) -> Vec<Trial<'_>> {
     vec![
         Trial::new("NORM_WEIGHT_PLUS_ONE", plus_one),
         Trial::new("NORM_MEAN_SUBTRACTED", Box::new(move |case| mean_subtracted(model, case))),
-        Trial::new("NORM_SKIPPED", Box::new(move |case| skipped(model, case))),
+        Trial::new("NORM_SKIPPED", Box::new(move |case| unchanged(model, case))),
     ]
 }
 
@@ -207,11 +207,4 @@ fn mean_subtracted(model: &Model, case: &Case) -> Result<Expectation, Unjudged> 
         }
     }
     Ok(expectation)
-}
-
-fn skipped(model: &Model, case: &Case) -> Result<Expectation, Unjudged> {
-    let mut expected = noisy_of(model, case)?;
-    expected.y = case.task.input(0).to_vec();
-    expected.variance = vec![0.0; expected.y.len()];
-    Ok(Expectation::Noisy(expected))
 }

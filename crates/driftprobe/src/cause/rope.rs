@@ -4,10 +4,9 @@ mod positions;
 mod rotation;
 
 use super::fit::{distance, fit};
-use super::trial::{Expect, Freedom, Trial, noisy_of, with_config};
+use super::trial::{Expect, Freedom, Trial, unchanged, with_config};
 use crate::oracle::Float;
-use crate::oracle::evaluate::{Expectation, evaluate};
-use crate::oracle::judgement::Unjudged;
+use crate::oracle::evaluate::evaluate;
 use crate::oracle::replay::cases::Case;
 use driftprobe_model::{Model, RopeScaling};
 use driftprobe_trace::{ContractFields, Point};
@@ -33,7 +32,7 @@ pub(super) fn fixed(model: &Model, point: Point) -> Vec<Trial<'_>> {
     let layout = with_config(model, |c| c.rope.layout = other);
     let mut all = vec![Trial::new("ROPE_LAYOUT", layout).with("layout", other.id())];
     if point == Point::KPostRope {
-        all.push(Trial::new("K_WITHOUT_ROPE", Box::new(move |case| unturned(model, case))));
+        all.push(Trial::new("K_WITHOUT_ROPE", Box::new(move |case| unchanged(model, case))));
     }
     if model.config.rope.scaling != RopeScaling::None {
         let plain = with_config(model, |c| c.rope.scaling = RopeScaling::None);
@@ -49,14 +48,6 @@ pub(super) fn fixed(model: &Model, point: Point) -> Vec<Trial<'_>> {
         all.push(Trial::new("ROPE_TABLE_PRECISION", table).with("precision", format));
     }
     all
-}
-
-/// The input as it is.
-fn unturned(model: &Model, case: &Case) -> Result<Expectation, Unjudged> {
-    let mut expected = noisy_of(model, case)?;
-    expected.y = case.task.input(0).to_vec();
-    expected.variance = vec![0.0; expected.y.len()];
-    Ok(Expectation::Noisy(expected))
 }
 
 /// At most three rows, and their first heads only: enough to choose a start by.

@@ -170,3 +170,11 @@ pub(super) fn noisy_of(model: &Model, case: &Case) -> Result<Expected, Unjudged>
         Expectation::Exact { .. } => Err(Unjudged::NoPayload),
     }
 }
+
+/// The stage's input as it is, in place of what the stage makes of it.
+pub(super) fn unchanged(model: &Model, case: &Case) -> Result<Expectation, Unjudged> {
+    let mut expected = noisy_of(model, case)?;
+    expected.y = case.task.input(0).to_vec();
+    expected.variance = vec![0.0; expected.y.len()];
+    Ok(Expectation::Noisy(expected))
+}

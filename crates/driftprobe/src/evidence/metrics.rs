@@ -131,6 +131,24 @@ pub fn kl_divergence(reference: &[f64], candidate: &[f64]) -> f64 {
     terms.sum()
 }
 
+/// ln of the softmax of a row of logits at a token: xₜ − max − ln Σ e^(x − max), in f64. NaN for a token that the row does not
+/// have.
+pub fn log_softmax(row: impl Iterator<Item = f64> + Clone, token: usize) -> f64 {
+    let max = row.clone().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = row.clone().map(|value| (value - max).exp()).sum();
+    row.clone().nth(token).map_or(f64::NAN, |value| value - max - sum.ln())
+}
+
+/// A quantile of sorted values, between ranks by their distance, as `torch.quantile` and `numpy.quantile` have it; NaN if there is
+/// none.
+pub fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let at = share * sorted.len().saturating_sub(1) as f64;
+    let value = |index: f64| sorted.get(index as usize).copied().unwrap_or(f64::NAN);
+    let (low, high) = (value(at.floor()), value(at.ceil()));
+    // Of two infinities the difference is no number.
+    if low == high { low } else { low + (high - low) * at.fract() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use super::measure::top1;
 use super::preset::Measure;
-use crate::evidence::metrics::kl_divergence;
+use crate::evidence::metrics::{kl_divergence, log_softmax, quantile};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -122,7 +122,8 @@ impl Span {
         self.kls.push(kl);
         let next = row.next.and_then(|next| usize::try_from(next).ok()).or_else(|| top1(d));
         let k3 = next.map_or(f64::NAN, |next| {
-            let delta = log_prob(d, next) - log_prob(p, next);
+            let of = |row: &[f64]| log_softmax(row.iter().copied(), next);
+            let delta = of(d) - of(p);
             delta.exp_m1() - delta
         });
         self.k3.add(k3, row.place);
@@ -153,31 +154,18 @@ impl Span {
             Measure::SpanTop1 => (self.agreeing as f64 / tokens, self.first_parting.clone()),
             Measure::SpanK3 => (self.k3_sum / tokens, self.k3.at.clone()),
             Measure::SpanMeanKl => (self.kls.iter().sum::<f64>() / tokens, self.kl.at.clone()),
-            Measure::SpanP95Kl => (quantile(&self.kls, 0.95), self.kl.at.clone()),
+            Measure::SpanP95Kl => (quantile_of(&self.kls, 0.95), self.kl.at.clone()),
             Measure::SpanCosine => (self.pd / (self.pp.sqrt() * self.dd.sqrt()), None),
             _ => (f64::NAN, None),
         })
     }
 }
 
-/// Log-probability of a token by a row of logits: xₜ − log Σ exp x. NaN for a token that the row does not have.
-fn log_prob(row: &[f64], token: usize) -> f64 {
-    let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let sum: f64 = row.iter().map(|value| (value - max).exp()).sum();
-    row.get(token).map_or(f64::NAN, |value| value - max - sum.ln())
-}
-
-/// A quantile between ranks, linearly, as `torch.quantile` and `numpy.quantile` have it; NaN if there is none or one is NaN.
-fn quantile(values: &[f64], share: f64) -> f64 {
+/// As [`quantile`], of values in any order; NaN if one is NaN.
+fn quantile_of(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    if sorted.is_empty() || sorted.iter().any(|value| value.is_nan()) {
-        return f64::NAN;
-    }
-    let at = share * (sorted.len() - 1) as f64;
-    let value = |at: f64| sorted.get(at as usize).copied().unwrap_or(f64::NAN);
-    let (below, above) = (value(at.floor()), value(at.ceil()));
-    below + (above - below) * at.fract()
+    if sorted.iter().any(|value| value.is_nan()) { f64::NAN } else { quantile(&sorted, share) }
 }
 
 /// The largest hundredth of many values, so that the 99th percentile is exact without keeping them all.
@@ -267,9 +255,10 @@ mod tests {
     #[test]
     fn quantiles_lie_between_ranks() {
         // numpy.quantile([1, 2, 4, 8], 0.95) = 7.4
-        assert!((quantile(&[4.0, 1.0, 8.0, 2.0], 0.95) - 7.4).abs() < 1e-12);
-        assert_eq!(quantile(&[3.0], 0.95), 3.0);
-        assert!(quantile(&[], 0.95).is_nan() && quantile(&[1.0, f64::NAN], 0.95).is_nan());
+        assert!((quantile_of(&[4.0, 1.0, 8.0, 2.0], 0.95) - 7.4).abs() < 1e-12);
+        assert_eq!(quantile_of(&[3.0], 0.95), 3.0);
+        assert!(quantile_of(&[], 0.95).is_nan() && quantile_of(&[1.0, f64::NAN], 0.95).is_nan());
+        assert_eq!(quantile_of(&[f64::INFINITY, 1.0, f64::INFINITY], 0.95), f64::INFINITY);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is measured over the tokens that both phases scored, in f64 and in their order.
 
 use super::Pair;
+use crate::evidence::metrics::quantile;
 
 /// What is measured over tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,10 +58,10 @@ pub(super) fn metrics(pairs: &[&Pair]) -> Metrics {
         k2: mean(&|p| p.delta() * p.delta() / 2.0),
         // e^Δ − 1 by expm1: small Δ would lose all digits otherwise.
         k3: mean(&|p| p.delta().exp_m1() - p.delta()),
-        ratio_min: percentile(&ratios, 0.0),
-        ratio_p50: percentile(&ratios, 0.5),
-        ratio_p99: percentile(&ratios, 0.99),
-        ratio_max: percentile(&ratios, 1.0),
+        ratio_min: quantile(&ratios, 0.0),
+        ratio_p50: quantile(&ratios, 0.5),
+        ratio_p99: quantile(&ratios, 0.99),
+        ratio_max: quantile(&ratios, 1.0),
         ratio_outside: ratios.iter().filter(|r| !(0.5..=2.0).contains(*r)).count() as f64 / count as f64,
         chi2: mean(&|p| (2.0 * p.delta()).exp_m1()),
         perplexity_prefill,
@@ -68,14 +69,6 @@ pub(super) fn metrics(pairs: &[&Pair]) -> Metrics {
         perplexity_ratio: perplexity_decode / perplexity_prefill,
         correlation: correlation(pairs),
     }
-}
-
-/// Of sorted values, between neighbours by their distance.
-fn percentile(sorted: &[f64], share: f64) -> f64 {
-    let at = share * sorted.len().saturating_sub(1) as f64;
-    let value = |index: f64| sorted.get(index as usize).copied().unwrap_or(f64::NAN);
-    let (low, high) = (value(at.floor()), value(at.ceil()));
-    if low == high { low } else { low + (high - low) * at.fract() }
 }
 
 /// Pearson's, of the probabilities; NaN where one side has only one value.

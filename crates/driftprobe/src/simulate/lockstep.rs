@@ -186,7 +186,6 @@ pub fn width(c: &Config, point: Point, pos: usize) -> usize {
     }
 }
 
-/// What a lane keeps of a stage: its values, or values with errors of this seed, rounded to the storage format.
 /// A matrix and what the first lane's rows had in it: the other lanes' rows are so near to them that the squares of their
 /// products are the same but for rounding, and only their sums are computed.
 struct Matrix {

@@ -5,18 +5,9 @@ use crate::logprobs::{Judged, Link, Outcome, Pair, SequenceMetrics};
 use crate::report::escape::{cut, visible};
 use crate::report::format::brief;
 use crate::report::terminal::{Style, Styled};
-use crate::verdict::Verdict;
 
 /// Columns of a sequence's name.
 const NAME: usize = 22;
-
-const fn style(verdict: Verdict) -> Style {
-    match verdict {
-        Verdict::Pass => Style::Good,
-        Verdict::Fail => Style::Bad,
-        Verdict::Inconclusive => Style::Warn,
-    }
-}
 
 /// The summary.
 pub fn to_terminal(judged: &Judged) -> Styled {
@@ -24,7 +15,7 @@ pub fn to_terminal(judged: &Judged) -> Styled {
     let mismatch = &judged.mismatch;
     let head = match judged.outcome {
         Outcome::Measured => Style::Strong,
-        Outcome::Verdict(verdict) => style(verdict),
+        Outcome::Verdict(verdict) => Style::of(verdict),
     };
     let (tokens, sequences) = (mismatch.metrics.tokens, mismatch.sequences.len());
     out.line(head, format!("{}: {}", judged.outcome.id(), counted(tokens, sequences)));
@@ -52,7 +43,7 @@ pub fn to_terminal(judged: &Judged) -> Styled {
     for check in &judged.checks {
         let first = format!("  {:<12} ", check.verdict.id());
         let (name, value, limit) = (check.measure.name(), brief(check.value), brief(check.limit));
-        out.wrapped(&first, style(check.verdict), &format!("{name} {value}, limit ≤ {limit} ({})", check.from));
+        out.wrapped(&first, Style::of(check.verdict), &format!("{name} {value}, limit ≤ {limit} ({})", check.from));
     }
     if tokens > 0 {
         of_sequences(&mut out, judged);
@@ -112,7 +103,7 @@ fn of_tokens(out: &mut Styled, judged: &Judged) {
 
 fn of_link(out: &mut Styled, link: &Link, pair: &Pair) {
     let sub = link.sub_verdict.map_or_else(String::new, |sub| format!(" ({})", sub.id()));
-    out.wrapped("    traced: ", style(link.verdict), &format!("{}{sub}: {}.", link.verdict.id(), link.says));
+    out.wrapped("    traced: ", Style::of(link.verdict), &format!("{}{sub}: {}.", link.verdict.id(), link.says));
     for cause in &link.causes {
         out.wrapped("    cause: ", Style::Bad, cause);
     }

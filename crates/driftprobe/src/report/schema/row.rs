@@ -20,7 +20,7 @@ pub struct RowEntry {
     pub point: &'static str,
     /// The point as it was spelled.
     pub point_spelling: String,
-    /// `IDENTICAL`, `NON_FINITE`, `MISSING` or `UNDECIDED`.
+    /// The id of a [`PairVerdict`](crate::judge::PairVerdict).
     pub verdict: &'static str,
     /// The failure code, if the rows differ or are not finite.
     pub code: Option<&'static str>,
