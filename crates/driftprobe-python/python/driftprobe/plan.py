@@ -10,6 +10,7 @@ from .errors import Error
 
 DEFAULT_LAYERS = "0,1,2,4,8"
 MODES = {"as_designed": ("as_designed",), "kv_aligned": ("kv_aligned",), "both": ("as_designed", "kv_aligned")}
+"""What is recorded: the run itself, and what lies inside it in a folder of its mode's name."""
 Prompt = Union[str, Sequence[int]]
 Prompts = Union[Prompt, Sequence[Prompt], Mapping[str, Prompt]]
 

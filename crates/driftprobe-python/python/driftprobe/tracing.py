@@ -10,9 +10,6 @@ from typing import Any
 from .errors import Error, needed
 from .plan import DEFAULT_LAYERS, MODES, Plan, Prompts, check_eval, check_prompts, layers_of, points_of, prompts_of
 
-ALIGNED = "kv_aligned"
-"""The folder inside a run in which the same run lies with prefill's cache under decode."""
-
 
 def trace(
     model: Any,
@@ -90,7 +87,13 @@ def trace(
     windows = provenance.windows_of(model.config)
     Recorder(tree, plan, "as_designed", windows).extend()
     base.update(prompts=[prompt.described(decoded) for prompt in plan.prompts], layers=plan.layers, points=plan.points, steps=steps)
-    for each in MODES[mode]:
-        folder = Path(out) / ALIGNED if mode == "both" and each == ALIGNED else Path(out)
-        Recorder(tree, plan, each, windows).run(folder, {**base, "mode": each})
+    first, *others = MODES[mode]
+
+    def inside() -> None:
+        for other in others:
+            Recorder(tree, plan, other, windows).run(Path(out) / other, {**base, "mode": other})
+
+    # The outer run says what lies inside, so that it is missed where it is gone.
+    together = {"modes": [first, *others]} if others else {}
+    Recorder(tree, plan, first, windows).run(out, {**base, "mode": first, **together}, inside)
     return Path(out)
