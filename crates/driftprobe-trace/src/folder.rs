@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Folder of a run that holds its reports.
 const REPORT_DIR: &str = "report";
 
-/// Files that speak of a run, in its [`REPORT_DIR`]; beside them are plans of shards, `plan-1-of-3.json`.
+/// Files that speak of a run, in its [`REPORT_DIR`]; beside them are plans: [`is_plan_name`].
 const REPORTS: [&str; 11] = [
     "drift.md",
     "drift.tsv",
@@ -28,6 +28,14 @@ const REPORTS: [&str; 11] = [
 
 /// How the name of a file ends that is being written, and begins with a dot.
 const PART_SUFFIX: &str = ".part";
+
+/// Whether a file in a folder of results is by its name a plan of what was to be judged: `plan.json`, or of a shard
+/// `plan-I-of-N.json` with numbers. Any other name is of somebody's own file, which is neither read as a plan nor deleted.
+pub fn is_plan_name(name: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let shard = name.strip_prefix("plan-").and_then(|rest| rest.strip_suffix(".json")?.split_once("-of-"));
+    name == "plan.json" || shard.is_some_and(|(index, of)| number(index) && number(of))
+}
 
 /// Whether a run lies there, or a part of one.
 pub fn holds_run(dir: &Path) -> bool {
@@ -115,8 +123,7 @@ fn delete_reports(dir: &Path) -> Result<(), TraceError> {
     }
     for path in entries(&folder)?.into_iter().filter(|path| !path.is_dir()) {
         let name = name_of(&path);
-        let plan = name.starts_with("plan-") && name.contains("-of-") && name.ends_with(".json");
-        if plan || REPORTS.iter().any(|report| name == *report || is_part(name, report)) {
+        if is_plan_name(name) || REPORTS.iter().any(|report| name == *report || is_part(name, report)) {
             fs::remove_file(&path).map_err(io_error("delete", &path))?;
         }
     }

@@ -49,7 +49,7 @@ pub use error::{RowError, TraceError};
 pub use event::{Event, HashAlgo, HashCheck, LogitsTop, PayloadRef, Phase, RowHash, RowStats, Sample, Source};
 pub use expected::ExpectedKey;
 pub use files::{read_file, regular};
-pub use folder::{Part, replace_file, take as take_folder, wait_for as wait_for_folder, write_manifest};
+pub use folder::{Part, is_plan_name, replace_file, take as take_folder, wait_for as wait_for_folder, write_manifest};
 pub use hash::{xxh3_64, xxh3_128, xxh3_128_text};
 pub use index::RunIndex;
 pub use json::quote_bare_words;

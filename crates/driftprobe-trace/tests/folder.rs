@@ -2,6 +2,7 @@
 
 use driftprobe_trace::{
     ALIGNED_DIR, ByPrompt, Dtype, Manifest, Phase, Point, PromptInfo, RowRecord, Run, RunIndex, RunWriter, TraceError,
+    is_plan_name,
 };
 use std::fs;
 use std::path::Path;
@@ -78,14 +79,30 @@ fn of_a_run_that_is_overwritten_nothing_stays_that_speaks_of_it() {
     fs::create_dir_all(run.join(ALIGNED_DIR)).expect("folder");
     fs::create_dir_all(&report).expect("folder");
     let left = ["drift.json", ".drift.md.7.part", "merged.md", "plan.json", "plan-1-of-2.json", "reach.json"];
-    let kept = ["mine.md", "plan-b.txt", "drift.json.bak"];
+    let kept = ["mine.md", "plan-b.txt", "drift.json.bak", "plan-bill-of-quantities.json"];
     left.iter().chain(&kept).for_each(|name| fs::write(report.join(name), "old").expect("file"));
     fs::write(run.join(".manifest.json.7.part"), "{").expect("file");
     fs::create_dir(run.join("search-1")).expect("folder");
     fs::write(run.join("search-1/mine.txt"), "no run").expect("file");
     write(run, true, 2.0);
     assert_eq!(names(run), ["manifest.json", "report", "search-1", "tensors", "traces"]);
-    assert_eq!(names(&report), ["drift.json.bak", "mine.md", "plan-b.txt"]);
+    assert_eq!(names(&report), ["drift.json.bak", "mine.md", "plan-b.txt", "plan-bill-of-quantities.json"]);
+}
+
+/// docs/scale.md: `plan.json`, `plan-I-of-N.json`.
+#[test]
+fn a_plan_is_known_by_its_whole_name() {
+    for name in ["plan.json", "plan-1-of-3.json", "plan-10-of-4294967295.json"] {
+        assert!(is_plan_name(name), "{name}");
+    }
+    let others = ["plan-2024-budget.json", "planets.json", "plan-b.json", "plan-1.json", "plan-1-of-.json"];
+    let more =
+        ["plan--of-2.json", "plan-1-of-2-of-3.json", "plan-one-of-two.json", "plan-1-of-2.json.bak", "my-plan.json"];
+    for name in
+        others.iter().chain(&more).chain(&["Plan.json", "plan-+1-of-2.json", "plan-\u{661}-of-2.json", "plan", ""])
+    {
+        assert!(!is_plan_name(name), "{name}");
+    }
 }
 
 #[test]
