@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Error, needed
-from .plan import DEFAULT_LAYERS, MODES, Plan, Prompts, check_eval, check_prompts, layers_of, points_of, prompts_of
+from .plan import MODES, Plan, Prompts, check_eval, check_prompts, layers_of, points_of, prompts_of
 
 
 def trace(
@@ -17,7 +17,7 @@ def trace(
     prompts: Prompts,
     *,
     out: str | PathLike[str],
-    layers: str | Iterable[int] = DEFAULT_LAYERS,
+    layers: str | Iterable[int] | None = None,
     points: str | Iterable[str] = "all",
     steps: int = 1,
     mode: str = "as_designed",
@@ -40,7 +40,7 @@ def trace(
         tokenizer: its tokenizer; None if all prompts are token ids.
         prompts: a text, a list of token ids, a list of either, or a dictionary of them by id.
         out: the run's folder.
-        layers: numbers, or a string of them, or `all`. The default goes as far as the model has layers.
+        layers: numbers, or a string of them, or `all`. By default 0, 1, 2, 4 and 8, as far as the model has them.
         points: names of points, or `all` that the model offers.
         steps: decode steps to trace; later ones feed the model's own greedy tokens to both phases.
         mode: `as_designed` (decode reads the cache that it built), `kv_aligned` (it reads prefill's rows), or `both`.
