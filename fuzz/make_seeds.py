@@ -1,4 +1,7 @@
-"""Writes fuzz/seeds/: small Parquet files by Arrow, compressed payloads by zstd. Needs pyarrow and the program zstd."""
+"""Writes fuzz/seeds/, which is kept with the sources: small Parquet files by Arrow, compressed payloads by zstd.
+
+Needs pyarrow and the program zstd; fuzzing does not, whose corpus corpus.py makes with what lies in fuzz/seeds/.
+"""
 import json, pathlib, struct, subprocess
 import pyarrow as pa, pyarrow.parquet as pq
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes one target: fuzz/run.sh TARGET [EXECUTIONS]. Prints libFuzzer's statistics at the end; what is found lies in fuzz/artifacts/TARGET.
-# Needs a nightly toolchain, cargo-fuzz and Python (for the seeds).
+# Needs a nightly toolchain, cargo-fuzz and Python (for corpus.py).
 set -euo pipefail
 cd "$(dirname "$0")"
 target=$1 runs=${2:-10000000}
@@ -16,7 +16,7 @@ case $target in
   contract | layers | matrix | plan | prompts) features=(--features program) ;;
   config | gguf | gguf_built | safetensors | tokenizer) features=(--features models) ;;
 esac
-[ -d "corpus/$target" ] || python3 seeds.py corpus
+[ -d "corpus/$target" ] || python3 corpus.py corpus
 # No sanitizer: the readers are safe Rust, and the targets count memory themselves (crates/driftprobe-hostile). Debug assertions
 # and overflow checks are on.
 export RAYON_NUM_THREADS=1

@@ -199,37 +199,41 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
             ));
         }
     }
-    found.sort_by(|a, b| natural(&a.to_string_lossy(), &b.to_string_lossy()));
-    Ok(found)
+    // The root is the same for all, and what it is called is no part of the dump.
+    let mut named: Vec<(String, PathBuf)> = found.into_iter().map(|file| (below(path, &file), file)).collect();
+    named.sort_by(|(a, file), (b, other)| natural(a, b).then_with(|| file.cmp(other)));
+    Ok(named.into_iter().map(|(_, file)| file).collect())
 }
 
-/// Orders names so that numbers in them count as numbers: `step2` before `step10`.
+/// Orders names so that numbers in them, however long, count as numbers: `v2/step2` before `v2/step10`. Names of the same numbers,
+/// which differ in leading zeros only, are ordered as text.
 pub fn natural(a: &str, b: &str) -> Ordering {
-    let (mut a, mut b) = (a, b);
+    let (mut rest_a, mut rest_b) = (a, b);
     loop {
-        let (Some(first), Some(second)) = (a.chars().next(), b.chars().next()) else { return a.len().cmp(&b.len()) };
-        if first.is_ascii_digit() && second.is_ascii_digit() {
-            let (one, rest_a) = number(a);
-            let (two, rest_b) = number(b);
-            match one.cmp(&two).then(rest_b.len().cmp(&rest_a.len())) {
-                Ordering::Equal => (a, b) = (rest_a, rest_b),
-                unequal => return unequal,
-            }
+        let (Some(first), Some(second)) = (rest_a.chars().next(), rest_b.chars().next()) else {
+            return rest_a.len().cmp(&rest_b.len()).then_with(|| a.cmp(b));
+        };
+        let order = if first.is_ascii_digit() && second.is_ascii_digit() {
+            let ((one, behind_a), (two, behind_b)) = (number(rest_a), number(rest_b));
+            (rest_a, rest_b) = (behind_a, behind_b);
+            // Without leading zeros the longer number is the larger one.
+            one.len().cmp(&two.len()).then_with(|| one.cmp(two))
         } else {
-            match first.cmp(&second) {
-                Ordering::Equal => {
-                    (a, b) = (a.get(first.len_utf8()..).unwrap_or(""), b.get(second.len_utf8()..).unwrap_or(""))
-                }
-                unequal => return unequal,
-            }
+            rest_a = rest_a.get(first.len_utf8()..).unwrap_or("");
+            rest_b = rest_b.get(second.len_utf8()..).unwrap_or("");
+            first.cmp(&second)
+        };
+        if order.is_ne() {
+            return order;
         }
     }
 }
 
-fn number(text: &str) -> (u128, &str) {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()).min(36);
+/// The digits that a text begins with, without leading zeros, and what follows them.
+fn number(text: &str) -> (&str, &str) {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, rest) = text.split_at(digits);
-    (number.parse().unwrap_or(u128::MAX), rest)
+    (number.trim_start_matches('0'), rest)
 }
 
 /// A file's name.
@@ -280,6 +284,54 @@ pub fn one_rank(path: &Path, mut ranks: Vec<u32>, asked: Option<u32>) -> Result<
         }
         (_, Some(rank)) => {
             Err(ImportError::file(path, format!("holds ranks {ranks:?}, not {rank}"), "name one of them with --rank"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each list stands in its order already; it is sorted out of the reverse, and of each pair both ways are asked.
+    #[test]
+    fn numbers_in_names_count_as_numbers() {
+        let (nines, ones) = ("9".repeat(50), "1".repeat(51));
+        let orders: [&[&str]; 8] = [
+            &["step2", "step10"],
+            // A number before the one that counts, and equal ones behind it.
+            &["v2/step2", "v2/step8", "v2/step10", "v2/step11", "v10/step1"],
+            &["dump2/pass8.pt", "dump2/pass9.pt", "dump2/pass10.pt", "dump2/pass11.pt"],
+            &["2/9/1000", "2/10/1", "10/0/0"],
+            // Leading zeros say nothing, unless nothing else does.
+            &["007", "07", "7", "08", "8", "010", "10"],
+            &["a", "ab", "b", "é"],
+            &["2", "2a", "2b", "10a", "a2"],
+            // Longer than any integer type.
+            &["1", &nines, &ones],
+        ];
+        for sorted in orders {
+            let mut names: Vec<&str> = sorted.iter().rev().copied().collect();
+            names.sort_by(|a, b| natural(a, b));
+            assert_eq!(names, sorted);
+            for (at, a) in sorted.iter().enumerate() {
+                for (other, b) in sorted.iter().enumerate() {
+                    assert_eq!(natural(a, b), at.cmp(&other), "{a} and {b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn passes_stand_in_the_order_of_their_numbers_whatever_the_folder_is_called() {
+        let dir = tempfile::tempdir().unwrap();
+        for root in ["dump", "dump2", "2026-01-02/run7"] {
+            let root = dir.path().join(root);
+            fs::create_dir_all(&root).unwrap();
+            for pass in [11, 9, 10, 8] {
+                fs::write(root.join(format!("pass{pass}.safetensors")), "").unwrap();
+            }
+            let found: Vec<String> = files(&root).unwrap().iter().map(|file| below(&root, file)).collect();
+            assert_eq!(found, [8, 9, 10, 11].map(|pass| format!("pass{pass}.safetensors")));
         }
     }
 }

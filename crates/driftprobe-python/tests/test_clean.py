@@ -1,5 +1,7 @@
 """Sound transformers: no false alarm, and nothing that is missing passes."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,24 @@ def test_a_sound_model_passes(small: Any, tmp_path: Path, family: str, dtype: st
     assert all(repeat.equal == repeat.paired > 0 for repeat in report.repeats) and len(report.repeats) == 2
     for phase in report.data["run"]["observer"].values():
         assert phase == {"rows": 4, "equal": 4, "max_abs": 0.0}, "tracing changes nothing"
+
+
+def test_a_run_of_both_modes_that_lost_one_is_no_pass(small: Any, tmp_path: Path) -> None:
+    run = driftprobe.trace(small.load("llama", "f32"), None, PROMPTS, out=tmp_path / "run", mode="both")
+    manifests = [json.loads(path.read_text()) for path in (run / "manifest.json", run / "kv_aligned" / "manifest.json")]
+    # docs/trace-format.md: the modes that were recorded together; the other one lies inside.
+    assert [manifest.get("modes") for manifest in manifests] == [["as_designed", "kv_aligned"], None]
+    assert "modes" not in json.loads((run / "repeat-1" / "manifest.json").read_text())
+    assert driftprobe.analyze(run).verdict == "PASS"
+    shutil.rmtree(run / "kv_aligned")
+    report = driftprobe.analyze(run)
+    assert report.verdict == "INCONCLUSIVE"
+    [reason] = [reason for reason in report.reasons if reason.code == "EXPECTED_MISSING"]
+    assert "kv_aligned" in reason.examples[0]
+    # One mode alone promises no other.
+    run = driftprobe.trace(small.load("llama", "f32"), None, PROMPTS, out=tmp_path / "one")
+    assert "modes" not in json.loads((run / "manifest.json").read_text())
+    assert driftprobe.analyze(run).verdict == "PASS"
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])

@@ -16,6 +16,9 @@ BAD = [
     (dict(prompts=[[1, 500]]), "token 500 is not in the vocabulary of 128"),
     (dict(prompts=[[1] * 65]), "the model's context is 64"),
     (dict(layers="0,9"), "layer 9 does not exist"),
+    # Those of the default, asked for: nothing of what was named is left out.
+    (dict(layers="0,1,2,4,8"), "layer 2 does not exist"),
+    (dict(layers=[0, 1, 2, 4, 8]), "layer 2 does not exist"),
     (dict(layers="first"), "are no numbers"),
     (dict(layers=[]), "no layer is selected"),
     (dict(points="attn_output"), "no point 'attn_output'"),

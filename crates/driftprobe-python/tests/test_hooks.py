@@ -1,6 +1,7 @@
 """Tracing leaves nothing behind, also when it fails in the middle."""
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,25 @@ def test_an_error_in_the_middle_leaves_no_hook_and_an_incomplete_run(small: Any,
     report = driftprobe.analyze(tmp_path / "run")
     assert report.verdict == "INCONCLUSIVE"
     assert "INCOMPLETE" in {reason.code for reason in report.reasons}
+
+
+def test_a_run_whose_inner_mode_breaks_off_is_incomplete(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outer run is whole by then, and must not look so."""
+    complete = []
+
+    def breaks(*_: Any) -> None:
+        complete.append(json.loads((tmp_path / "run" / "manifest.json").read_text())["complete"])
+        raise RuntimeError("out of memory")
+
+    # Only decode on prefill's rows does this.
+    monkeypatch.setattr("driftprobe.kv.align", breaks)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        driftprobe.trace(small.load("llama"), None, PROMPTS, out=tmp_path / "run", mode="both")
+    # Had the process been killed there, the run would say the same.
+    assert complete == [False]
+    assert not json.loads((tmp_path / "run" / "manifest.json").read_text())["complete"]
+    report = driftprobe.analyze(tmp_path / "run")
+    assert report.verdict == "INCONCLUSIVE" and "INCOMPLETE" in {reason.code for reason in report.reasons}
 
 
 def test_what_tracing_changes_is_recorded(small: Any, tmp_path: Path) -> None:

@@ -233,6 +233,20 @@ def test_a_try_that_was_overtaken_ends_no_run(bucket: Bucket, tmp_path: Path, mo
     assert not bucket.recorded(["one"])
 
 
+def test_beside_results_nothing_is_a_plan_but_plans(bucket: Bucket, server: Server) -> None:
+    own = ["plan-2024-budget.json", "plan-b-of-c.json", "planets.json", "planned/mine.json"]
+    plans = ["plan-1-of-2.json", "plan.json"]
+    for name in [*own, *plans]:
+        bucket.write(name, b"{}")
+    with bucket.merging() as folder:
+        assert sorted(files(folder)) == plans
+    with bucket.judging() as folder:
+        made(folder, {name: b"[]" for name in [own[0], plans[0]]})
+    assert [bucket.read(name) for name in (own[0], plans[0])] == [b"{}", b"[]"]
+    bucket.forget_plans()
+    assert sorted(key[len(bucket.prefix) :] for key in server.keys(bucket.prefix)) == own
+
+
 def test_keys_stay_within_the_copies(bucket: Bucket, server: Server, tmp_path: Path) -> None:
     bucket.keep(made(tmp_path / "run"), "one")
     server.write(f"{bucket.prefix}one/../../../../out", b"x")

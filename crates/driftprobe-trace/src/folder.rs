@@ -35,6 +35,14 @@ pub fn is_report(name: &str) -> bool {
 /// How the name of a file ends that is being written, and begins with a dot.
 const PART_SUFFIX: &str = ".part";
 
+/// Whether a file in a folder of results is by its name a plan of what was to be judged: `plan.json`, or of a shard
+/// `plan-I-of-N.json` with numbers. Any other name is of somebody's own file, which is neither read as a plan nor deleted.
+pub fn is_plan_name(name: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let shard = name.strip_prefix("plan-").and_then(|rest| rest.strip_suffix(".json")?.split_once("-of-"));
+    name == "plan.json" || shard.is_some_and(|(index, of)| number(index) && number(of))
+}
+
 /// Whether a run lies there, or a part of one.
 pub fn holds_run(dir: &Path) -> bool {
     let has_entries = |folder: &str| fs::read_dir(dir.join(folder)).is_ok_and(|mut entries| entries.next().is_some());
@@ -157,9 +165,7 @@ fn delete_reports(dir: &Path) -> Result<(), TraceError> {
         let name = name_of(&path);
         let whole = name.strip_prefix('.').filter(|rest| rest.ends_with(PART_SUFFIX)).and_then(of_part);
         let whole = whole.unwrap_or(name);
-        let plan =
-            whole == "plan.json" || (whole.starts_with("plan-") && whole.contains("-of-") && whole.ends_with(".json"));
-        if plan || is_report(whole) {
+        if is_plan_name(whole) || is_report(whole) {
             fs::remove_file(&path).map_err(io_error("delete", &path))?;
         }
     }

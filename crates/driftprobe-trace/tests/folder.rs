@@ -2,6 +2,7 @@
 
 use driftprobe_trace::{
     ALIGNED_DIR, ByPrompt, Dtype, Manifest, Phase, Point, PromptInfo, RowRecord, Run, RunIndex, RunWriter, TraceError,
+    is_plan_name,
 };
 use std::fs;
 use std::path::Path;
@@ -89,7 +90,8 @@ fn of_a_run_that_is_overwritten_nothing_stays_that_speaks_of_it() {
         "units/a.json",
         "layers/.a.json.7.part",
     ];
-    let kept = ["mine.md", "plan-b.txt", "drift.json.bak", "heatmap.txt", "layers/mine.txt"];
+    let kept =
+        ["mine.md", "plan-b.txt", "drift.json.bak", "heatmap.txt", "layers/mine.txt", "plan-bill-of-quantities.json"];
     for folder in ["units", "layers"] {
         fs::create_dir(report.join(folder)).expect("folder");
     }
@@ -100,7 +102,10 @@ fn of_a_run_that_is_overwritten_nothing_stays_that_speaks_of_it() {
     fs::write(run.join("search-1/mine.txt"), "no run").expect("file");
     write(run, true, 2.0);
     assert_eq!(names(run), ["manifest.json", "report", "search-1", "tensors", "traces"]);
-    assert_eq!(names(&report), ["drift.json.bak", "heatmap.txt", "layers", "mine.md", "plan-b.txt"]);
+    assert_eq!(
+        names(&report),
+        ["drift.json.bak", "heatmap.txt", "layers", "mine.md", "plan-b.txt", "plan-bill-of-quantities.json"]
+    );
     assert_eq!(names(&report.join("layers")), ["mine.txt"]);
 }
 
@@ -125,6 +130,22 @@ fn a_run_takes_the_place_of_another_and_of_nothing_else() {
     let refused = driftprobe_trace::replace_run(&old, &new).expect_err("not ours");
     assert!(matches!(&refused, TraceError::NotOurs { path } if *path == old), "{refused}");
     assert!(old.join("traces/a_trace.jsonl").is_file() && new.join("manifest.json").is_file());
+}
+
+/// docs/scale.md: `plan.json`, `plan-I-of-N.json`.
+#[test]
+fn a_plan_is_known_by_its_whole_name() {
+    for name in ["plan.json", "plan-1-of-3.json", "plan-10-of-4294967295.json"] {
+        assert!(is_plan_name(name), "{name}");
+    }
+    let others = ["plan-2024-budget.json", "planets.json", "plan-b.json", "plan-1.json", "plan-1-of-.json"];
+    let more =
+        ["plan--of-2.json", "plan-1-of-2-of-3.json", "plan-one-of-two.json", "plan-1-of-2.json.bak", "my-plan.json"];
+    for name in
+        others.iter().chain(&more).chain(&["Plan.json", "plan-+1-of-2.json", "plan-\u{661}-of-2.json", "plan", ""])
+    {
+        assert!(!is_plan_name(name), "{name}");
+    }
 }
 
 #[test]

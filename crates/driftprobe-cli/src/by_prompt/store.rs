@@ -3,7 +3,7 @@
 use super::Task;
 use crate::failure::Failure;
 use driftprobe::digest::{Digest, Plan, generator};
-use driftprobe_trace::{UNITS_DIR, read_file, replace_file, xxh3_64};
+use driftprobe_trace::{UNITS_DIR, is_plan_name, read_file, replace_file, xxh3_64};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
@@ -119,8 +119,7 @@ impl Store {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(|e| Failure::io("list", &self.folder, &e))? {
             let path = entry.map_err(|e| Failure::io("list", &self.folder, &e))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name == "plan.json" || (name.starts_with("plan-") && name.ends_with(".json")) {
+            if path.file_name().is_some_and(|name| is_plan_name(&name.to_string_lossy())) {
                 files.push(path);
             }
         }

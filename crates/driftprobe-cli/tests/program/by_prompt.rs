@@ -276,6 +276,26 @@ fn results_that_do_not_belong_together_are_refused() {
 }
 
 #[test]
+fn what_lies_beside_results_and_is_no_plan_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    write_run(&dir.path().join("runs/demo"), None);
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let own = ["plan-2024-budget.json", "planets.json", "plan-b-of-c.json"];
+    own.iter().for_each(|name| fs::write(out.join(name), "{\"mine\": 1}").unwrap());
+    // Of another number of shards than the next: its plan is what goes.
+    shard(&dir, 1, 2, "out");
+    assert!(out.join("plan-1-of-2.json").exists());
+    shard(&dir, 1, 1, "out");
+    assert!(!out.join("plan-1-of-2.json").exists() && out.join("plan-1-of-1.json").exists());
+    driftprobe(&dir).args(["merge", "out"]).assert().code(0).stdout(contains("PASS"));
+    driftprobe(&dir).args(["analyze", "runs/demo", "--by-prompt", "--out", "out"]).assert().code(0);
+    for name in own {
+        assert_eq!(fs::read_to_string(out.join(name)).unwrap(), "{\"mine\": 1}", "{name}");
+    }
+}
+
+#[test]
 fn shards_that_were_recorded_in_different_ways_are_no_run() {
     let dir = tempfile::tempdir().unwrap();
     record(&dir, "demo", &["--shard", "1/2"]);

@@ -8,8 +8,10 @@ from typing import Any, Union
 
 from .errors import Error
 
-DEFAULT_LAYERS = "0,1,2,4,8"
+DEFAULT_LAYERS = (0, 1, 2, 4, 8)
+"""As the program's, where none are named."""
 MODES = {"as_designed": ("as_designed",), "kv_aligned": ("kv_aligned",), "both": ("as_designed", "kv_aligned")}
+"""What is recorded: the run itself, and what lies inside it in a folder of its mode's name."""
 Prompt = Union[str, Sequence[int]]
 Prompts = Union[Prompt, Sequence[Prompt], Mapping[str, Prompt]]
 
@@ -46,22 +48,23 @@ class Plan:
     """How many of the tokens before the traced ones decode feeds one by one, untraced, as where it has generated them."""
 
 
-def layers_of(asked: str | Iterable[int], count: int) -> list[int]:
-    """The layers that were asked for: `all`, numbers separated by commas, or numbers.
+def layers_of(asked: str | Iterable[int] | None, count: int) -> list[int]:
+    """The layers that were asked for: `all`, numbers separated by commas, or numbers. None: the default ones, as far as the
+    model has them.
 
     Raises:
-        Error: if one of them does not exist. The default list is taken as far as the model has layers.
+        Error: if one that was named does not exist.
     """
     hint = f"numbers from 0 to {count - 1} separated by commas, or all"
-    if isinstance(asked, str):
+    if asked is None:
+        chosen = [layer for layer in DEFAULT_LAYERS if layer < count]
+    elif isinstance(asked, str):
         if asked.strip() == "all":
             return list(range(count))
         try:
             chosen = [int(word) for word in asked.split(",")]
         except ValueError:
             raise Error(f"layers {asked!r} are no numbers", hint) from None
-        if asked == DEFAULT_LAYERS:
-            chosen = [layer for layer in chosen if layer < count]
     else:
         chosen = list(asked)
     wrong = [layer for layer in chosen if not 0 <= layer < count]

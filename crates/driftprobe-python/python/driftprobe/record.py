@@ -105,8 +105,9 @@ class Recorder:
                 fed = [int(logits[-1].float().argmax())]
                 prompt.tokens = prompt.tokens + fed
 
-    def run(self, out: str | PathLike[str], manifest: dict[str, Any]) -> None:
-        """Records the run in `out`, and its repeats in there. `complete` is written last, when the repeats have ended too.
+    def run(self, out: str | PathLike[str], manifest: dict[str, Any], inside: Callable[[], None] = lambda: None) -> None:
+        """Records the run in `out`, and its repeats in there; `inside` records what else lies in there. `complete` is written
+        last, when all of that has ended too.
 
         Raises:
             Error: if the run cannot be written, or the model does not work as its family does. What was written is marked
@@ -119,7 +120,9 @@ class Recorder:
             observer = {phase: compared.described() for phase, compared in self.observer.items()}
             writer.describe(json.dumps({**manifest, "observer": observer}))
             for repeat in range(1, self.plan.repeats + 1):
-                self._repeat(f"{folder}/repeat-{repeat}", {**manifest, "repeat": repeat}, repeat)
+                # A repeat has no other modes inside.
+                self._repeat(f"{folder}/repeat-{repeat}", {**manifest, "modes": None, "repeat": repeat}, repeat)
+            inside()
         except BaseException:
             writer.finish(False)
             raise

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Error, needed
-from .plan import DEFAULT_LAYERS, MODES, Plan, Prompts, check_eval, check_prompts, layers_of, points_of, prompts_of
-
-ALIGNED = "kv_aligned"
-"""The folder inside a run in which the same run lies with prefill's cache under decode."""
+from .plan import MODES, Plan, Prompts, check_eval, check_prompts, layers_of, points_of, prompts_of
 
 
 def trace(
@@ -20,7 +17,7 @@ def trace(
     prompts: Prompts,
     *,
     out: str | PathLike[str],
-    layers: str | Iterable[int] = DEFAULT_LAYERS,
+    layers: str | Iterable[int] | None = None,
     points: str | Iterable[str] = "all",
     steps: int = 1,
     mode: str = "as_designed",
@@ -43,7 +40,7 @@ def trace(
         tokenizer: its tokenizer; None if all prompts are token ids.
         prompts: a text, a list of token ids, a list of either, or a dictionary of them by id.
         out: the run's folder.
-        layers: numbers, or a string of them, or `all`. The default goes as far as the model has layers.
+        layers: numbers, or a string of them, or `all`. By default 0, 1, 2, 4 and 8, as far as the model has them.
         points: names of points, or `all` that the model offers.
         steps: decode steps to trace; later ones feed the model's own greedy tokens to both phases.
         mode: `as_designed` (decode reads the cache that it built), `kv_aligned` (it reads prefill's rows), or `both`.
@@ -90,7 +87,13 @@ def trace(
     windows = provenance.windows_of(model.config)
     Recorder(tree, plan, "as_designed", windows).extend()
     base.update(prompts=[prompt.described(decoded) for prompt in plan.prompts], layers=plan.layers, points=plan.points, steps=steps)
-    for each in MODES[mode]:
-        folder = Path(out) / ALIGNED if mode == "both" and each == ALIGNED else Path(out)
-        Recorder(tree, plan, each, windows).run(folder, {**base, "mode": each})
+    first, *others = MODES[mode]
+
+    def inside() -> None:
+        for other in others:
+            Recorder(tree, plan, other, windows).run(Path(out) / other, {**base, "mode": other})
+
+    # The outer run says what lies inside, so that it is missed where it is gone.
+    together = {"modes": [first, *others]} if others else {}
+    Recorder(tree, plan, first, windows).run(out, {**base, "mode": first, **together}, inside)
     return Path(out)

@@ -17,7 +17,7 @@ from .._native import __version__
 from ..errors import Error
 from .mirror import ABOVE, Mirror
 from .s3 import Client, Object, Unavailable, each, sha256
-from .storage import LAYERS_DIR, MANIFEST_FILE, REPORTS, S3, SCHEME, UNITS_DIR, Place, listing_of
+from .storage import LAYERS_DIR, MANIFEST_FILE, REPORTS, S3, SCHEME, UNITS_DIR, Place, is_plan, listing_of, plans_in
 
 OBJECTS_FILE = ".objects.json"
 """In a run: names, sizes and checksums of its objects. It comes first: a run with a list and no manifest is half of one."""
@@ -189,7 +189,7 @@ class Bucket(Place):
             sent[name] = units[name]
 
         each(send, units)
-        for plan in folder.glob("plan*.json") if plans else ():
+        for plan in plans_in(folder) if plans else ():
             self.write(plan.name, plan.read_bytes())
 
     def _bring(self, folder: Path, *beginnings: str, without_changed: bool = False) -> None:
@@ -197,8 +197,9 @@ class Bucket(Place):
         for beginning in beginnings:
             listed = self.client.list(self.prefix + beginning)
             plain = {key[len(self.prefix) :]: found for key, found in listed.items() if key.endswith(".json")}
-            # Results lie side by side.
-            own = {name: found for name, found in plain.items() if name.count("/") == beginning.count("/")}
+            # Results lie side by side, and plans beside their folders.
+            level = {name: found for name, found in plain.items() if name.count("/") == beginning.count("/")}
+            own = {name: found for name, found in level.items() if "/" in name or is_plan(name)}
             self.mirror.fill(folder, self.client, self.prefix, own, without_changed)
 
     @contextmanager
@@ -212,7 +213,7 @@ class Bucket(Place):
 
     def forget_plans(self) -> None:
         for key in self.client.list(f"{self.prefix}plan"):
-            if "/" not in key[len(self.prefix) :]:
+            if is_plan(key[len(self.prefix) :]):
                 self.client.delete(key)
 
     def counted(self) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ from .fan import Cluster, Interrupted, Lost, Resources, connected
 from .progress import Progress
 from .recording import REFUSED, unseen_directory
 from .s3 import Unavailable
-from .storage import MANIFEST_FILE, S3, Address, Place, Where, listing_of
+from .storage import MANIFEST_FILE, S3, Address, Place, Where, listing_of, plans_in
 
 PARTS_A_SLOT = 4
 """Parts for each task that the cluster can run at once: more are more even, and each looks once through all events."""
@@ -225,7 +225,7 @@ def _refused(said: str, results: Place) -> Error:
 def _missing_probes(lacking: dict[str, list[str]], folder: Path, beside: Path) -> list[str]:
     """A folder for the merge that promises the runs which were to be recorded and are not there: so they are missed."""
     promise = {name: prompts or ["not recorded"] for name, prompts in lacking.items()}
-    plans = sorted(folder.glob("plan*.json"))
+    plans = plans_in(folder)
     if not promise or not plans:
         return []
     plan = {**json.loads(plans[0].read_text()), "shard": None, "promise": promise, "units": []}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import uuid
@@ -24,6 +25,9 @@ MANIFEST_FILE = "manifest.json"
 UNITS_DIR = "units"
 LAYERS_DIR = "layers"
 REPORTS = ("merged.md", "merged.tsv", "merged.json")
+
+PLAN = re.compile(r"plan(-[0-9]+-of-[0-9]+)?\.json")
+"""Names of plans of what was to be judged; the program knows them by the same."""
 
 PARTS_DIR = ".partial"
 """Runs on their way; nobody looks for runs in a hidden folder."""
@@ -47,6 +51,16 @@ ENVIRONMENT = (
 
 Address = Union[str, "PathLike[str]"]
 """A folder, or s3://bucket/prefix."""
+
+
+def is_plan(name: str) -> bool:
+    """Whether a file beside results is a plan by its name. Any other is somebody's own: neither read as a plan nor deleted."""
+    return PLAN.fullmatch(name) is not None
+
+
+def plans_in(folder: Path) -> list[Path]:
+    """The plans in a folder of results, by name."""
+    return sorted(path for path in folder.glob("plan*.json") if is_plan(path.name))
 
 
 @dataclass(frozen=True)
@@ -244,11 +258,11 @@ class Folder(Place):
 
     def forget_plans(self) -> None:
         with self._writing():
-            for plan in self.path.glob("plan*.json"):
+            for plan in plans_in(self.path):
                 plan.unlink()
 
     def counted(self) -> tuple[int, int] | None:
-        plan = next(self.path.glob("plan*.json"), None)
+        plan = next(iter(plans_in(self.path)), None)
         try:
             promise = json.loads(plan.read_text())["promise"] if plan else {}
             total = sum(len(prompts) for prompts in promise.values())

@@ -1,6 +1,7 @@
-"""Seeds for the fuzzers, from the fixtures: `python3 fuzz/seeds.py CORPUS` makes a folder a target in CORPUS.
+"""What the fuzzers begin with: `python3 fuzz/corpus.py CORPUS` makes a folder a target in CORPUS, as fuzz/run.sh does.
 
-A fuzzer's inputs are short, so of a large file its beginning is taken, and of a GGUF or safetensors file one that says the
+Most of it is cut from the fixtures; what only other programs can write is taken from fuzz/seeds/, which make_seeds.py wrote. A
+fuzzer's inputs are short, so of a large file its beginning is taken, and of a GGUF or safetensors file one that says the
 same with fewer tensors.
 """
 
