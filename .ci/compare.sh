@@ -6,7 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON_VENV:-$PWD/.cache/python-venv}/bin/python
-cargo build --quiet -p driftprobe-cli --features llama-cpp
+# As .ci/llama-cpp.sh has built it.
+cargo test --quiet -p driftprobe-llama-cpp -p driftprobe-cli --features driftprobe-cli/llama-cpp --no-run
 bin=${CARGO_TARGET_DIR:-target}/debug/driftprobe
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT

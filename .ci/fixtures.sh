@@ -24,8 +24,8 @@ export PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=
 (cd fixtures && "$venv/bin/python" -m tracing.orders)
 "$venv/bin/python" fixtures/transformers_traces.py "$made/traces" --steps 3 >"$made/traces.txt"
 diff --recursive "$made/traces/models" fixtures/transformers-traces/models
-DRIFTPROBE_TRANSFORMERS_TRACES=$made/traces cargo test --package driftprobe --test judging transformers_traces
+DRIFTPROBE_TRANSFORMERS_TRACES=$made/traces cargo test --test judging transformers_traces
 
 # Dumps in other tools' layouts, written and read again.
 "$venv/bin/python" fixtures/import_dumps.py "$made/import"
-DRIFTPROBE_IMPORT_DUMPS=$made/import cargo test --package driftprobe-import --test imports
+DRIFTPROBE_IMPORT_DUMPS=$made/import cargo test --test imports

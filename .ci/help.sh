@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 if [ -z "${DRIFTPROBE:-}" ]; then
-  cargo build --release --quiet
+  cargo build --release --quiet -p driftprobe-cli
   DRIFTPROBE=${CARGO_TARGET_DIR:-$PWD/target}/release/driftprobe
 fi
 binary=$(realpath "$DRIFTPROBE")

@@ -53,7 +53,7 @@ expect() {
     exit 1
   fi
 }
-cargo build --release --quiet
+cargo build --release --quiet -p driftprobe-cli
 driftprobe=${CARGO_TARGET_DIR:-target}/release/driftprobe
 remote=(--remote probe --remote-config "$work/ssh_config" --remote-folder "$work/there")
 echo 'It was the best of times; "quoted" $(and) all' >"$work/prompt.txt"

@@ -2,7 +2,7 @@
 # Long work shows its progress on a terminal, and nothing of it in a pipe. Needs `script` (bsdutils or util-linux).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo build --release --quiet
+cargo build --release --quiet -p driftprobe-cli
 binary=${CARGO_TARGET_DIR:-$PWD/target}/release/driftprobe
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
