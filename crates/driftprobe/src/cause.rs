@@ -280,32 +280,4 @@ fn choose(tested: &[Candidate]) -> Vec<Candidate> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use Freedom::{Fitted, Fixed, Loose};
-
-    fn chosen(tested: &[(&'static str, f64, Freedom, bool)]) -> Vec<(&'static str, f64)> {
-        let one = |&(id, surprise, freedom, accepted): &(&'static str, f64, Freedom, bool)| {
-            let (parameters, noise_rms_after) = (vec![], 1.0);
-            Candidate { id, parameters, noise_rms_after, accepted, freedom, surprise }
-        };
-        let tested: Vec<Candidate> = tested.iter().map(one).collect();
-        choose(&tested).into_iter().map(|candidate| (candidate.id, candidate.surprise)).collect()
-    }
-
-    #[test]
-    fn of_what_explains_equally_well_that_with_the_least_freedom_is_named() {
-        assert_eq!(chosen(&[]), []);
-        assert_eq!(chosen(&[("A", -1.0, Fixed, false)]), []);
-        // The sharpest, however free it is, where nothing else comes as close as a tie.
-        assert_eq!(chosen(&[("A", 1.0, Fixed, true), ("B", 0.0, Loose, true)]), [("B", 0.0)]);
-        assert_eq!(chosen(&[("A", 0.69, Fixed, true), ("B", 0.0, Loose, true)]), [("A", 0.69)]);
-        assert_eq!(chosen(&[("A", 0.5, Fitted, true), ("B", 0.0, Loose, true), ("C", 0.6, Fixed, true)]), [("C", 0.6)]);
-        // What was refused takes nothing away.
-        assert_eq!(chosen(&[("A", 0.0, Fixed, true), ("B", -9.0, Fixed, false)]), [("A", 0.0)]);
-        // Ties are a set, the best first and by name, each with its best parameters.
-        let ties = [("C", 0.1, Fixed, true), ("B", 0.1, Fixed, true), ("A", 0.3, Fixed, true), ("B", 0.0, Fixed, true)];
-        assert_eq!(chosen(&ties), [("B", 0.0), ("C", 0.1), ("A", 0.3)]);
-        assert_eq!(chosen(&[("B", 0.0, Fixed, true), ("A", 0.0, Fixed, true)]), [("A", 0.0), ("B", 0.0)]);
-    }
-}
+mod tests;

@@ -311,3 +311,75 @@ fn vacuous(scans: &[Scan; 2]) -> Option<Vacuous> {
         |scan: &Scan| scan.constant == Some(true) && scan.nan.unwrap_or(0) == 0 && scan.inf.unwrap_or(0) == 0;
     scans.iter().all(constant).then_some(Vacuous::Constant)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Memory, event, shaped};
+    use PairVerdict::{Identical, Undecided};
+    use Phase::{Decode, Prefill};
+    use ReasonCode::{Differs, FinitenessUnknown, InfiniteBoth, OpenColumns};
+    use driftprobe_trace::Row;
+
+    type Told = (PairVerdict, Vec<ReasonCode>, Option<Phase>);
+
+    /// What is said of two rows at position 3 whose events `change` has changed.
+    fn told(point: Point, rows: [Row; 2], change: fn(&mut Event)) -> Told {
+        let mut memory = Memory::default();
+        for (phase, row) in Phase::ALL.into_iter().zip(rows) {
+            memory.record(event("p", phase, point, 0, 3, 7), row);
+        }
+        memory.run.events.iter_mut().for_each(change);
+        let [prefill, decode] = [&memory.run.events[0], &memory.run.events[1]];
+        let pair = judge(prefill, decode, vec![], crate::pair::place::Places::default().of(prefill), &memory);
+        (pair.verdict, pair.findings.iter().map(|finding| finding.code).collect(), pair.phase)
+    }
+
+    /// Scores of two heads in `columns` columns: the row's own four, and then `tail`.
+    fn scores(first: f32, tail: f32, columns: u64) -> Row {
+        let head = |head: f32| (0..columns).map(move |at| if at < 4 { head + at as f32 } else { tail });
+        shaped(&[2, columns], &head(first).chain(head(-3.0)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn columns_behind_the_rows_own_are_told_of_the_phase_that_has_them_and_leave_nothing_identical() {
+        let told = |prefill: Row, decode: Row| told(Point::AttnScores, [prefill, decode], |_| {});
+        let (masked, own, open) = (scores(0.5, f32::NEG_INFINITY, 6), scores(0.5, 0.0, 4), scores(0.5, 0.25, 6));
+        assert_eq!(told(masked.clone(), own.clone()), (Identical, vec![], None));
+        assert_eq!(told(open.clone(), own.clone()), (Undecided, vec![OpenColumns], None));
+        assert_eq!(told(own, open.clone()), (Undecided, vec![OpenColumns], None));
+        assert_eq!(told(open.clone(), open.clone()), (Undecided, vec![OpenColumns; 2], None));
+        assert_eq!(told(scores(0.75, 0.25, 6), masked.clone()), (Undecided, vec![Differs, OpenColumns], None));
+        let nan = (PairVerdict::NonFinite, vec![ReasonCode::NonFinite, OpenColumns], Some(Prefill));
+        assert_eq!(told(scores(f32::NAN, 0.25, 6), masked), nan, "it stays what it is");
+    }
+
+    #[test]
+    fn infinities_are_told_of_both_phases_where_they_are_the_same_and_else_of_the_one_that_has_them() {
+        const INF: f32 = f32::INFINITY;
+        let told = |p: &[f32], d: &[f32]| told(Point::MlpOut, [p, d].map(Row::from_f32), |_| {});
+        assert_eq!(told(&[1.0, INF], &[1.0, INF]), (Identical, vec![InfiniteBoth], None));
+        assert_eq!(told(&[1.0, INF], &[2.0, INF]), (Undecided, vec![Differs, InfiniteBoth], None));
+        let not_finite = |phase| (PairVerdict::NonFinite, vec![ReasonCode::NonFinite], phase);
+        assert_eq!(told(&[1.0, INF], &[1.0, 2.0]), not_finite(Some(Prefill)));
+        assert_eq!(told(&[1.0, 2.0], &[1.0, INF]), not_finite(Some(Decode)));
+        for decode in [[INF, 1.0], [INF, INF], [1.0, -INF]] {
+            assert_eq!(told(&[1.0, INF], &decode), not_finite(None), "{decode:?}");
+        }
+        assert_eq!(told(&[f32::NAN, INF], &[f32::NAN, INF]), not_finite(None));
+    }
+
+    #[test]
+    fn equal_rows_of_which_either_count_is_unknown_may_hold_what_is_not_finite() {
+        let rows = |decode: f32| [[1.0, 2.0], [1.0, decode]].map(|row| Row::from_f32(&row));
+        let unknown = (Identical, vec![FinitenessUnknown], None);
+        assert_eq!(told(Point::MlpOut, rows(2.0), |event| event.payload = None), (Identical, vec![], None));
+        for (name, change) in [
+            ("nan", (|event| (event.payload, event.stats.nan) = (None, None)) as fn(&mut Event)),
+            ("inf", |event| (event.payload, event.stats.inf) = (None, None)),
+        ] {
+            assert_eq!(told(Point::MlpOut, rows(2.0), change), unknown, "{name}");
+            assert_eq!(told(Point::MlpOut, rows(3.0), change), (Undecided, vec![Differs], None), "{name}");
+        }
+    }
+}

@@ -219,6 +219,13 @@ mod tests {
     }
 
     #[test]
+    fn two_tokens_are_one_or_not_and_one_alone_is_neither() {
+        let agree = |top1| LogitsNumbers { top1, ..LogitsNumbers::default() }.agree();
+        assert_eq!([agree([Some(3), Some(3)]), agree([Some(3), Some(4)])], [Some(true), Some(false)]);
+        assert_eq!([[None, Some(3)], [Some(3), None], [None, None]].map(agree), [None; 3]);
+    }
+
+    #[test]
     fn kl_of_known_distributions() {
         // p = (1/2, 1/2), q = (1/4, 3/4): ½ ln 2 + ½ ln(2/3).
         let got = kl_divergence(&[0.0, 0.0], &[1f64.ln(), 3f64.ln()]);

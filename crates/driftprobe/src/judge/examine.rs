@@ -6,6 +6,8 @@ mod mixed;
 mod slots;
 mod sound;
 mod standing;
+#[cfg(test)]
+mod tests;
 
 pub use beforehand::beforehand;
 pub use sound::Sound;
@@ -300,45 +302,4 @@ fn config_differs(run: &Run, model: &Model) -> Vec<String> {
         (!same).then(|| format!("{name} is {theirs} in the manifest, {ours} in the model"))
     });
     differing.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::oracle::Outcome;
-
-    fn stage(phase: Phase, point: Point, outcome: Outcome) -> StageJudgement {
-        let (assumed, inputs) = (vec![], vec![]);
-        StageJudgement {
-            prompt_id: "p".into(),
-            phase,
-            point,
-            layer: 0,
-            pos: 0,
-            outcome,
-            assumed,
-            values: 4,
-            inputs,
-            fitted: false,
-        }
-    }
-
-    fn judged(phase: Phase, wrong: &[Point], right: &[Point]) -> PhaseJudgement {
-        let mismatch = Outcome::Mismatch { compared: 4, differing: 4, first: 0, largest: 1.0 };
-        let wrong = wrong.iter().map(|point| stage(phase, *point, mismatch.clone()));
-        let right = right.iter().map(|point| stage(phase, *point, Outcome::Exact { compared: 4 }));
-        PhaseJudgement { stages: wrong.chain(right).collect(), systematic: vec![] }
-    }
-
-    #[test]
-    fn weights_are_in_doubt_only_if_every_matrix_of_both_phases_is_wrong() {
-        use Point::{AttnProjOut, EmbedOut, Logits, MlpOut, ResidualPostMlp, VProj};
-        let all = [EmbedOut, VProj, AttnProjOut, MlpOut, Logits];
-        let of = |wrong: &[Point], right: &[Point]| judged(Phase::Prefill, wrong, right);
-        let doubt = weights_in_doubt(&[of(&all, &[ResidualPostMlp]), of(&all, &[ResidualPostMlp])]);
-        assert_eq!(doubt, Some(Doubt::Weights { faulty: 10 }));
-        assert_eq!(weights_in_doubt(&[of(&all, &[]), of(&all[1..], &[EmbedOut])]), None);
-        assert_eq!(weights_in_doubt(&[of(&all, &[]), of(&[], &all)]), None);
-        assert_eq!(weights_in_doubt(&[of(&all, &[]), of(&[], &[])]), None);
-    }
 }

@@ -193,3 +193,6 @@ fn replace(judged: &mut PhaseJudgement, point: Point, better: PhaseJudgement) {
     judged.systematic.retain(|s| s.point != point);
     judged.systematic.extend(better.systematic);
 }
+
+#[cfg(test)]
+mod tests;

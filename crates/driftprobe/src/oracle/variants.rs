@@ -246,6 +246,81 @@ mod tests {
         variant.loses(&ContractFields::of(&[declared]), Dtype::Bf16)
     }
 
+    /// The ids of what an operation may do, and of those that add noise.
+    fn ids(op: Op, point: Point, recorded: Dtype) -> [Vec<String>; 2] {
+        let all = variants(op, point, recorded);
+        let of = |wide: bool| all.iter().filter(|one| !wide || one.widens).map(|one| one.id.clone()).collect();
+        [of(false), of(true)]
+    }
+
+    #[test]
+    fn a_result_is_rounded_to_narrower_formats_in_the_field_of_its_point() {
+        use Point::*;
+        for (name, points) in [
+            ("residual", vec![EmbedOut, ResidualPreAttn, ResidualPostAttn, ResidualPostMlp, FinalNormIn]),
+            ("scores", vec![AttnScores]),
+            ("probs", vec![AttnProbs]),
+            ("kv_cache", vec![KCache, VCache]),
+            ("activations", vec![AttnNormOut, QPostRope, AttnOut, MlpOut, FinalNormOut, Logits]),
+        ] {
+            for point in points {
+                let expected = [format!("{name}=f16"), format!("{name}=bf16")];
+                assert_eq!(ids(Op::Copy, point, Dtype::F32), [expected.to_vec(), vec![]], "{point}");
+                assert_eq!(kept_as_recorded(point, Float::F32).id, format!("{name}=f32"));
+            }
+        }
+        assert_eq!(ids(Op::KvWrite, KCache, Dtype::F32)[0], ["kv_cache=f16", "kv_cache=bf16"]);
+    }
+
+    #[test]
+    fn what_is_rounded_inside_has_the_format_of_the_record_if_that_is_narrow() {
+        let outputs = ["activations=f16", "activations=bf16"];
+        let gated = |recorded| ids(Op::Gated, Point::MlpAct, recorded);
+        let [bf16, wide] = gated(Dtype::Bf16);
+        assert_eq!(bf16, [["rounding=bf16,bf16", "rounding=f32,bf16"], outputs].concat());
+        assert_eq!(wide, [""; 0]);
+        let [f32, _] = gated(Dtype::F32);
+        assert_eq!(f32, [["rounding=f32,f32"].as_slice(), &outputs].concat());
+        // Each table of the rotary embedding, each rounding of its products, and both at once.
+        let [rope, wide] = ids(Op::Rope, Point::QPostRope, Dtype::F16);
+        let (tables, products) =
+            (["rope_table=f16", "rope_table=bf16", "rope_table=f32"], ["rounding=f16,f16", "rounding=f32,f16"]);
+        let both = tables.iter().flat_map(|table| products.map(|product| format!("{table},{product}")));
+        let single = tables.iter().chain(&products).chain(&outputs).map(|id| (*id).to_owned());
+        assert_eq!((rope, wide.len()), (single.chain(both).collect(), 0));
+    }
+
+    #[test]
+    fn narrower_sums_scores_and_probabilities_add_noise_alone_or_together() {
+        let [all, wide] = ids(Op::Softmax, Point::AttnProbs, Dtype::F32);
+        assert_eq!(all, ["softmax=f32", "softmax=f16", "softmax=bf16", "probs=f16", "probs=bf16"]);
+        assert_eq!(wide, ["softmax=f16", "softmax=bf16"]);
+        let [all, wide] = ids(Op::Weigh, Point::AttnOut, Dtype::F32);
+        assert_eq!(all[..2], ["probs=f16", "probs=bf16"], "as they are read");
+        for (id, widens) in [
+            ("scores=f32", false),
+            ("scores=bf16", true),
+            ("probs=f32", false),
+            ("accumulate=tf32", true),
+            ("accumulate=f32", false),
+            ("scores=f32,probs=f32", false),
+            ("scores=f16,probs=f32", true),
+            ("scores=f32,probs=f16", true),
+            ("scores=bf16,probs=f16", true),
+        ] {
+            assert!(all.iter().any(|one| one == id), "{id}");
+            assert_eq!(wide.iter().any(|one| one == id), widens, "{id}");
+        }
+        let op = Op::Linear { weight: driftprobe_model::WeightId::LmHead, bias: None, softcap: None };
+        let [all, wide] = ids(op, Point::Logits, Dtype::F32);
+        assert!(
+            ["activations=f16", "activation_quant=q8_0", "activation_quant=bf16"]
+                .iter()
+                .all(|id| all.iter().any(|one| one == id))
+        );
+        assert_eq!(wide, ["partials=f16", "partials=bf16", "accumulate=tf32", "accumulate=f16", "accumulate=bf16"]);
+    }
+
     #[test]
     fn storage_that_is_declared_may_be_finer_or_that_of_the_record_and_no_coarser() {
         for field in ["kv_cache", "rope_table", "residual", "activations", "scores", "probs", "softmax"] {

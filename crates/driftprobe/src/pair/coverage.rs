@@ -231,6 +231,26 @@ mod tests {
     }
 
     #[test]
+    fn an_event_without_an_index_fills_the_one_promised_position_of_its_token() {
+        // Which of decode's promised positions stay empty, and whether the event is called unexpected.
+        let found = |tokens: &[u32], steps: u32, token_id: Option<u32>| {
+            let manifest = manifest(&[("p", tokens)], &[0], &[Point::AttnOut], steps);
+            let named = event("p", Phase::Decode, Point::AttnOut, 0, 0, 0);
+            let bare = Event { logical_tok_idx: None, pos_id: None, token_id, ..named };
+            let got = expect(Some(&manifest), &[&bare]);
+            let missing = got.missing.iter().filter(|row| row.phase == Phase::Decode).map(|row| row.logical_tok_idx);
+            (missing.collect::<Vec<_>>(), got.unexpected.len())
+        };
+        assert_eq!(found(&[5, 6, 7], 2, Some(6)), (vec![2], 0));
+        assert_eq!(found(&[5, 6, 7], 2, Some(7)), (vec![1], 0));
+        assert_eq!(found(&[6, 6, 7], 2, Some(6)), (vec![2], 0), "the first 6 is not traced");
+        assert_eq!(found(&[5, 6, 7], 1, None), (vec![], 0), "there is only one");
+        for (tokens, token) in [([5, 6, 7], Some(5)), ([5, 6, 7], Some(8)), ([5, 6, 6], Some(6)), ([5, 6, 7], None)] {
+            assert_eq!(found(&tokens, 2, token), (vec![1, 2], 1), "{tokens:?} {token:?}");
+        }
+    }
+
+    #[test]
     fn a_point_of_one_phase_is_expected_of_neither() {
         let mut manifest = manifest(&[("p", &[5, 6])], &[0], &[], 1);
         let (prefill, decode) = (vec![Point::AttnOut, Point::AttnProbs], vec![Point::AttnOut]);

@@ -12,6 +12,7 @@
 //!
 //! The p-value is twice the smaller of both (Bonferroni).
 
+use super::record::View;
 use super::student::upper_tail;
 use super::study::Scene;
 use crate::oracle::stage::Input;
@@ -83,16 +84,31 @@ impl Sums {
 }
 
 /// One row: squared differences.
-struct Differences<'a> {
+struct Differences {
     observed: f64,
     /// Of pairs of draws.
-    drawn: &'a [f64],
+    drawn: Vec<f64>,
     /// Of the same pairs, had they come apart.
-    apart: &'a [f64],
+    apart: Vec<f64>,
     /// What nobody can tell from 0.
     floor: f64,
     /// The row's squared size.
     size: f64,
+}
+
+impl Differences {
+    /// Of what both phases have recorded of a row, in storage of these unit roundoffs, where the tokens give `exact` and pairs
+    /// of draws; none where the phases show different values of it.
+    fn of([one, other]: [&View; 2], units: [f64; 2], exact: &[f64], draws: &[[Vec<f64>; 2]]) -> Option<Differences> {
+        let from_exact = |row: &[f64]| one.distance_of(row, exact);
+        Some(Differences {
+            observed: one.distance_between(other)?,
+            drawn: draws.iter().map(|[p, d]| one.distance_of(p, d)).collect(),
+            apart: draws.iter().map(|[p, d]| from_exact(p) + from_exact(d)).collect(),
+            floor: one.floor(exact, units[0]) + other.floor(exact, units[1]),
+            size: from_exact(&vec![0.0; exact.len()]),
+        })
+    }
 }
 
 /// Rows as they come: of one prompt, or of all.
@@ -129,36 +145,32 @@ impl Drift {
             let ours = scene.record.views(Phase::Prefill, place, pos)?;
             let theirs = scene.record.views(Phase::Decode, place, pos)?;
             let (Some(one), Some(other)) = (ours.first(), theirs.first()) else { continue };
-            let Some(observed) = one.distance_between(other) else { continue };
             let row = |lane: usize| scene.row(lane, place.point, (pos, None));
             let Some(exact) = row(scene.cast.exact) else { continue };
-            let (mut drawn, mut apart) = (Vec::new(), Vec::new());
-            let pairs = scene.cast.draws.get(&Phase::Prefill).zip(scene.cast.draws.get(&Phase::Decode));
-            for (p, d) in pairs.into_iter().flat_map(|(p, d)| p.iter().zip(d)) {
-                if let (Some(p), Some(d)) = (row(*p), row(*d)) {
-                    drawn.push(one.distance_of(&p, &d));
-                    apart.push(one.distance_of(&p, &exact) + one.distance_of(&d, &exact));
-                }
-            }
-            if drawn.len() != self.drawn.len() || drawn.iter().chain(&apart).any(|d| !d.is_finite()) {
+            let lanes = scene.cast.draws.get(&Phase::Prefill).zip(scene.cast.draws.get(&Phase::Decode));
+            let pairs = lanes.into_iter().flat_map(|(p, d)| p.iter().zip(d));
+            let draws: Vec<[Vec<f64>; 2]> = pairs.filter_map(|(p, d)| Some([row(*p)?, row(*d)?])).collect();
+            let Some(found) = Differences::of([one, other], Phase::ALL.map(|phase| scene.unit(phase)), &exact, &draws)
+            else {
+                continue;
+            };
+            if found.drawn.len() != self.drawn.len() || found.drawn.iter().chain(&found.apart).any(|d| !d.is_finite()) {
                 continue;
             }
-            let floor = one.floor(&exact, scene.unit(Phase::Prefill)) + other.floor(&exact, scene.unit(Phase::Decode));
-            let size = one.distance_of(&exact, &vec![0.0; exact.len()]);
-            self.add(place, &Differences { observed, drawn: &drawn, apart: &apart, floor, size });
+            self.add(place, &found);
         }
         Ok(())
     }
 
-    fn add(&mut self, place: Input, row: &Differences<'_>) {
+    fn add(&mut self, place: Input, row: &Differences) {
         if row.observed == 0.0 && row.drawn.iter().all(|d| *d == 0.0) {
             return;
         }
         let log = |squared: f64| (squared + row.floor.max(f64::MIN_POSITIVE)).ln();
         self.rows += 1;
         self.observed += log(row.observed);
-        self.drawn.iter_mut().zip(row.drawn).for_each(|(sum, d)| *sum += log(*d));
-        self.apart.iter_mut().zip(row.apart).for_each(|(sum, d)| *sum += log(*d));
+        self.drawn.iter_mut().zip(&row.drawn).for_each(|(sum, d)| *sum += log(*d));
+        self.apart.iter_mut().zip(&row.apart).for_each(|(sum, d)| *sum += log(*d));
         let size = if row.size > 0.0 && row.size.is_finite() { row.size } else { 1.0 };
         if !self.places.contains_key(&place) {
             self.order.push(place);
@@ -166,7 +178,7 @@ impl Drift {
         self.places.entry(place).or_default().add(&Sums {
             rows: 1,
             observed: row.observed / size,
-            expected: mean(row.drawn) / size,
+            expected: mean(&row.drawn) / size,
             drawn: row.drawn.iter().map(|drawn| drawn / size).collect(),
         });
     }
@@ -245,6 +257,7 @@ mod tests {
         let mut drift = Drift::new(2);
         for (place, observed, drawn, apart, [floor, size]) in rows {
             let (observed, floor, size) = (*observed, *floor, *size);
+            let (drawn, apart) = (drawn.to_vec(), apart.to_vec());
             drift.add(*place, &Differences { observed, drawn, apart, floor, size });
         }
         drift
@@ -279,13 +292,28 @@ mod tests {
         assert!(is_near(found.observed_over_expected, (6.25f64 / 5.125).sqrt()) && found.rows == 3, "{found:?}");
         // Of two degrees of freedom it is ½ − t/(2·√(2 + t²)).
         let mut three = Drift::new(3);
-        let (drawn, apart) = ([1.0, 4.0, 4.0], [9.0, 16.0, 25.0]);
-        three.add(X, &Differences { observed: 8.0, drawn: &drawn, apart: &apart, floor: 0.0, size: 1.0 });
+        let (drawn, apart) = (vec![1.0, 4.0, 4.0], vec![9.0, 16.0, 25.0]);
+        three.add(X, &Differences { observed: 8.0, drawn, apart, floor: 0.0, size: 1.0 });
         let found = three.finish().unwrap();
         assert!(is_near(found.p_drawn, 0.168_866_910_734) && is_near(found.p_apart, 0.806_851_232_918), "{found:?}");
         // Draws that have come apart less than they differ add no negative way.
         let near: [Row; 1] = [(X, 4.0, [1.0, 4.0], [0.5, 0.5], [0.0, 2.0])];
         assert!(is_near(merged(&[&near]).unwrap().p_drawn, 1.0 / 3.0));
+    }
+
+    #[test]
+    fn squared_differences_are_those_of_a_hand_computation() {
+        let [one, other] = [[3.0, 4.0], [3.0, 2.0]].map(|row| View::whole(row.to_vec()));
+        let draws = [[vec![1.0, 2.0], vec![4.0, 6.0]], [vec![0.0, 0.0], vec![0.0, 1.0]]];
+        let found = Differences::of([&one, &other], [0.5, 0.25], &[1.0, 1.0], &draws).unwrap();
+        assert_eq!((found.observed, found.size), (4.0, 2.0));
+        // Of the first pair 3² + 4²; from (1, 1) they are 1² and 3² + 5² away, those of the second 1² + 1² and 1².
+        assert_eq!((found.drawn, found.apart), (vec![25.0, 1.0], vec![1.0 + 34.0, 2.0 + 1.0]));
+        // Half an ulp of one value of the mean square 1, in the storage of each phase.
+        assert_eq!(found.floor, 0.5 * 0.5 + 0.25 * 0.25);
+        assert!(
+            Differences::of([&one, &View::whole(vec![3.0])], [0.5; 2], &[1.0, 1.0], &[]).unwrap().observed.is_nan()
+        );
     }
 
     #[test]
@@ -324,7 +352,7 @@ mod tests {
         }
         // One draw has no spread.
         let mut one = Drift::new(1);
-        one.add(X, &Differences { observed: 1.0, drawn: &[1.0], apart: &[1.0], floor: 0.0, size: 1.0 });
+        one.add(X, &Differences { observed: 1.0, drawn: vec![1.0], apart: vec![1.0], floor: 0.0, size: 1.0 });
         assert!(one.finish().is_none());
     }
 }

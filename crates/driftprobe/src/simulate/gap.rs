@@ -173,3 +173,25 @@ fn is_spared(point: Point) -> bool {
     use Point::*;
     matches!(point, ResidualPreAttn | FinalNormIn | AttnScores | AttnProbs)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_as_large_as_its_squares() {
+        assert_eq!((size(&[3.0, -4.0]), size(&[0.0])), (25.0, f64::MIN_POSITIVE));
+    }
+
+    #[test]
+    fn a_replay_goes_on_from_residuals_and_ends_there_or_at_norms_of_them_and_logits() {
+        use Point::*;
+        let which = |is: fn(Point) -> bool| Point::ALL.iter().copied().filter(|point| is(*point)).collect::<Vec<_>>();
+        let residuals = [EmbedOut, ResidualPreAttn, ResidualPostAttn, ResidualPostMlp, FinalNormIn];
+        assert_eq!(which(is_residual), residuals);
+        let others = [AttnNormOut, FinalNormOut, Logits];
+        assert!(Point::ALL.iter().all(|p| ends_stretch(*p) == (residuals.contains(p) || others.contains(p))));
+        // Copies of a residual, and what a fused attention does not have, may be missing.
+        assert_eq!(which(is_spared), [ResidualPreAttn, AttnScores, AttnProbs, FinalNormIn]);
+    }
+}

@@ -75,12 +75,9 @@ impl Tokens {
             let of_draws: Vec<f64> = draws.iter().map(|draw| view.distance_of(draw, &exact)).collect();
             (Measure::of(view.distance(&exact), &of_draws, view.floor(&exact, unit)), view)
         });
-        // The view that says most against the row; of those that say nothing against it, the first.
-        let worst = measures.reduce(|worst, other| {
-            let exceeds = |(measure, view): &(Measure, &View)| measure.exceeds(Limits::of(view.len()));
-            let (is, was) = (exceeds(&other), exceeds(&worst));
-            if is && !was || is == was && is_larger(other.0.score, worst.0.score) { other } else { worst }
-        });
+        let count = |(measure, view): &(Measure, &View)| (*measure, view.len());
+        // The view that says most against the row; of those that say as much, the first.
+        let worst = measures.reduce(|worst, other| if says_more(count(&other), count(&worst)) { other } else { worst });
         let Some((measure, view)) = worst else { return };
         self.all.push(TokenJudgement {
             prompt_id: scene.prompt_id.clone(),
@@ -107,6 +104,13 @@ impl Tokens {
     }
 }
 
+/// Whether a measure over so many values says more against a row than another one: it exceeds its limits where the other does
+/// not, or its score is larger.
+fn says_more((one, values): (Measure, usize), (other, of_other): (Measure, usize)) -> bool {
+    let (is, was) = (one.exceeds(Limits::of(values)), other.exceeds(Limits::of(of_other)));
+    is && !was || is == was && is_larger(one.score, other.score)
+}
+
 impl Scene<'_, '_> {
     /// A lane's row; of a cache one position's, or all of it.
     pub fn row(&self, lane: usize, point: Point, (pos, slot): (usize, Option<usize>)) -> Option<Vec<f64>> {
@@ -120,5 +124,51 @@ impl Scene<'_, '_> {
     /// Unit roundoff of what the phase stores at this place.
     pub fn unit(&self, phase: Phase) -> f64 {
         self.unit.get(&phase).copied().unwrap_or(0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Phase::{Decode, Prefill};
+
+    #[test]
+    fn the_view_that_exceeds_its_limits_says_most_and_then_the_one_of_the_largest_score() {
+        // Of one value a ratio of 7.5 is allowed, of four 5; and a score of 6.
+        let of = |ratio: f64, score: f64, values: usize| (Measure { ratio, score }, values);
+        let (wrong, far) = (of(6.0, 7.0, 4), of(6.0, 9.0, 1));
+        assert!(says_more(wrong, far) && !says_more(far, wrong), "however large the score of what is allowed");
+        let worse = of(6.0, 7.5, 4);
+        assert!(says_more(worse, wrong) && !says_more(wrong, worse) && !says_more(wrong, wrong));
+        let near = of(6.0, 1.0, 1);
+        assert!(says_more(far, near) && !says_more(near, far) && !says_more(near, near));
+        let nan = of(f64::NAN, f64::NAN, 1);
+        assert!(says_more(nan, worse) && !says_more(worse, nan));
+    }
+
+    #[test]
+    fn a_context_is_wrong_if_a_row_or_slot_before_the_first_position_is() {
+        let of = |flagged: bool, slot: Option<usize>| {
+            let (prompt_id, phase, point, shown) = (Arc::from("p"), Decode, Point::KCache, Shown::Row);
+            let (layer, pos, distance_ratio, score) = (0, 9, 1.0, 0.0);
+            let all = vec![TokenJudgement {
+                prompt_id,
+                phase,
+                point,
+                layer,
+                pos,
+                slot,
+                shown,
+                distance_ratio,
+                score,
+                flagged,
+            }];
+            let tokens = Tokens { all };
+            [(Decode, 5), (Decode, 4), (Decode, 10), (Decode, 9), (Prefill, 10)]
+                .map(|(phase, first)| tokens.is_context_flagged(phase, first))
+        };
+        assert_eq!(of(true, Some(4)), [true, false, true, true, false]);
+        assert_eq!(of(true, None), [false, false, true, false, false], "by the position of the row");
+        assert_eq!((of(false, Some(4)), of(false, None)), ([false; 5], [false; 5]));
     }
 }

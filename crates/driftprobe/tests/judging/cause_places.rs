@@ -59,8 +59,17 @@ impl Bench {
 
     /// The names of what is wrong in decode when a point of layer 1 is altered; `hidden` points are not recorded.
     fn names(&self, point: Point, hidden: &[Point], alter: Alter<'_>) -> Vec<&'static str> {
+        self.names_from(0, point, hidden, alter)
+    }
+
+    /// When it is altered from this position on.
+    fn names_from(&self, first: u64, point: Point, hidden: &[Point], alter: Alter<'_>) -> Vec<&'static str> {
         let run = &self.recorded.run;
-        let is_altered = |e: &Event| (e.phase, e.point) == (Phase::Decode, point) && (e.layer == 1 || !point.layered());
+        let is_altered = |e: &Event| {
+            (e.phase, e.point) == (Phase::Decode, point)
+                && (e.layer == 1 || !point.layered())
+                && e.logical_tok_idx >= Some(first)
+        };
         let rows = Altered { run, is_altered: &is_altered, alter };
         let events: Vec<Event> = run.events.iter().filter(|e| !hidden.contains(&e.point)).cloned().collect();
         let replay = Replay::new(&self.model, run.manifest.as_ref());
@@ -212,6 +221,10 @@ fn biases_added_more_than_once() {
             let named = bench.names(Point::VProj, &[], &|row, _| ranks(row, times));
             assert_eq!(named, ["BIAS_REPEATED"], "{storage}, {times} ranks");
         }
+        // In the last row alone, the one before it being sound.
+        let last = bench.recorded.run.events.iter().filter_map(|e| e.logical_tok_idx).max().unwrap();
+        let named = bench.names_from(last, Point::VProj, &[], &|row, _| behind(row, 2));
+        assert_eq!(named, ["BIAS_REPEATED"], "{storage}, in one row");
         // What is no whole number of biases, and no bias at all, is something else.
         let part = |of: f64| {
             let added = move |row: &[f64], bias: &[f32]| -> Vec<f64> {

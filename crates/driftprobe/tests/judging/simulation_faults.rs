@@ -4,7 +4,7 @@ use crate::oracle_support::{Dice, fixture};
 use driftprobe::simulate::{Shown, Simulation, Study, TokenJudgement};
 use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};
-use driftprobe_engine::{Settings, Storage};
+use driftprobe_engine::{EmbeddedEngine, Engine, Settings, Storage};
 use driftprobe_model::Model;
 use driftprobe_trace::{Event, Manifest, Mode, Phase, Point, PromptInfo, Row, RowStats, Rows, Run, Sample, TraceError};
 use std::collections::BTreeSet;
@@ -24,13 +24,18 @@ fn faulty_run(
 ) -> (tempfile::TempDir, Run) {
     let subject = Subject { model, settings: &settings, tokens: TOKENS };
     let engine = FaultyEngine::new(&subject, fault.parse::<Fault>().unwrap()).unwrap();
+    recorded(&engine, model, mode, layers)
+}
+
+/// A run of a prompt.
+fn recorded(engine: &dyn Engine, model: &Model, mode: Mode, layers: &[usize]) -> (tempfile::TempDir, Run) {
     let mut dice = Dice(3);
     let tokens = (0..TOKENS).map(|_| dice.below(model.config.vocab_size) as u32).collect();
     let prompts = vec![PromptInfo { id: "p".to_owned(), tokens, ..Default::default() }];
-    let plan = Plan { layers: layers.iter().copied().collect(), mode, ..Plan::everything(&engine, prompts) };
+    let plan = Plan { layers: layers.iter().copied().collect(), mode, ..Plan::everything(engine, prompts) };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
-    record(&engine, &plan, &path, Manifest::default(), &mut Unwatched).unwrap();
+    record(engine, &plan, &path, Manifest::default(), &mut Unwatched).unwrap();
     let run = Run::open(&path).unwrap();
     (dir, run)
 }
@@ -119,6 +124,39 @@ fn a_fault_between_traced_layers_is_a_gap_there_in_its_phase_alone() {
             assert_eq!(found, [(phase, 2, 4)], "{name} in {storage}: {gaps:?}");
         }
     }
+}
+
+type Place = (Point, i32);
+
+#[test]
+fn a_stretch_lies_where_something_is_not_recorded_that_is_no_copy() {
+    use Point::{
+        AttnProbs, AttnScores, FinalNormIn, MlpOut, ResidualPostAttn, ResidualPostMlp, ResidualPreAttn, VProj,
+    };
+    let model = fixture("hf/llama-gqa-sharded");
+    let engine = EmbeddedEngine::new(&model, settings(Storage::F32)).unwrap();
+    let (_dir, run) = recorded(&engine, &model, Mode::AsDesigned, &[0, 1]);
+    // The ends of the stretches of each phase, where these points are not recorded in layer 1.
+    let stretches = |hidden: &[Point]| {
+        let is_hidden = |e: &&Event| hidden.contains(&e.point) && (e.layer == 1 || !e.point.layered());
+        let events: Vec<Event> = run.events.iter().filter(|e| !is_hidden(e)).cloned().collect();
+        let simulation = Simulation::new(&model, run.manifest.as_ref()).with_draws(3);
+        let gaps = simulation.study(&events, &run).unwrap().gaps;
+        assert!(gaps.iter().all(|gap| gap.whole && !gap.flagged), "{gaps:?}");
+        Phase::ALL.map(|phase| {
+            let ends = gaps.iter().filter(|gap| gap.phase == phase);
+            ends.map(|gap| ((gap.from.point, gap.from.layer), (gap.to.point, gap.to.layer))).collect::<BTreeSet<_>>()
+        })
+    };
+    let both = |ends: &[(Place, Place)]| [(); 2].map(|()| ends.iter().copied().collect::<BTreeSet<_>>());
+    assert_eq!(stretches(&[]), both(&[]));
+    assert_eq!(stretches(&[ResidualPreAttn, AttnScores, AttnProbs, FinalNormIn]), both(&[]));
+    assert_eq!(stretches(&[MlpOut]), both(&[((ResidualPostAttn, 1), (ResidualPostMlp, 1))]));
+    assert_eq!(stretches(&[VProj]), both(&[((ResidualPreAttn, 1), (ResidualPostAttn, 1))]));
+    assert_eq!(
+        stretches(&[VProj, MlpOut]),
+        both(&[((ResidualPostAttn, 1), (ResidualPostMlp, 1)), ((ResidualPreAttn, 1), (ResidualPostAttn, 1))])
+    );
 }
 
 /// A run without payloads: samples and statistics alone, in as many digits as some engines print.

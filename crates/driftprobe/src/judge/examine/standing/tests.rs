@@ -242,6 +242,10 @@ fn rows_of_earlier_positions_in_a_cache_are_judged_by_the_tokens() {
         assert!(is_fault(&stands(stage, &[false, true, false])));
     }
     assert!(is_fault(&stands(Some(fault()), &[false; 6])));
+    // What would settle it is said, where a stage says it.
+    let unknown = |why: &str| Standing::Unknown(why.to_owned());
+    assert_eq!(stands(Some(unjudged()), &[]), unknown("record its payload at position 5"));
+    assert_eq!(stands(None, &[]), unknown("nothing of this row to judge"));
     // A judgement of the cache as a whole is not one of its rows.
     let whole = Known { tokens: vec![token(Decode, place, None, false)], ..Known::default() };
     assert!(is_unknown(&whole.standing(Decode, place)));
