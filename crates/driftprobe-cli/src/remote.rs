@@ -10,7 +10,7 @@ use clap::Args;
 use driftprobe::judge::examine::Oracle;
 use driftprobe_model::Model;
 use driftprobe_remote::{Job, Remote, RemoteError, Step, Target};
-use driftprobe_trace::{REMOTE_FILE, Run, check_ours, replace_run};
+use driftprobe_trace::{REMOTE_FILE, Run, check_run, replace_run};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,7 +75,9 @@ pub fn run(args: &RunArgs, destination: &str) -> Result<u8, Failure> {
     if out.exists() && !args.overwrite {
         return Err(Failure::new(format!("{}: something lies there", out.display()), "name another folder with --out"));
     }
-    check_ours(&out)?;
+    if out.exists() {
+        check_run(&out)?;
+    }
     let bar = RemoteBar::new();
     let mut watch = |step: Step| {
         bar.show(&step);
@@ -213,7 +215,7 @@ fn fetch((remote, job): (&Remote, &str), out: &Path, watch: &mut driftprobe_remo
     let here = out.with_file_name(format!(".driftprobe-{job}"));
     remote.fetch(job, &here, watch)?;
     replace_run(out, &here).map_err(|e| {
-        let hint = format!("the run that was fetched lies in {}", here.display());
+        let hint = format!("what was fetched and is not in its place lies in {}", here.display());
         Failure::new(e.to_string(), hint)
     })
 }

@@ -20,16 +20,29 @@ pub const UNITS_DIR: &str = "units";
 /// Folder of a [`REPORT_DIR`] with stages of ranges of layers, judged beforehand.
 pub const LAYERS_DIR: &str = "layers";
 
-/// What reports on a run are called, whatever they end in; and pictures of one.
-const REPORTS: [&str; 9] = ["drift", "merged", "reach", "logprobs", "heatmap", "growth", "modes", "attention", "junit"];
-
-/// How the names of reports end.
-const REPORT_ENDINGS: [&str; 7] = ["html", "json", "md", "png", "svg", "tsv", "xml"];
+/// What reports on a run and pictures of one are called, and how their names end.
+const REPORTS: [(&str, &[&str]); 9] = [
+    ("drift", &["html", "json", "md", "tsv"]),
+    ("merged", &["json", "md", "tsv"]),
+    ("reach", &["json", "md"]),
+    ("logprobs", &["json", "md", "tsv", "png", "svg"]),
+    ("heatmap", &["png", "svg"]),
+    ("growth", &["png", "svg"]),
+    ("modes", &["png", "svg"]),
+    ("attention", &["png", "svg"]),
+    ("junit", &["xml"]),
+];
 
 /// Whether a file of this name, in a run's [`REPORT_DIR`], speaks of the run: it goes when the run is written anew.
 pub fn is_report(name: &str) -> bool {
-    let known = |(stem, ending): (&str, &str)| REPORTS.contains(&stem) && REPORT_ENDINGS.contains(&ending);
+    let known = |(stem, ending): (&str, &str)| REPORTS.iter().any(|(own, all)| *own == stem && all.contains(&ending));
     name.split_once('.').is_some_and(known)
+}
+
+/// Whether a file of this name is a result of a prompt, or stages of its layers: sixteen hexadecimal digits, the prompt, `.json`.
+fn is_result(name: &str) -> bool {
+    let hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'));
+    name.ends_with(".json") && name.get(..16).is_some_and(hex) && name.get(16..17) == Some("-")
 }
 
 /// How the name of a file ends that is being written, and begins with a dot.
@@ -94,8 +107,7 @@ pub fn delete_run(dir: &Path) -> Result<(), TraceError> {
             fs::remove_file(&path).map_err(io_error("delete", &path))?;
             continue;
         }
-        let of_run = name == TRACES_DIR || name == TENSORS_DIR || repeat_number(name).is_some();
-        let inner = name == ALIGNED_DIR || name.starts_with(SEARCH_PREFIX);
+        let (of_run, inner) = (is_of_run(name), is_inner(name));
         if of_run && path.is_dir() {
             fs::remove_dir_all(&path).map_err(io_error("delete", &path))?;
         } else if inner && holds_run(&path) {
@@ -119,23 +131,52 @@ pub fn check_ours(dir: &Path) -> Result<(), TraceError> {
     }
 }
 
+/// Refuses a folder that is no run.
+///
+/// # Errors
+/// [`TraceError::NotOurs`] if it holds no manifest of one.
+pub fn check_run(dir: &Path) -> Result<(), TraceError> {
+    match manifest_at(&dir.join(MANIFEST_FILE)) {
+        Ok(Some(_)) => Ok(()),
+        _ => Err(TraceError::NotOurs { path: dir.to_owned() }),
+    }
+}
+
 /// Puts the run in `from`, whose folder is gone then, in the place of the one in `dir`. Of that one all is deleted that is
 /// deleted of a run that is overwritten, and nothing else; the new manifest comes last.
 ///
 /// # Errors
-/// As [`check_ours`]; [`TraceError::InUse`] if somebody writes there; and what the system says: what was not moved yet is still in
-/// `from`.
+/// As [`check_run`], and with the folder in it that is somebody's and in the new run's way; [`TraceError::InUse`] if somebody
+/// writes there; and what the system says: what was not moved yet is still in `from`.
 pub fn replace_run(dir: &Path, from: &Path) -> Result<(), TraceError> {
-    check_ours(dir)?;
+    check_run(dir)?;
     let _held = take(dir)?;
-    delete_run(dir)?;
     let mut all = entries(from)?;
+    for path in all.iter().filter(|path| path.is_dir()) {
+        let (name, there) = (name_of(path), dir.join(name_of(path)));
+        let empty = fs::read_dir(&there).is_ok_and(|mut entries| entries.next().is_none());
+        let goes = is_of_run(name) || (is_inner(name) && holds_run(&there));
+        if there.exists() && !goes && !empty {
+            return Err(TraceError::NotOurs { path: there });
+        }
+    }
+    delete_run(dir)?;
     all.sort_by_key(|path| name_of(path) == MANIFEST_FILE);
     for path in all {
         let to = dir.join(path.file_name().unwrap_or_default());
         fs::rename(&path, &to).map_err(io_error("write", &to))?;
     }
     fs::remove_dir(from).map_err(io_error("delete", from))
+}
+
+/// Whether a folder of this name in a run is of the run alone.
+fn is_of_run(name: &str) -> bool {
+    name == TRACES_DIR || name == TENSORS_DIR || repeat_number(name).is_some()
+}
+
+/// Whether a folder of this name in a run may hold another one.
+fn is_inner(name: &str) -> bool {
+    name == ALIGNED_DIR || name.starts_with(SEARCH_PREFIX)
 }
 
 /// Deletes what a process left that was killed while it wrote a manifest there.
@@ -163,15 +204,16 @@ fn delete_reports(dir: &Path) -> Result<(), TraceError> {
     }
     for path in entries(&folder)?.into_iter().filter(|path| !path.is_dir()) {
         let name = name_of(&path);
-        let whole = name.strip_prefix('.').filter(|rest| rest.ends_with(PART_SUFFIX)).and_then(of_part);
-        let whole = whole.unwrap_or(name);
+        let whole = of_part(name).unwrap_or(name);
         if is_plan_name(whole) || is_report(whole) {
             fs::remove_file(&path).map_err(io_error("delete", &path))?;
         }
     }
-    for results in [UNITS_DIR, LAYERS_DIR].map(|name| folder.join(name)).iter().filter(|results| results.is_dir()) {
-        let ours = |path: &PathBuf| name_of(path).trim_end_matches(PART_SUFFIX).contains(".json");
-        for path in entries(results)?.into_iter().filter(ours) {
+    // What a link leads to is not this run's.
+    let is_folder = |path: &PathBuf| path.is_dir() && !path.is_symlink();
+    for results in [UNITS_DIR, LAYERS_DIR].map(|name| folder.join(name)).iter().filter(|path| is_folder(path)) {
+        let is_ours = |path: &PathBuf| is_result(of_part(name_of(path)).unwrap_or(name_of(path))) && !path.is_dir();
+        for path in entries(results)?.into_iter().filter(is_ours) {
             fs::remove_file(&path).map_err(io_error("delete", &path))?;
         }
         // Whatever else lies there is not ours.
@@ -180,9 +222,9 @@ fn delete_reports(dir: &Path) -> Result<(), TraceError> {
     Ok(())
 }
 
-/// The name of the file whose part has this one, `NAME.PID.part`.
-fn of_part(rest: &str) -> Option<&str> {
-    Some(rest.strip_suffix(PART_SUFFIX)?.rsplit_once('.')?.0)
+/// The name of the file whose part has this one, `.NAME.PID.part`.
+fn of_part(name: &str) -> Option<&str> {
+    Some(name.strip_prefix('.')?.strip_suffix(PART_SUFFIX)?.rsplit_once('.')?.0)
 }
 
 /// Makes the manifest of a run, if it is one, say that the run is incomplete.

@@ -50,7 +50,7 @@ pub use event::{Event, HashAlgo, HashCheck, LogitsTop, PayloadRef, Phase, RowHas
 pub use expected::ExpectedKey;
 pub use files::{read_file, regular};
 pub use folder::{
-    LAYERS_DIR, Part, REMOTE_FILE, REPORT_DIR, UNITS_DIR, check_ours, is_plan_name, is_report, replace_file,
+    LAYERS_DIR, Part, REMOTE_FILE, REPORT_DIR, UNITS_DIR, check_run, is_plan_name, is_report, replace_file,
     replace_run, take as take_folder, wait_for as wait_for_folder, write_manifest,
 };
 pub use hash::{GRETA_OFFSET_BASIS, xxh3_64, xxh3_128, xxh3_128_text};

@@ -87,11 +87,18 @@ fn of_a_run_that_is_overwritten_nothing_stays_that_speaks_of_it() {
         "reach.json",
         "heatmap.svg",
         "growth.png",
-        "units/a.json",
-        "layers/.a.json.7.part",
+        "units/0123456789abcdef-a.json",
+        "layers/.0123456789abcdef-a.before-1-of-2.json.7.part",
     ];
-    let kept =
-        ["mine.md", "plan-b.txt", "drift.json.bak", "heatmap.txt", "layers/mine.txt", "plan-bill-of-quantities.json"];
+    let kept = [
+        "mine.md",
+        "plan-b.txt",
+        "drift.json.bak",
+        "heatmap.txt",
+        "layers/mine.json",
+        "drift.png",
+        "plan-bill-of-quantities.json",
+    ];
     for folder in ["units", "layers"] {
         fs::create_dir(report.join(folder)).expect("folder");
     }
@@ -104,9 +111,17 @@ fn of_a_run_that_is_overwritten_nothing_stays_that_speaks_of_it() {
     assert_eq!(names(run), ["manifest.json", "report", "search-1", "tensors", "traces"]);
     assert_eq!(
         names(&report),
-        ["drift.json.bak", "heatmap.txt", "layers", "mine.md", "plan-b.txt", "plan-bill-of-quantities.json"]
+        [
+            "drift.json.bak",
+            "drift.png",
+            "heatmap.txt",
+            "layers",
+            "mine.md",
+            "plan-b.txt",
+            "plan-bill-of-quantities.json"
+        ]
     );
-    assert_eq!(names(&report.join("layers")), ["mine.txt"]);
+    assert_eq!(names(&report.join("layers")), ["mine.json"]);
 }
 
 #[test]
@@ -124,6 +139,20 @@ fn a_run_takes_the_place_of_another_and_of_nothing_else() {
     assert_eq!(names(&old.join("report")), [""; 0]);
     assert_eq!(fs::read(old.join("traces/a_trace.jsonl")).expect("readable"), bytes);
     assert!(Run::open(&old).expect("readable").manifest.is_some_and(|manifest| manifest.complete) && !new.exists());
+    // A folder of somebody's that is in its way.
+    write(&new, true, 3.0);
+    fs::create_dir(new.join("report")).expect("folder");
+    fs::write(old.join("report/mine.md"), "kept").expect("file");
+    let refused = driftprobe_trace::replace_run(&old, &new).expect_err("in the way");
+    assert!(matches!(&refused, TraceError::NotOurs { path } if *path == old.join("report")), "{refused}");
+    assert!(Run::open(&old).is_ok() && Run::open(&new).is_ok());
+    // What is no run is nobody's to delete.
+    let runs = dir.path().join("runs");
+    fs::create_dir_all(runs.join("repeat-1")).expect("folder");
+    let refused = driftprobe_trace::replace_run(&runs, &new).expect_err("no run");
+    assert!(matches!(&refused, TraceError::NotOurs { path } if *path == runs), "{refused}");
+    assert!(runs.join("repeat-1").is_dir());
+    fs::remove_dir_all(&new).expect("deleted");
     // Somebody's files that only look like a run's.
     write(&new, true, 3.0);
     fs::write(old.join("manifest.json"), "{\"name\": \"a web extension\"}").expect("file");
