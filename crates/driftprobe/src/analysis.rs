@@ -313,6 +313,9 @@ pub fn analyze_against(
     if let Some(doubt) = &doubt {
         reasons.add(doubt.code(), doubt.to_string());
     }
+    for lost in sound.lost() {
+        reasons.add(ReasonCode::ReadingFindings, format!("{lost}: its row could not be read while it was judged"));
+    }
     if let Some(examination) = &examination {
         examination_reasons(examination, &pairs, &mut reasons);
     }

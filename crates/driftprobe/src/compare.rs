@@ -13,7 +13,7 @@ use crate::judge::exercise::tested;
 use crate::judge::{JudgedPair, PairVerdict, judge};
 use crate::oracle::fit;
 use crate::pair::coverage::expect;
-use crate::pair::place::{Places, describe, describe_row};
+use crate::pair::place::{Part, Places, describe, describe_row};
 use crate::pair::{Loose, pair};
 use crate::progress::{Progress, Watch, Work};
 use crate::verdict::grounds::{no_power, pair_reasons};
@@ -70,14 +70,30 @@ pub struct Comparison {
 
 /// Compares both phases of two runs, prefill first.
 pub fn compare(sides: [Side<'_>; 2], progress: &mut Watch<'_>) -> Vec<Comparison> {
+    // Where the runs share no place within the layers, nothing else may tell that nothing would have been seen.
+    let power = Phase::ALL.into_iter().any(|phase| {
+        let [ours, theirs] = sides.map(|side| of_layers(side.run, phase));
+        ours.is_disjoint(&theirs)
+    });
     let examined = sides.map(|side| {
+        let side = Side { oracle: side.oracle.map(|oracle| Oracle { power: oracle.power || power, ..oracle }), ..side };
         let sound = Sound::of(side.rows, side.oracle.iter().flat_map(|_| &side.run.events));
-        side.oracle.map(|oracle| examine((side.run, &sound), &oracle, progress))
+        let examined = side.oracle.map(|oracle| examine((side.run, &sound), &oracle, progress));
+        match sound.lost().into_iter().next() {
+            Some(lost) => Some(Err(Doubt::Rows(format!("{lost}: its row could not be read while it was judged")))),
+            None => examined,
+        }
     });
     Phase::ALL.into_iter().map(|phase| compare_phase(&sides, &examined, phase, progress)).collect()
 }
 
 type Examined = Option<Result<Examination, Doubt>>;
+
+/// The places within the layers that a run recorded in a phase.
+fn of_layers(run: &Run, phase: Phase) -> BTreeSet<(i32, Point)> {
+    let own = run.events.iter().filter(|event| event.phase == phase && Part::of(event.point) == Part::Layer);
+    own.map(|event| (event.layer, event.point)).collect()
+}
 
 fn compare_phase(
     sides: &[Side<'_>; 2],
@@ -120,7 +136,7 @@ fn compare_phase(
         let (Some(of), Some(examined)) = (sides.get(side), examined.get(side)) else { continue };
         side_reasons((of, name), examined.as_ref(), phase, &mut reasons);
         if let Some(Ok(examination)) = examined
-            && let Some(why) = no_power(examination, &pairs)
+            && let Some(why) = no_power(examination, &pairs, &[phase])
         {
             reasons.add(ReasonCode::NoPower, format!("{name}: {why}"));
         }

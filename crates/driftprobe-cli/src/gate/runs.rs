@@ -50,6 +50,8 @@ pub fn judge(path: &Path, settings: &Settings<'_>) -> Result<Judged, Failure> {
         let oracle = oracle(model.as_ref(), settings);
         judge_modes(&run, oracle.as_ref())?
     };
+    // A mode that the run promises and that is not here is a reason for the presets too.
+    let analysis = if aligned.is_none() { alone(analysis) } else { analysis };
     Ok(Judged { run, model, analysis, aligned })
 }
 
@@ -109,7 +111,7 @@ fn noise(judged: Judged, settings: &Settings<'_>) -> Result<Noise, Failure> {
     let oracle = oracle(judged.model.as_ref(), settings);
     let rounds = search_rounds(&judged.run, oracle.as_ref())?;
     let analysis = match judged.aligned {
-        None => alone(judged.analysis),
+        None => judged.analysis,
         Some((_, aligned)) => combine(judged.analysis, aligned),
     };
     Ok(Noise::of(&with_search(analysis, rounds)))

@@ -95,13 +95,13 @@ const FILLED_MIN: f64 = 0.01;
 /// Below this p-value the phases' difference is no draw of rounding.
 pub const P_VALUE_MIN: f64 = 1e-3;
 
-/// Why none of these pairs, all of them at the ends, would have shown a bug. Rows within the layers are held against the tokens'
+/// Why none of these pairs, all of them at the ends, would have shown a bug of these phases. Rows within the layers are held against the tokens'
 /// own forward pass besides, which the table of bugs does not count.
-pub fn no_power(examination: &Examination, pairs: &[JudgedPair]) -> Option<String> {
-    let power = &examination.power;
+pub fn no_power(examination: &Examination, pairs: &[JudgedPair], phases: &[Phase]) -> Option<String> {
+    let power = || examination.power.iter().filter(|row| phases.contains(&row.phase));
     let ends = pairs.iter().all(|pair| Part::of(pair.prefill.point) != Part::Layer);
-    let nothing = ends && !power.is_empty() && power.iter().all(|row| row.seen == 0);
-    nothing.then(|| format!("{} tries of bugs at points, none seen", power.len()))
+    let nothing = ends && power().next().is_some() && power().all(|row| row.seen == 0);
+    nothing.then(|| format!("{} tries of bugs at points, none seen", power().count()))
 }
 
 /// What the model gave, as far as no pair tells it.
@@ -125,7 +125,7 @@ pub fn examination_reasons(examination: &Examination, pairs: &[JudgedPair], reas
             reasons.add(ReasonCode::LooserThanSeen, example);
         }
     }
-    if let Some(why) = no_power(examination, pairs) {
+    if let Some(why) = no_power(examination, pairs, &Phase::ALL) {
         reasons.add(ReasonCode::NoPower, why);
     }
     for difference in &examination.config_differs {

@@ -184,7 +184,8 @@ impl Layer {
             if let Some(bias) = self.bias.get(out) {
                 if let Some(format) = steps {
                     let (rounded, doubt) = format.round_doubtful(y, 4.0 * variance.sqrt());
-                    (y, variance) = (rounded, doubt * doubt);
+                    // However wide the doubt: rounding moves a sum by an ulp at most.
+                    (y, variance) = (rounded, (doubt * doubt).min(variance + format.ulp(rounded).powi(2)));
                 }
                 y += bias;
                 variance += (cu * y).powi(2);
