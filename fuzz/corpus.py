@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests/hostile"))
+from make import gguf, text  # noqa: E402
+
 FIXTURES = ROOT / "fixtures"
 OUT = Path(sys.argv[1])
 SIZE_MAX = 1024
@@ -32,21 +35,6 @@ def safetensors(tensors):
         body += data
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + body
-
-
-def text(value):
-    return struct.pack("<Q", len(value)) + value.encode()
-
-
-def gguf(pairs, tensors):
-    """pairs: (key, type, bytes); tensors: (name, shape, type, offset)."""
-    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs))
-    for key, kind, value in pairs:
-        out += text(key) + struct.pack("<I", kind) + value
-    for name, shape, kind, offset in tensors:
-        out += text(name) + struct.pack("<I", len(shape)) + struct.pack(f"<{len(shape)}Q", *shape)
-        out += struct.pack("<IQ", kind, offset)
-    return out + bytes(-len(out) % 32)
 
 
 def texts(values):

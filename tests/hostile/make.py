@@ -35,6 +35,7 @@ def text(value):
 
 
 def gguf(pairs, tensors):
+    """pairs: (key, type, bytes); tensors: (name, shape, type, offset)."""
     out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs))
     for key, kind, value in pairs:
         out += text(key) + struct.pack("<I", kind) + value
@@ -263,9 +264,10 @@ def compressed():
     put("payload-zst/header-of-4-gigabytes.safetensors.zst", many)
 
 
-runs()
-models()
-dumps()
-archives()
-tables()
-compressed()
+if __name__ == "__main__":
+    runs()
+    models()
+    dumps()
+    archives()
+    tables()
+    compressed()
