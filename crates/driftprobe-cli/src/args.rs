@@ -5,9 +5,11 @@ mod compare;
 mod doctor;
 mod export;
 mod gate;
+mod import;
 mod logprobs;
 mod merge;
 mod reach;
+mod remote;
 pub mod report;
 mod sweep;
 mod volume;
@@ -17,14 +19,14 @@ pub use compare::{CompareArgs, ComparedPhase};
 pub use doctor::DoctorArgs;
 pub use export::ExportArgs;
 pub use gate::GateArgs;
+pub use import::ImportArgs;
 pub use logprobs::{LogprobsArgs, LogprobsFormat};
 pub use merge::MergeArgs;
 pub use reach::{ReachArgs, ReachFormat};
+pub use remote::RemoteArgs;
 pub use sweep::Axis;
 pub use volume::VolumeArgs;
 
-use crate::import::{IMPORT_EXAMPLES, ImportArgs};
-use crate::remote::RemoteArgs;
 use clap::{Args, Parser, Subcommand};
 use driftprobe::digest::Shard;
 use driftprobe::judge::examine::Oracle;
@@ -111,7 +113,7 @@ pub enum Command {
     #[command(after_help = POWER_EXAMPLES)]
     Power(Box<PowerArgs>),
     /// Make a run of a dump that another tool wrote; analyze judges it.
-    #[command(after_help = IMPORT_EXAMPLES)]
+    #[command(after_help = import::EXAMPLES)]
     Import(Box<ImportArgs>),
     /// Put runs into a partitioned Parquet dataset, which DuckDB, pandas and Polars open, and analyze judges.
     #[command(after_help = export::EXAMPLES)]
@@ -343,12 +345,12 @@ pub struct PowerArgs {
     pub layer: Option<String>,
     /// What to print: text or json
     #[arg(long, value_enum, default_value = "text")]
-    pub format: PowerFormat,
+    pub format: TextOrJson,
 }
 
-/// How `power` prints its table.
+/// How what is told is printed.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum PowerFormat {
+pub enum TextOrJson {
     /// A table of at most 80 columns.
     Text,
     /// The same as data.

@@ -1,6 +1,6 @@
 //! `driftprobe doctor`: what this machine has, whether the model can be read, and whether a run could be written here.
 
-use crate::args::{DoctorArgs, PowerFormat};
+use crate::args::{DoctorArgs, TextOrJson};
 use crate::environment::host;
 use crate::failure::Failure;
 use crate::output;
@@ -76,8 +76,8 @@ pub fn run(args: &DoctorArgs) -> Result<u8, Failure> {
     checks.push(disk(&args.out));
     let failed = checks.iter().any(|check| check.status == Status::Fail);
     output::print(&match args.format {
-        PowerFormat::Text => text(&checks),
-        PowerFormat::Json => as_json(&checks),
+        TextOrJson::Text => text(&checks),
+        TextOrJson::Json => as_json(&checks),
     })?;
     Ok(if failed { driftprobe::EXIT_COULD_NOT_RUN } else { driftprobe::EXIT_PASS })
 }

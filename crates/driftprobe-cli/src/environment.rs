@@ -1,7 +1,9 @@
-//! What is recorded of the machine and its settings, so that a run can be told from another.
+//! What is recorded of the model, the machine and its settings, so that a run can be told from another.
 
-use driftprobe_trace::HostInfo;
+use driftprobe_model::Model;
+use driftprobe_trace::{HostInfo, ModelInfo};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// What makes an accelerator repeat itself: set for a job on another machine, unless it is set here already.
 pub const DETERMINISM: &[(&str, &str)] =
@@ -18,6 +20,20 @@ const RECORDED: &[&str] = &[
     "RAYON_NUM_THREADS",
     "MKL_NUM_THREADS",
 ];
+
+/// What the manifest says of a model that was given so: its path (`DEMO`, or absolute), format, architecture and the
+/// fingerprint of its weights.
+pub fn model_info(given: &Path, model: &Model) -> ModelInfo {
+    let absolute = || std::path::absolute(&model.path).unwrap_or_else(|_| model.path.clone());
+    let path = if given == Path::new("DEMO") { given.to_owned() } else { absolute() };
+    ModelInfo {
+        path: Some(path.to_string_lossy().into_owned()),
+        format: Some(model.format.id().to_owned()),
+        architecture: Some(model.config.architecture.id().to_owned()),
+        fingerprint: Some(model.weights.fingerprint()),
+        ..ModelInfo::default()
+    }
+}
 
 /// The determinism variables that are set, and everything that begins with GRETA_.
 pub fn variables() -> BTreeMap<String, String> {

@@ -30,7 +30,7 @@ mod search;
 mod sweep;
 
 pub use analyze::{contract, judge_lying};
-pub use environment::{host, variables};
+pub use environment::{host, model_info, variables};
 pub use failure::Failure;
 pub use logprobs::{Known, judge_files, run_delta, write as write_logprobs};
 

@@ -1,6 +1,6 @@
 //! `driftprobe power`: what would this probe have seen? Every fault of the catalogue is made and looked for.
 
-use crate::args::{EngineKind, PowerArgs, PowerFormat};
+use crate::args::{EngineKind, PowerArgs, TextOrJson};
 use crate::engine::{refuse_what_does_not_fit, settings};
 use crate::failure::Failure;
 use crate::progress::CountBar;
@@ -59,10 +59,10 @@ pub fn run(args: &PowerArgs) -> Result<u8, Failure> {
     bar.finish();
     let power = sound.examination.as_ref().map(|examination| examination.power.as_slice()).unwrap_or_default();
     let text = match args.format {
-        PowerFormat::Text => {
+        TextOrJson::Text => {
             scope_text(scope, args) + &text(&outcomes, power, sound.verdict.verdict) + &refused_text(&refused)
         }
-        PowerFormat::Json => data(&outcomes, &refused, sound.verdict.verdict),
+        TextOrJson::Json => data(&outcomes, &refused, sound.verdict.verdict),
     };
     anstream::print!("{text}");
     Ok(driftprobe::EXIT_PASS)

@@ -17,7 +17,7 @@ use driftprobe::search::with_search;
 use driftprobe_engine::record::{self, Budget, Plan, RowPlan, record, record_both};
 use driftprobe_engine::{Engine, EngineError};
 use driftprobe_model::Model;
-use driftprobe_trace::{Manifest, Mode, ModelInfo, Phase, Point, PromptInfo, Run};
+use driftprobe_trace::{Manifest, Mode, Phase, Point, PromptInfo, Run};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -201,19 +201,8 @@ pub fn points(args: &EngineArgs, engine: &dyn Engine) -> Result<BTreeSet<Point>,
 
 /// What only this program knows of a run: the model, given as `given`, the seed, and the machine.
 pub fn manifest(given: &Path, seed: u64, model: &Model) -> Manifest {
-    let path = if given == Path::new("DEMO") {
-        "DEMO".to_owned()
-    } else {
-        std::path::absolute(&model.path).unwrap_or_else(|_| model.path.clone()).to_string_lossy().into_owned()
-    };
     Manifest {
-        model: Some(ModelInfo {
-            path: Some(path),
-            format: Some(model.format.id().to_owned()),
-            architecture: Some(model.config.architecture.id().to_owned()),
-            fingerprint: Some(model.weights.fingerprint()),
-            ..Default::default()
-        }),
+        model: Some(environment::model_info(given, model)),
         config: Some(model.config.to_hugging_face()),
         seed: Some(seed),
         env: environment::variables(),

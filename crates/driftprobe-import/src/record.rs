@@ -3,7 +3,7 @@
 use crate::error::{ImportError, Result};
 use crate::keys::Key;
 use crate::report::Report;
-use driftprobe_trace::{Event, Manifest, Phase, Point, PointSet, PromptInfo, Row, RowStats, RunWriter, Source};
+use driftprobe_trace::{Event, Manifest, Phase, Point, PointSet, PromptInfo, Row, RunWriter};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,32 +28,13 @@ fn at(phase: Phase) -> usize {
 
 /// An event of which no more than this is known.
 pub fn event(prompt_id: &Arc<str>, phase: Phase, (point, layer): (Point, i32), key: &Key) -> Event {
-    let spelling = match phase {
-        Phase::Prefill => Arc::from("prefill"),
-        Phase::Decode => Arc::from(format!("decode{}", key.step.saturating_sub(1))),
-    };
     Event {
-        prompt_id: prompt_id.clone(),
-        phase,
-        phase_spelling: spelling,
-        point,
-        point_spelling: Arc::from(point.id()),
-        layer: if point.layered() { layer } else { -1 },
+        phase_spelling: phase.spelling(key.step),
         step: Some(key.step),
         pos_id: key.position,
         logical_tok_idx: key.index,
         token_id: key.token,
-        seq_len: None,
-        kv_len: None,
-        dtype: None,
-        stored_dtype: None,
-        shape: None,
-        hash: None,
-        stats: RowStats::default(),
-        sample: None,
-        payload: None,
-        logits: None,
-        source: Source { file: Arc::from(""), line: 0 },
+        ..Event::at(prompt_id.clone(), phase, point, layer)
     }
 }
 

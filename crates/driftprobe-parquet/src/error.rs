@@ -3,7 +3,6 @@
 use driftprobe_trace::TraceError;
 use parquet::errors::ParquetError;
 use std::cell::Cell;
-use std::io;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Once;
@@ -20,12 +19,6 @@ pub const EXPORT_AGAIN: &str = "copy all of the run's folder, or export the run 
 /// A fault of a dataset.
 pub fn fault(path: &Path, at: impl Into<String>, message: impl Into<String>, hint: &'static str) -> TraceError {
     TraceError::Dataset { path: path.to_owned(), at: at.into(), message: message.into(), hint }
-}
-
-/// What the system refused.
-pub fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TraceError {
-    let path = path.to_owned();
-    move |source| TraceError::Io { action, path, source }
 }
 
 /// What the Parquet reader or writer refused.

@@ -1,7 +1,7 @@
 //! A run's folder made into partitions of a dataset: whole, or not there at all.
 
 use crate::columns::Entry;
-use crate::error::{fault, io_error};
+use crate::error::fault;
 use crate::layout::{INVENTORY, Inventory, MANIFEST, Part, Partition, mode_of};
 use crate::place::Place;
 use crate::table::Table;
@@ -88,8 +88,9 @@ impl Exporting<'_> {
             }
         }
         let path = self.part.join(INVENTORY);
-        let text = serde_json::to_string_pretty(&self.inventory).map_err(|e| io_error("write", &path)(e.into()))?;
-        fs::write(&path, text + "\n").map_err(io_error("write", &path))
+        let text =
+            serde_json::to_string_pretty(&self.inventory).map_err(|e| TraceError::io("write", &path)(e.into()))?;
+        fs::write(&path, text + "\n").map_err(TraceError::io("write", &path))
     }
 
     /// A recording, its repeats, and the other mode if that lies inside.
@@ -135,7 +136,7 @@ impl Exporting<'_> {
     /// One folder's events, those of folders inside it left out; `mode` in place of the manifest's.
     fn folder(&mut self, path: &Path, partition: Partition, mode: Option<&str>) -> Result<Folder, TraceError> {
         let made = self.part.join(format!("{}.part", self.inventory.parts.len()));
-        fs::create_dir_all(&made).map_err(io_error("make the folder", &made))?;
+        fs::create_dir_all(&made).map_err(TraceError::io("make the folder", &made))?;
         let mut writer = Writer::create(&made.join(FILE))?;
         let mut payloads = 0;
         let with_payloads = self.wanted.payloads;
@@ -154,15 +155,15 @@ impl Exporting<'_> {
         self.exported.parts += 1;
         if let Some(text) = &folder.manifest_text {
             let path = made.join(MANIFEST);
-            fs::write(&path, text).map_err(io_error("write", &path))?;
+            fs::write(&path, text).map_err(TraceError::io("write", &path))?;
         }
         let mode = mode.unwrap_or_else(|| mode_of(folder.manifest.as_ref())).to_owned();
         let partition = Partition { mode, ..partition };
         let place = self.part.join(partition.folder());
         if let Some(above) = place.parent() {
-            fs::create_dir_all(above).map_err(io_error("make the folder", above))?;
+            fs::create_dir_all(above).map_err(TraceError::io("make the folder", above))?;
         }
-        fs::rename(&made, &place).map_err(io_error("write", &place))?;
+        fs::rename(&made, &place).map_err(TraceError::io("write", &place))?;
         self.inventory.parts.push(Part {
             partition,
             manifest: folder.manifest_text.as_ref().map(|text| xxh3_128_text(text.as_bytes())),

@@ -1,6 +1,6 @@
 //! How a dataset lies on disk: its partitions, and each run's list of what must be there.
 
-use crate::error::{COPY_AGAIN, EXPORT_AGAIN, SEE_SCHEMA, fault, io_error};
+use crate::error::{COPY_AGAIN, EXPORT_AGAIN, SEE_SCHEMA, fault};
 use driftprobe_trace::{MANIFEST_BYTES_MAX, Manifest, Mode, TraceError, read_file};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -106,7 +106,7 @@ impl Inventory {
         if !path.exists() {
             return Ok(None);
         }
-        let text = read_file(&path, MANIFEST_BYTES_MAX).map_err(io_error("read", &path))?;
+        let text = read_file(&path, MANIFEST_BYTES_MAX).map_err(TraceError::io("read", &path))?;
         let inventory: Inventory =
             serde_json::from_slice(&text).map_err(|e| fault(&path, "", e.to_string(), COPY_AGAIN))?;
         match inventory.schema {
@@ -169,8 +169,8 @@ pub fn parquet_files(folder: &Path) -> Result<Vec<PathBuf>, TraceError> {
 /// What lies in a folder and is not hidden, by name.
 pub fn entries(folder: &Path) -> Result<Vec<PathBuf>, TraceError> {
     let mut all = Vec::new();
-    for entry in fs::read_dir(folder).map_err(io_error("list", folder))? {
-        let path = entry.map_err(io_error("list", folder))?.path();
+    for entry in fs::read_dir(folder).map_err(TraceError::io("list", folder))? {
+        let path = entry.map_err(TraceError::io("list", folder))?.path();
         if !name_of(&path).starts_with(['.', '_']) {
             all.push(path);
         }

@@ -1,6 +1,6 @@
 //! A run's place in a dataset: written beside it, put there whole, and cleared of what exports that were killed left.
 
-use crate::error::{fault, io_error};
+use crate::error::fault;
 use crate::layout::{INVENTORY, name_of, run_folder};
 use driftprobe_trace::{TraceError, take_folder, wait_for_folder};
 use std::fs::{self, File};
@@ -53,15 +53,15 @@ impl Place {
         let old = with_ending(&self.part, OLD);
         let replaces = self.target.exists();
         if replaces {
-            fs::rename(&self.target, &old).map_err(io_error("move away", &self.target))?;
+            fs::rename(&self.target, &old).map_err(TraceError::io("move away", &self.target))?;
         }
         fs::rename(&self.part, &self.target).map_err(|e| {
             // What is told is why the new one is not there; that the old one is back changes nothing of it.
             let _ = fs::rename(&old, &self.target);
-            io_error("write", &self.target)(e)
+            TraceError::io("write", &self.target)(e)
         })?;
         match replaces {
-            true => fs::remove_dir_all(&old).map_err(io_error("delete", &old)),
+            true => fs::remove_dir_all(&old).map_err(TraceError::io("delete", &old)),
             false => Ok(()),
         }
     }
@@ -97,8 +97,8 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
 /// took its place is put back. Only for who has the dataset to itself.
 fn sweep(dataset: &Path, folder: &str) -> Result<(), TraceError> {
     let target = dataset.join(folder);
-    for entry in fs::read_dir(dataset).map_err(io_error("list", dataset))? {
-        let entry = entry.map_err(io_error("list", dataset))?;
+    for entry in fs::read_dir(dataset).map_err(TraceError::io("list", dataset))? {
+        let entry = entry.map_err(TraceError::io("list", dataset))?;
         let path = entry.path();
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let Some(replaced) = left_over(&name_of(&path), folder).filter(|_| is_folder) else { continue };
@@ -109,9 +109,9 @@ fn sweep(dataset: &Path, folder: &str) -> Result<(), TraceError> {
             Err(e) => return Err(e),
         };
         if replaced && !target.exists() && path.join(INVENTORY).is_file() {
-            fs::rename(&path, &target).map_err(io_error("put back", &target))?;
+            fs::rename(&path, &target).map_err(TraceError::io("put back", &target))?;
         } else {
-            fs::remove_dir_all(&path).map_err(io_error("delete", &path))?;
+            fs::remove_dir_all(&path).map_err(TraceError::io("delete", &path))?;
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! The recordings of one run of a dataset: found, held against the inventory, and put together as the run's folder is.
 
-use crate::error::{EXPORT_AGAIN, fault, io_error};
+use crate::error::{EXPORT_AGAIN, fault};
 use crate::layout::{INVENTORY, Inventory, MANIFEST, Part, Partition, parquet_files, partitions};
 use crate::leaf::Leaf;
 use driftprobe_trace::{
@@ -25,7 +25,7 @@ impl Recordings {
     /// # Errors
     /// If there are none, or not those that the inventory lists.
     pub fn open(folder: &Path) -> Result<Arc<Recordings>, TraceError> {
-        fs::metadata(folder).map_err(io_error("open", folder))?;
+        fs::metadata(folder).map_err(TraceError::io("open", folder))?;
         let found = partitions(folder)?;
         let inventory = Inventory::read(folder)?;
         if let Some(inventory) = &inventory {
@@ -151,7 +151,7 @@ impl Recordings {
         let path = dir.join(MANIFEST);
         let manifest = match path.is_file() {
             true => {
-                let text = read_file(&path, MANIFEST_BYTES_MAX).map_err(io_error("read", &path))?;
+                let text = read_file(&path, MANIFEST_BYTES_MAX).map_err(TraceError::io("read", &path))?;
                 let text = String::from_utf8(text).map_err(|e| fault(&path, "", e.to_string(), EXPORT_AGAIN))?;
                 let written = self.part(&partition).and_then(|part| part.manifest.as_ref());
                 if written.is_some_and(|hash| *hash != xxh3_128_text(text.as_bytes())) {

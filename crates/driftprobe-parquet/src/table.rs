@@ -4,7 +4,7 @@ mod content;
 
 use crate::column::{Batch, Cursor, Known};
 use crate::columns::{COLUMNS, Cell, EVENT, Entry, PAYLOAD};
-use crate::error::{COPY_AGAIN, SEE_SCHEMA, fault, guarded, io_error, parquet_error};
+use crate::error::{COPY_AGAIN, SEE_SCHEMA, fault, guarded, parquet_error};
 use crate::footer;
 use crate::layout::name_of;
 use crate::pages::column_reader;
@@ -86,14 +86,14 @@ impl Table {
     }
 
     fn open_unguarded(path: &Path, name: &str) -> Result<Table, TraceError> {
-        let file = File::open(path).map_err(io_error("open", path))?;
-        let len = file.metadata().map_err(io_error("open", path))?.len();
+        let file = File::open(path).map_err(TraceError::io("open", path))?;
+        let len = file.metadata().map_err(TraceError::io("open", path))?.len();
         if len == 0 {
             return Err(fault(path, "", "an empty file", COPY_AGAIN));
         }
         // SAFETY: the map is only read. Another process could change or truncate the file meanwhile, which a reader of
         // finished files accepts, as it does of payloads; the writer renames whole files into place.
-        let map = unsafe { Mmap::map(&file) }.map_err(io_error("map", path))?;
+        let map = unsafe { Mmap::map(&file) }.map_err(TraceError::io("map", path))?;
         Table::over(path, name, Bytes::from_owner(map))
     }
 

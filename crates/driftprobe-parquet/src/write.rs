@@ -2,7 +2,7 @@
 
 use crate::buffer::Buffer;
 use crate::columns::{COLUMNS, Entry, Kind, PAYLOAD, schema};
-use crate::error::{io_error, parquet_error};
+use crate::error::parquet_error;
 use driftprobe_trace::TraceError;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::Result;
@@ -43,7 +43,7 @@ impl Writer {
     /// # Errors
     /// What the system says.
     pub fn create(path: &Path) -> std::result::Result<Writer, TraceError> {
-        let file = BufWriter::new(File::create(path).map_err(io_error("write", path))?);
+        let file = BufWriter::new(File::create(path).map_err(TraceError::io("write", path))?);
         let started = schema()
             .and_then(|schema| Ok((schema, properties()?)))
             .and_then(|(schema, properties)| SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties)));
@@ -81,9 +81,9 @@ impl Writer {
         self.flush()?;
         let Writer { path, file, .. } = self;
         let file = file.into_inner().map_err(parquet_error(&path, ""))?;
-        let file = file.into_inner().map_err(|e| io_error("write", &path)(e.into_error()))?;
-        file.sync_all().map_err(io_error("write", &path))?;
-        Ok(file.metadata().map_err(io_error("write", &path))?.len())
+        let file = file.into_inner().map_err(|e| TraceError::io("write", &path)(e.into_error()))?;
+        file.sync_all().map_err(TraceError::io("write", &path))?;
+        Ok(file.metadata().map_err(TraceError::io("write", &path))?.len())
     }
 
     fn flush(&mut self) -> std::result::Result<(), TraceError> {

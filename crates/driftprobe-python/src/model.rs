@@ -12,13 +12,7 @@ use std::path::PathBuf;
 pub fn describe_model(py: Python<'_>, path: PathBuf) -> PyResult<String> {
     let described = py.detach(|| {
         let model = Model::open(&path)?;
-        let path = std::path::absolute(&model.path).unwrap_or_else(|_| model.path.clone());
-        let described = json!({
-            "path": path.to_string_lossy(),
-            "format": model.format.id(),
-            "architecture": model.config.architecture.id(),
-            "fingerprint": model.weights.fingerprint(),
-        });
+        let described = serde_json::to_value(driftprobe_cli::model_info(&path, &model)).unwrap_or(Value::Null);
         Ok::<_, ModelError>(described.to_string())
     });
     described.or_raise(py)

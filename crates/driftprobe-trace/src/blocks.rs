@@ -1,7 +1,6 @@
 //! A run's trace files cut into blocks of whole lines, which are read on all cores and put together in their order.
 
 use crate::TraceError;
-use crate::folder::io_error;
 use crate::lines::{Lines, MAX_LINE_BYTES};
 use crate::reading::Reading;
 use crate::run::TraceFile;
@@ -35,7 +34,7 @@ impl<'a> Blocks<'a> {
                 Some(open) => open,
                 None => {
                     let Some(file) = self.files.next() else { return Ok(None) };
-                    (file, Lines::reader(&file.path).map_err(io_error("open", &file.path))?, 0)
+                    (file, Lines::reader(&file.path).map_err(TraceError::io("open", &file.path))?, 0)
                 }
             };
             let mut bytes = Vec::new();

@@ -1,7 +1,6 @@
 //! A run's events one after the other, as they stand there and as they are accepted: for whoever puts them elsewhere.
 
 use crate::accept::{Accepted, Interner, accept};
-use crate::folder::io_error;
 use crate::json::Located;
 use crate::lines::Lines;
 use crate::manifest::MANIFEST_FILE;
@@ -57,7 +56,7 @@ pub fn each_event(
     let rows = Run { dir: found.dir.clone(), ..Run::default() };
     let (mut names, mut notes, mut torn) = (Interner::default(), Notes::default(), Vec::new());
     for file in &found.files {
-        let mut lines = Lines::open(&file.path).map_err(io_error("open", &file.path))?;
+        let mut lines = Lines::open(&file.path).map_err(TraceError::io("open", &file.path))?;
         let mut stopped = None;
         let end = each_line(file, &mut lines, &mut |line, source, _| {
             let text = text_of(line, &source)?;

@@ -1,7 +1,7 @@
 //! What makes a run unreadable or unwritable, told with file, line and key, and with a hint on what to do.
 
 use crate::{Dtype, RowHash, Source};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a run was refused, or could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -173,6 +173,12 @@ pub enum TraceError {
 }
 
 impl TraceError {
+    /// What the system said when this was done to that path: `.map_err(TraceError::io("read", &path))`.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TraceError {
+        let path = path.to_owned();
+        move |source| TraceError::Io { action, path, source }
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> &'static str {
         match self {

@@ -177,6 +177,44 @@ impl HashAlgo {
 }
 
 impl Event {
+    /// An event of which only its place is known; the names are those of [`Phase::id`] and [`Point::id`].
+    pub fn at(prompt_id: Arc<str>, phase: Phase, point: Point, layer: i32) -> Event {
+        Event {
+            prompt_id,
+            phase,
+            phase_spelling: Arc::from(phase.id()),
+            point,
+            point_spelling: Arc::from(point.id()),
+            layer: if point.layered() { layer } else { -1 },
+            step: None,
+            pos_id: None,
+            logical_tok_idx: None,
+            token_id: None,
+            seq_len: None,
+            kv_len: None,
+            dtype: None,
+            stored_dtype: None,
+            shape: None,
+            hash: None,
+            stats: RowStats::default(),
+            sample: None,
+            payload: None,
+            logits: None,
+            source: Source { file: Arc::from(""), line: 0 },
+        }
+    }
+
+    /// Which token of the prompt it is, from 0: its index, else its position id.
+    pub fn token_index(&self) -> Option<u64> {
+        self.logical_tok_idx.or(self.pos_id)
+    }
+
+    /// The position that reports name: its position id, else its index in the prompt. The two differ where a prompt is
+    /// padded or continued.
+    pub fn position(&self) -> Option<u64> {
+        self.pos_id.or(self.logical_tok_idx)
+    }
+
     /// Number of values of the row, if its shape is known.
     pub fn elements(&self) -> Option<u64> {
         self.shape.as_deref().and_then(element_count)

@@ -69,8 +69,9 @@ impl Manifest {
         prefill.symmetric_difference(&decode).map(|p| (*p, phase_of(p))).collect()
     }
 
-    /// Layer and point of everything expected of one position.
-    fn expected_places(&self) -> Option<Vec<(i32, Point)>> {
+    /// Layer and point of everything expected of one position, unlayered points first; `None` if layers or points are not
+    /// known.
+    pub fn expected_places(&self) -> Option<Vec<(i32, Point)>> {
         let points = self.points.as_ref()?;
         let layers: BTreeSet<i32> = self.layers.as_ref()?.iter().copied().collect();
         let decode: BTreeSet<Point> = points.of(Phase::Decode).iter().copied().collect();

@@ -87,11 +87,11 @@ pub fn wait_for(dir: &Path) -> Result<Option<File>, TraceError> {
 
 /// A folder, which is made if it is not there, opened where it can be taken.
 fn made(dir: &Path) -> Result<Option<File>, TraceError> {
-    fs::create_dir_all(dir).map_err(io_error("make the folder", dir))?;
+    fs::create_dir_all(dir).map_err(TraceError::io("make the folder", dir))?;
     if !cfg!(unix) {
         return Ok(None);
     }
-    File::open(dir).map(Some).map_err(io_error("open", dir))
+    File::open(dir).map(Some).map_err(TraceError::io("open", dir))
 }
 
 /// Deletes a run: its traces, payloads, self-repeats, the runs inside it and its reports, and nothing else. Its manifest stays
@@ -104,12 +104,12 @@ pub fn delete_run(dir: &Path) -> Result<(), TraceError> {
     for path in entries(dir)? {
         let name = name_of(&path);
         if name == REMOTE_FILE && path.is_file() {
-            fs::remove_file(&path).map_err(io_error("delete", &path))?;
+            fs::remove_file(&path).map_err(TraceError::io("delete", &path))?;
             continue;
         }
         let (of_run, inner) = (is_of_run(name), is_inner(name));
         if of_run && path.is_dir() {
-            fs::remove_dir_all(&path).map_err(io_error("delete", &path))?;
+            fs::remove_dir_all(&path).map_err(TraceError::io("delete", &path))?;
         } else if inner && holds_run(&path) {
             delete_inner(&path)?;
         } else if inner && path.is_dir() {
@@ -118,17 +118,6 @@ pub fn delete_run(dir: &Path) -> Result<(), TraceError> {
         }
     }
     Ok(())
-}
-
-/// Whether what lies there may be overwritten: nothing, or a run, as its manifest says.
-///
-/// # Errors
-/// [`TraceError::NotOurs`] if it holds files of a run and no manifest that says so.
-pub fn check_ours(dir: &Path) -> Result<(), TraceError> {
-    match !holds_run(dir) || matches!(manifest_at(&dir.join(MANIFEST_FILE)), Ok(Some(_))) {
-        true => Ok(()),
-        false => Err(TraceError::NotOurs { path: dir.to_owned() }),
-    }
 }
 
 /// Refuses a folder that is no run.
@@ -164,9 +153,9 @@ pub fn replace_run(dir: &Path, from: &Path) -> Result<(), TraceError> {
     all.sort_by_key(|path| name_of(path) == MANIFEST_FILE);
     for path in all {
         let to = dir.join(path.file_name().unwrap_or_default());
-        fs::rename(&path, &to).map_err(io_error("write", &to))?;
+        fs::rename(&path, &to).map_err(TraceError::io("write", &to))?;
     }
-    fs::remove_dir(from).map_err(io_error("delete", from))
+    fs::remove_dir(from).map_err(TraceError::io("delete", from))
 }
 
 /// Whether a folder of this name in a run is of the run alone.
@@ -181,8 +170,8 @@ fn is_inner(name: &str) -> bool {
 
 /// Deletes what a process left that was killed while it wrote a manifest there.
 pub fn sweep(dir: &Path) -> Result<(), TraceError> {
-    for path in entries(dir)?.into_iter().filter(|path| is_part(name_of(path), MANIFEST_FILE)) {
-        fs::remove_file(&path).map_err(io_error("delete", &path))?;
+    for path in entries(dir)?.into_iter().filter(|path| of_part(name_of(path)) == Some(MANIFEST_FILE)) {
+        fs::remove_file(&path).map_err(TraceError::io("delete", &path))?;
     }
     Ok(())
 }
@@ -192,9 +181,9 @@ fn delete_inner(dir: &Path) -> Result<(), TraceError> {
     mark_unfinished(dir)?;
     for path in entries(dir)?.into_iter().filter(|path| name_of(path) != MANIFEST_FILE) {
         let gone = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        gone.map_err(io_error("delete", &path))?;
+        gone.map_err(TraceError::io("delete", &path))?;
     }
-    fs::remove_dir_all(dir).map_err(io_error("delete", dir))
+    fs::remove_dir_all(dir).map_err(TraceError::io("delete", dir))
 }
 
 fn delete_reports(dir: &Path) -> Result<(), TraceError> {
@@ -206,7 +195,7 @@ fn delete_reports(dir: &Path) -> Result<(), TraceError> {
         let name = name_of(&path);
         let whole = of_part(name).unwrap_or(name);
         if is_plan_name(whole) || is_report(whole) {
-            fs::remove_file(&path).map_err(io_error("delete", &path))?;
+            fs::remove_file(&path).map_err(TraceError::io("delete", &path))?;
         }
     }
     // What a link leads to is not this run's.
@@ -214,7 +203,7 @@ fn delete_reports(dir: &Path) -> Result<(), TraceError> {
     for results in [UNITS_DIR, LAYERS_DIR].map(|name| folder.join(name)).iter().filter(|path| is_folder(path)) {
         let is_ours = |path: &PathBuf| is_result(of_part(name_of(path)).unwrap_or(name_of(path))) && !path.is_dir();
         for path in entries(results)?.into_iter().filter(is_ours) {
-            fs::remove_file(&path).map_err(io_error("delete", &path))?;
+            fs::remove_file(&path).map_err(TraceError::io("delete", &path))?;
         }
         // Whatever else lies there is not ours.
         let _ = fs::remove_dir(results);
@@ -239,23 +228,12 @@ fn mark_unfinished(dir: &Path) -> Result<(), TraceError> {
 }
 
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, TraceError> {
-    let entries = fs::read_dir(dir).map_err(io_error("list", dir))?;
-    entries.map(|entry| Ok(entry.map_err(io_error("list", dir))?.path())).collect()
+    let entries = fs::read_dir(dir).map_err(TraceError::io("list", dir))?;
+    entries.map(|entry| Ok(entry.map_err(TraceError::io("list", dir))?.path())).collect()
 }
 
 fn name_of(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
-}
-
-/// Whether this is the name of a part of a file whose name begins so.
-fn is_part(name: &str, of: &str) -> bool {
-    name.strip_prefix('.').is_some_and(|rest| rest.starts_with(of) && rest.ends_with(PART_SUFFIX))
-}
-
-/// What the system said of a path.
-pub fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TraceError {
-    let path = path.to_owned();
-    move |source| TraceError::Io { action, path, source }
 }
 
 /// Replaces the manifest, and returns what was written as what is seen there.
@@ -270,7 +248,7 @@ pub fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<Seen, TraceErro
         replace_file(&path, |file| file.write_all(&text))?;
         Ok(Seen::of(&path, Some(&text)))
     };
-    write().map_err(io_error("write", &path))
+    write().map_err(TraceError::io("write", &path))
 }
 
 /// Writes a whole file and renames it into place: nobody ever sees a part of it, and two who write the same do not mix.

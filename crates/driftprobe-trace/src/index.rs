@@ -7,7 +7,6 @@
 mod scan;
 
 use crate::by_prompt::{ByPrompt, Promises};
-use crate::folder::io_error;
 use crate::hash::xxh3_128;
 use crate::lines::Lines;
 use crate::manifest::Manifest;
@@ -75,11 +74,11 @@ impl RunIndex {
             let Some(file) = usize::try_from(range.file).ok().and_then(|at| self.files.get(at)) else { continue };
             let handle = match open.take() {
                 Some((of, handle)) if of == range.file => handle,
-                _ => File::open(&file.path).map_err(io_error("open", &file.path))?,
+                _ => File::open(&file.path).map_err(TraceError::io("open", &file.path))?,
             };
             let changed = TraceError::Changed { path: file.path.clone(), line: range.line };
-            let mut lines =
-                Lines::part(&handle, (range.start, range.len), range.line).map_err(io_error("read", &file.path))?;
+            let mut lines = Lines::part(&handle, (range.start, range.len), range.line)
+                .map_err(TraceError::io("read", &file.path))?;
             let mut hasher = LinesHash::default();
             let torn = each_line(file, &mut lines, &mut |line, source, _| {
                 hasher.add(line);

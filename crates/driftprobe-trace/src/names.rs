@@ -5,6 +5,7 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 impl Phase {
     /// Both, prefill first.
@@ -15,6 +16,14 @@ impl Phase {
         match self {
             Phase::Prefill => "prefill",
             Phase::Decode => "decode",
+        }
+    }
+
+    /// As events spell it: `prefill`, and `decode0` for the first step (step 1).
+    pub fn spelling(self, step: u64) -> Arc<str> {
+        match self {
+            Phase::Prefill => Arc::from(self.id()),
+            Phase::Decode => Arc::from(format!("{self}{}", step.saturating_sub(1))),
         }
     }
 

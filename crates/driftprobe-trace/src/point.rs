@@ -85,6 +85,23 @@ points! {
     Logits, "logits", ["logits_top1"], false, "LOGITS_DRIFT", "logits: `[vocab]`";
 }
 
+impl Point {
+    /// Whether its rows are those of the cache.
+    pub const fn is_cache(self) -> bool {
+        matches!(self, Point::KCache | Point::VCache)
+    }
+
+    /// Whether its rows have a value a head and key.
+    pub const fn is_per_key(self) -> bool {
+        matches!(self, Point::AttnScores | Point::AttnProbs)
+    }
+
+    /// Whether attention itself computes it, between its projections.
+    pub const fn is_of_attention(self) -> bool {
+        self.is_per_key() || matches!(self, Point::AttnOut)
+    }
+}
+
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.id())

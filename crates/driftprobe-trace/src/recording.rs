@@ -154,7 +154,7 @@ pub fn grouped(places: &BTreeSet<(i32, Point)>) -> Vec<RowGroup> {
 /// eight at most (but eight); of a cache `[heads, positions, width]` at least one of each position. Ascending, each once.
 pub fn sampled_at(point: Point, shape: &[u64], wanted: u64) -> Vec<u64> {
     let Some(elements) = crate::element_count(shape) else { return Vec::new() };
-    let is_cache = matches!(point, Point::KCache | Point::VCache);
+    let is_cache = point.is_cache();
     if let (true, &[heads, positions, width]) = (is_cache, shape)
         && elements > 0
     {

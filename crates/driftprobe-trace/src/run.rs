@@ -8,7 +8,6 @@ use crate::blocks;
 use crate::event::HashCheck;
 use crate::expected::PROMISED_ROWS_MAX;
 use crate::files::read_file;
-use crate::folder::io_error;
 use crate::json::quote_bare_words;
 use crate::lines::{Lines, MAX_LINE_BYTES, Next};
 use crate::manifest::{MANIFEST_FILE, Manifest};
@@ -186,14 +185,14 @@ pub(crate) fn manifest_bytes(path: &Path) -> Result<Option<Vec<u8>>, TraceError>
     match read_file(path, MANIFEST_BYTES_MAX) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(io_error("read", path)(e)),
+        Err(e) => Err(TraceError::io("read", path)(e)),
     }
 }
 
 /// The manifest's text, if there is one.
 pub(crate) fn manifest_text(path: &Path) -> Result<Option<String>, TraceError> {
     let text = manifest_bytes(path)?.map(|bytes| String::from_utf8(bytes).map_err(io::Error::other)).transpose();
-    text.map_err(io_error("read", path))
+    text.map_err(TraceError::io("read", path))
 }
 
 /// The manifest, if there is one.
@@ -203,14 +202,12 @@ pub(crate) fn manifest_at(path: &Path) -> Result<Option<Manifest>, TraceError> {
 
 /// The manifest and the trace files of one run, its repeats left out.
 pub(crate) fn layout(path: &Path) -> Result<Layout, TraceError> {
-    let kind = fs::metadata(path).map_err(io_error("open", path))?;
+    let kind = fs::metadata(path).map_err(TraceError::io("open", path))?;
     let (mut ignored, mut seen) = (Vec::new(), Seen::default());
     let (dir, manifest, files) = if kind.is_dir() {
         let manifest_path = path.join(MANIFEST_FILE);
-        let bytes = manifest_bytes(&manifest_path)?;
-        seen = Seen::of(&manifest_path, bytes.as_deref());
-        let text = bytes.map(|bytes| String::from_utf8(bytes).map_err(io::Error::other)).transpose();
-        let text = text.map_err(io_error("read", &manifest_path))?;
+        let text = manifest_text(&manifest_path)?;
+        seen = Seen::of(&manifest_path, text.as_deref().map(str::as_bytes));
         let manifest = text.map(|text| Manifest::parse(&text, &manifest_path)).transpose()?;
         let traces = path.join(TRACES_DIR);
         let (files, others) = if traces.is_dir() {
@@ -242,8 +239,8 @@ fn folder_of(path: &Path) -> PathBuf {
 /// The trace files of a folder, and the names of whatever else lies there.
 fn list(dir: &Path, prefix: &str) -> Result<(Vec<TraceFile>, Vec<String>), TraceError> {
     let (mut files, mut others) = (Vec::new(), Vec::new());
-    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
-        let path = entry.map_err(io_error("list", dir))?.path();
+    for entry in fs::read_dir(dir).map_err(TraceError::io("list", dir))? {
+        let path = entry.map_err(TraceError::io("list", dir))?.path();
         let Some(name) = path.file_name().map(|n| n.to_string_lossy().into_owned()) else { continue };
         if is_trace_name(&name) && path.is_file() {
             files.push(TraceFile { path, name: Arc::from(format!("{prefix}{name}")) });
@@ -262,8 +259,8 @@ fn list(dir: &Path, prefix: &str) -> Result<(Vec<TraceFile>, Vec<String>), Trace
 /// If the folder cannot be listed.
 pub fn repeat_dirs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, TraceError> {
     let mut dirs = Vec::new();
-    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
-        let path = entry.map_err(io_error("list", dir))?.path();
+    for entry in fs::read_dir(dir).map_err(TraceError::io("list", dir))? {
+        let path = entry.map_err(TraceError::io("list", dir))?.path();
         let number = path.file_name().and_then(|n| repeat_number(n.to_str()?));
         if let Some(number) = number.filter(|_| path.is_dir()) {
             dirs.push((number, path));
@@ -311,7 +308,7 @@ pub(crate) fn each_line(
         let is_damage = |e: &io::Error| matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::InvalidInput);
         let next = next.map_err(|e| match is_damage(&e) {
             true => refuse(String::new(), format!("the compressed stream is damaged here: {e}")),
-            false => io_error("read", &file.path)(e),
+            false => TraceError::io("read", &file.path)(e),
         })?;
         match next {
             Next::End => return Ok(None),

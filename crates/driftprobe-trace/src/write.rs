@@ -4,10 +4,10 @@
 mod payloads;
 
 use crate::filename::FileNames;
-use crate::folder::{check_ours, delete_run, holds_run, io_error, sweep, take, write_manifest};
+use crate::folder::{check_run, delete_run, holds_run, sweep, take, write_manifest};
 use crate::manifest::Manifest;
 use crate::run::{TENSORS_DIR, TRACES_DIR};
-use crate::{Dtype, Event, HashAlgo, LogitsTop, Phase, Point, Row, RowStats, Sample, Source, TraceError};
+use crate::{Dtype, Event, HashAlgo, LogitsTop, Phase, Point, Row, Sample, TraceError};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -63,7 +63,6 @@ struct Pending {
 pub struct RunWriter {
     dir: PathBuf,
     manifest: Manifest,
-    sample_values: usize,
     names: FileNames,
     traces: BTreeMap<(Arc<str>, Phase), String>,
     pending: Option<Pending>,
@@ -105,13 +104,13 @@ impl RunWriter {
     /// As [`RunWriter::overwrite`].
     pub fn inside(&self, name: &str, manifest: Manifest) -> Result<RunWriter, TraceError> {
         let dir = self.dir.join(name);
-        fs::create_dir_all(&dir).map_err(io_error("make the folder", &dir))?;
+        fs::create_dir_all(&dir).map_err(TraceError::io("make the folder", &dir))?;
         RunWriter::replace(&dir, manifest, None)
     }
 
     fn replace(dir: &Path, manifest: Manifest, held: Option<File>) -> Result<RunWriter, TraceError> {
         if holds_run(dir) {
-            check_ours(dir)?;
+            check_run(dir)?;
             delete_run(dir)?;
         }
         RunWriter::start(dir, manifest, held)
@@ -124,14 +123,14 @@ impl RunWriter {
     pub fn restart(&mut self, manifest: Manifest) -> Result<(), TraceError> {
         let dir = self.dir.clone();
         for own in [dir.join(TRACES_DIR), dir.join(TENSORS_DIR)] {
-            fs::remove_dir_all(&own).map_err(io_error("delete", &own))?;
+            fs::remove_dir_all(&own).map_err(TraceError::io("delete", &own))?;
         }
         *self = RunWriter::start(&dir, manifest, self.held.take())?;
         Ok(())
     }
 
     fn start(dir: &Path, mut manifest: Manifest, held: Option<File>) -> Result<RunWriter, TraceError> {
-        let make = |folder: &Path| fs::create_dir_all(folder).map_err(io_error("make the folder", folder));
+        let make = |folder: &Path| fs::create_dir_all(folder).map_err(TraceError::io("make the folder", folder));
         sweep(dir)?;
         manifest.complete = false;
         write_manifest(dir, &manifest)?;
@@ -140,7 +139,6 @@ impl RunWriter {
         Ok(RunWriter {
             dir: dir.to_owned(),
             manifest,
-            sample_values: SAMPLE_VALUES,
             names: FileNames::default(),
             traces: BTreeMap::new(),
             pending: None,
@@ -149,11 +147,6 @@ impl RunWriter {
             compress: false,
             held,
         })
-    }
-
-    /// How many of a row's first values its event holds.
-    pub fn set_sample_values(&mut self, count: usize) {
-        self.sample_values = count;
     }
 
     /// Bytes of payloads and events that may be written at most; more are refused before they are written.
@@ -217,17 +210,8 @@ impl RunWriter {
             Ok(row) => row,
             Err(e) => return Err(refuse(e.to_string())),
         };
-        let spelling = match pending.phase {
-            Phase::Prefill => Arc::from("prefill"),
-            Phase::Decode => Arc::from(format!("decode{}", record.step.saturating_sub(1))),
-        };
         let event = Event {
-            prompt_id: pending.prompt_id.clone(),
-            phase: pending.phase,
-            phase_spelling: spelling,
-            point,
-            point_spelling: Arc::from(point.id()),
-            layer,
+            phase_spelling: pending.phase.spelling(record.step),
             step: Some(record.step),
             pos_id: Some(record.pos_id),
             logical_tok_idx: Some(record.logical_tok_idx),
@@ -237,14 +221,10 @@ impl RunWriter {
             dtype: Some(record.dtype),
             stored_dtype: record.stored_dtype,
             shape: Some(row.shape.clone()),
-            hash: None,
-            stats: RowStats::default(),
-            sample: None,
-            payload: None,
             logits: record.logits_top,
-            source: Source { file: Arc::from(""), line: 0 },
+            ..Event::at(pending.prompt_id.clone(), pending.phase, point, layer)
         };
-        let mut event = described(event, &row, self.sample_values);
+        let mut event = described(event, &row);
         if let Some(at) = at {
             event.sample = Some(sample(&row, at).map_err(refuse)?);
         }
@@ -277,7 +257,7 @@ impl RunWriter {
             return Err(refuse("the point exists once a layer, from 0"));
         }
         let event = match &row {
-            Some(row) => described(event, row, self.sample_values),
+            Some(row) => described(event, row),
             None => Event { payload: None, ..event },
         };
         pending.rows.push((event, row));
@@ -342,7 +322,7 @@ impl RunWriter {
         let path = self.dir.join(TRACES_DIR).join(name);
         let mut lines = Vec::with_capacity(pending.rows.len() * 512);
         for (event, _) in &pending.rows {
-            serde_json::to_writer(&mut lines, event).map_err(|e| io_error("write", &path)(e.into()))?;
+            serde_json::to_writer(&mut lines, event).map_err(|e| TraceError::io("write", &path)(e.into()))?;
             lines.push(b'\n');
         }
         self.count(lines.len() as u64, &path)?;
@@ -351,7 +331,7 @@ impl RunWriter {
             file.write_all(&lines)?;
             file.sync_data()
         };
-        write().map_err(io_error("write", &path))
+        write().map_err(TraceError::io("write", &path))
     }
 }
 
@@ -365,8 +345,8 @@ fn sample(row: &Row, at: &[u64]) -> Result<Sample, String> {
 }
 
 /// The event with what its row's bytes say of it.
-fn described(event: Event, row: &Row, sample_values: usize) -> Event {
-    let sample: Vec<f64> = row.values().take(sample_values).collect();
+fn described(event: Event, row: &Row) -> Event {
+    let sample: Vec<f64> = row.values().take(SAMPLE_VALUES).collect();
     Event {
         dtype: Some(row.dtype),
         shape: Some(row.shape.clone()),

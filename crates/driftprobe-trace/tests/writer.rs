@@ -161,7 +161,6 @@ fn numbers_are_json_and_hashes_are_integers() -> Result<(), TraceError> {
 fn a_row_without_payload_keeps_its_hash_statistics_and_sample() -> Result<(), TraceError> {
     let dir = tempfile::tempdir().expect("temporary folder");
     let mut writer = RunWriter::create(dir.path(), Manifest::default())?;
-    writer.set_sample_values(2);
     writer.begin("p", Phase::Decode)?;
     writer.record(RowRecord { payload: false, step: 4, ..record(Point::AttnOut, 3, &[1.0, 2.0, 4.0]) })?;
     writer.finish(true)?;
@@ -169,7 +168,7 @@ fn a_row_without_payload_keeps_its_hash_statistics_and_sample() -> Result<(), Tr
     let run = Run::open(dir.path())?;
     let event = &run.events[0];
     assert_eq!((&*event.phase_spelling, event.step, event.stats.max), ("decode3", Some(4), Some(4.0)));
-    assert_eq!(event.sample.as_ref().map(|s| s.values.clone()), Some(vec![1.0, 2.0]));
+    assert_eq!(event.sample.as_ref().map(|s| s.values.clone()), Some(vec![1.0, 2.0, 4.0]));
     assert_eq!(run.verify(event)?, HashCheck::NoPayload);
     Ok(())
 }

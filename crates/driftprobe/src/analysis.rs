@@ -314,7 +314,7 @@ pub fn analyze_against(
         reasons.add(doubt.code(), doubt.to_string());
     }
     for lost in sound.lost() {
-        reasons.add(ReasonCode::ReadingFindings, format!("{lost}: its row could not be read while it was judged"));
+        reasons.add(ReasonCode::ReadingFindings, lost);
     }
     if let Some(examination) = &examination {
         examination_reasons(examination, &pairs, &mut reasons);
@@ -364,8 +364,7 @@ fn judge_all(
         .filter_map(|link| {
             let (ours, theirs) = (*prefill.get(link.reference)?, *decode.get(link.candidate)?);
             // The side that names a position places the pair.
-            let place =
-                if crate::pair::place::position_of(ours).is_some() { places.of(ours) } else { places.of(theirs) };
+            let place = if ours.position().is_some() { places.of(ours) } else { places.of(theirs) };
             Some((place, ours.logical_tok_idx, link.reference, ours, theirs, &link.absent))
         })
         .collect();

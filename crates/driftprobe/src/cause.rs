@@ -126,7 +126,7 @@ fn cause(replay: &Replay<'_>, (events, rows): (&[Event], &dyn Rows), scope: Scop
     let is_kv = cases.first().is_some_and(|c| c.op == Op::KvWrite);
     let findings = if is_kv {
         let both = replay.cases(events, rows, scope.phase, &|_, place, _| {
-            matches!(place.point, Point::KCache | Point::VCache) && scope.layers_looked_at.contains(&place.layer)
+            place.point.is_cache() && scope.layers_looked_at.contains(&place.layer)
         })?;
         of_cache(replay.model(), &cases, &both)
     } else {

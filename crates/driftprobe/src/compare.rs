@@ -9,12 +9,12 @@ mod rows;
 use crate::analysis::PairCounts;
 use crate::cause::Cause;
 use crate::judge::attribute::attribute_by;
-use crate::judge::examine::{Doubt, Examination, Oracle, Sound, Standing, examine};
+use crate::judge::examine::{Doubt, Examination, Oracle, Sound, Standing, examine, within_layers};
 use crate::judge::exercise::tested;
 use crate::judge::{JudgedPair, PairVerdict, judge};
 use crate::oracle::fit;
 use crate::pair::coverage::expect;
-use crate::pair::place::{Part, Places, describe, describe_row};
+use crate::pair::place::{Places, describe, describe_row};
 use crate::pair::{Loose, pair};
 use crate::progress::{Progress, Watch, Work};
 use crate::verdict::grounds::{no_power, pair_reasons};
@@ -73,7 +73,7 @@ pub struct Comparison {
 pub fn compare(sides: [Side<'_>; 2], progress: &mut Watch<'_>) -> Vec<Comparison> {
     // Where the runs share no place within the layers, nothing else may tell that nothing would have been seen.
     let power = Phase::ALL.into_iter().any(|phase| {
-        let [ours, theirs] = sides.map(|side| of_layers(side.run, phase));
+        let [ours, theirs] = sides.map(|side| within_layers(&side.run.events, phase));
         ours.is_disjoint(&theirs)
     });
     let examined = sides.map(|side| {
@@ -81,7 +81,7 @@ pub fn compare(sides: [Side<'_>; 2], progress: &mut Watch<'_>) -> Vec<Comparison
         let sound = Sound::of(side.rows, side.oracle.iter().flat_map(|_| &side.run.events));
         let examined = side.oracle.map(|oracle| examine((side.run, &sound), &oracle, progress));
         match sound.lost().into_iter().next() {
-            Some(lost) => Some(Err(Doubt::Rows(format!("{lost}: its row could not be read while it was judged")))),
+            Some(lost) => Some(Err(Doubt::Rows(lost))),
             None => examined,
         }
     });
@@ -89,12 +89,6 @@ pub fn compare(sides: [Side<'_>; 2], progress: &mut Watch<'_>) -> Vec<Comparison
 }
 
 type Examined = Option<Result<Examination, Doubt>>;
-
-/// The places within the layers that a run recorded in a phase.
-fn of_layers(run: &Run, phase: Phase) -> BTreeSet<(i32, Point)> {
-    let own = run.events.iter().filter(|event| event.phase == phase && Part::of(event.point) == Part::Layer);
-    own.map(|event| (event.layer, event.point)).collect()
-}
 
 fn compare_phase(
     sides: &[Side<'_>; 2],

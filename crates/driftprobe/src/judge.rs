@@ -16,7 +16,7 @@ use crate::evidence::view::{CacheRows, Scan};
 use crate::evidence::{Bits, Comparison, HashRelation, Side, StatisticPair, compare};
 use crate::oracle::StageJudgement;
 use crate::pair::KeyField;
-use crate::pair::place::{Place, position_of};
+use crate::pair::place::Place;
 use crate::verdict::reason::ReasonCode;
 use driftprobe_trace::{Event, Phase, Point, Rows};
 
@@ -152,7 +152,7 @@ impl JudgedPair {
 
     /// Position of the row, from whichever event names it.
     pub fn position(&self) -> Option<u64> {
-        position_of(&self.prefill).or_else(|| position_of(&self.decode))
+        self.prefill.position().or_else(|| self.decode.position())
     }
 
     /// The token, from whichever event names it.

@@ -10,7 +10,7 @@ use crate::compare::{Side, compare};
 use crate::evidence::Bits;
 use crate::gate::Noise;
 use crate::judge::JudgedPair;
-use crate::pair::place::{Part, position_of};
+use crate::pair::place::Part;
 use crate::progress::Watch;
 use crate::verdict::Verdict;
 use driftprobe_trace::{Phase, Point, Run};
@@ -184,7 +184,7 @@ impl Onset {
 
 /// How many keys a row sees: its position and one.
 fn kv_len(pair: &JudgedPair) -> Option<u64> {
-    let position = position_of(&pair.prefill).or_else(|| position_of(&pair.decode));
+    let position = pair.prefill.position().or_else(|| pair.decode.position());
     position.map(|position| position.saturating_add(1))
 }
 

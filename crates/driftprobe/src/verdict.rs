@@ -280,7 +280,7 @@ fn of_loose(event: &Event) -> FirstFailure {
     FirstFailure {
         parting: Parting::Unpaired,
         prompt_id: event.prompt_id.clone(),
-        pos_id: crate::pair::place::position_of(event),
+        pos_id: event.position(),
         layer: event.layer,
         point: event.point,
         point_spelling: event.point_spelling.clone(),

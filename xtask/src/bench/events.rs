@@ -6,14 +6,13 @@ use anyhow::{Context, Result, ensure};
 use driftprobe::evidence::{HashRelation, Side, compare};
 use driftprobe::pair::{Link, pair};
 use driftprobe::{Analysis, Options, analyze};
-use driftprobe_trace::{Dtype, Event, HashAlgo, Phase, Point, RowHash, RowStats, Run, Sample, Source, TRACES_DIR};
+use driftprobe_trace::{Dtype, Event, HashAlgo, Phase, Point, RowHash, RowStats, Run, Sample, TRACES_DIR};
 use rayon::prelude::*;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 
 /// Least ratio to the script.
 const BOUND: f64 = 20.0;
@@ -189,12 +188,6 @@ fn event(prompt: u64, phase: Phase, (row, number): (u64, u64), differs: bool, sa
     };
     let [one, other] = [value(100), value(101)];
     Event {
-        prompt_id: format!("prompt-{prompt}").into(),
-        phase,
-        phase_spelling: phase.id().into(),
-        point,
-        point_spelling: point.id().into(),
-        layer: layer as i32,
         step: (phase == Phase::Decode).then_some(token),
         pos_id: Some(token),
         logical_tok_idx: Some(token),
@@ -202,7 +195,6 @@ fn event(prompt: u64, phase: Phase, (row, number): (u64, u64), differs: bool, sa
         seq_len: Some(if phase == Phase::Prefill { TOKENS } else { 1 }),
         kv_len: Some(token + 1),
         dtype: Some(Dtype::F32),
-        stored_dtype: None,
         shape: Some(vec![4096]),
         hash: Some(RowHash {
             algo: HashAlgo::Xxh3_64,
@@ -218,8 +210,6 @@ fn event(prompt: u64, phase: Phase, (row, number): (u64, u64), differs: bool, sa
             nz_count: Some(4096),
         },
         sample: samples.then(|| Sample { values: (0..SAMPLED).map(value).collect(), idx: None }),
-        payload: None,
-        logits: None,
-        source: Source { file: Arc::from(""), line: 0 },
+        ..Event::at(format!("prompt-{prompt}").into(), phase, point, layer as i32)
     }
 }

@@ -200,7 +200,7 @@ impl Scene<'_> {
     fn is_flagged(&self, event: &Event, values: Vec<f64>) -> Result<bool> {
         let same = |e: &&Event| {
             (e.phase, e.layer, e.logical_tok_idx) == (event.phase, event.layer, event.logical_tok_idx)
-                && !matches!(e.point, Point::AttnScores | Point::AttnProbs)
+                && !e.point.is_per_key()
         };
         let events: Vec<Event> = self.run.events.iter().filter(same).cloned().collect();
         let altered = Altered { run: self.run, event, values };

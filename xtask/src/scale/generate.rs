@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use driftprobe_trace::{
-    Event, HashAlgo, MANIFEST_FILE, Manifest, Phase, Point, PointSet, PromptInfo, Row, Sample, Source, TRACES_DIR,
+    Event, HashAlgo, MANIFEST_FILE, Manifest, Phase, Point, PointSet, PromptInfo, Row, Sample, TRACES_DIR,
 };
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -101,18 +101,13 @@ fn row(prompt: &PromptInfo, point: Point, layer: i32, position: usize) -> Row {
 
 pub fn event(prompt: &PromptInfo, phase: Phase, (point, layer, position): (Point, i32, usize), row: &Row) -> Event {
     let step = position - BEFORE;
-    let (spelling, step, seq_len) = match phase {
-        Phase::Prefill => ("prefill".to_owned(), 0, prompt.tokens.len()),
-        Phase::Decode => (format!("decode{step}"), step + 1, 1),
+    let (step, seq_len) = match phase {
+        Phase::Prefill => (0, prompt.tokens.len()),
+        Phase::Decode => (step + 1, 1),
     };
     let sample = row.values().take(SAMPLE).collect();
     Event {
-        prompt_id: Arc::from(prompt.id.as_str()),
-        phase,
-        phase_spelling: Arc::from(spelling),
-        point,
-        point_spelling: Arc::from(point.id()),
-        layer,
+        phase_spelling: phase.spelling(step as u64),
         step: Some(step as u64),
         pos_id: Some(position as u64),
         logical_tok_idx: Some(position as u64),
@@ -120,13 +115,11 @@ pub fn event(prompt: &PromptInfo, phase: Phase, (point, layer, position): (Point
         seq_len: Some(seq_len as u64),
         kv_len: Some(position as u64 + 1),
         dtype: Some(row.dtype),
-        stored_dtype: None,
         shape: Some(row.shape.clone()),
         hash: Some(row.hash(HashAlgo::Xxh3_64)),
         stats: row.stats(),
         sample: Some(Sample { values: sample, idx: None }),
-        payload: None,
         logits: (point == Point::Logits).then(|| row.logits_top()),
-        source: Source { file: Arc::from(""), line: 0 },
+        ..Event::at(Arc::from(prompt.id.as_str()), phase, point, layer)
     }
 }

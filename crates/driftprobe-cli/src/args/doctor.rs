@@ -1,6 +1,6 @@
 //! Arguments of `driftprobe doctor`.
 
-use super::PowerFormat;
+use super::TextOrJson;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -23,5 +23,5 @@ pub struct DoctorArgs {
     pub out: PathBuf,
     /// What to print: text or json
     #[arg(long, value_enum, default_value = "text")]
-    pub format: PowerFormat,
+    pub format: TextOrJson,
 }

@@ -280,7 +280,7 @@ fn part_of(bytes: u64, (part, whole): (u64, u64)) -> u64 {
 
 /// Rows of these points hold something of every position before.
 const fn grows(point: Point) -> bool {
-    matches!(point, Point::KCache | Point::VCache | Point::AttnScores | Point::AttnProbs)
+    point.is_cache() || point.is_per_key()
 }
 
 /// Layers in the order in which they matter: the first, the last, and then always the one in the middle of the largest

@@ -37,7 +37,7 @@ fn earlier(run: &Run, event: &Event, first: usize) -> Vec<u8> {
 
 /// Of all cache events: how many there are, and how many have earlier rows that differ between the phases.
 fn compared(run: &Run) -> (usize, usize) {
-    let cache = |e: &&Event| e.phase == Phase::Decode && matches!(e.point, Point::KCache | Point::VCache);
+    let cache = |e: &&Event| e.phase == Phase::Decode && e.point.is_cache();
     let decode: Vec<&Event> = run.events.iter().filter(cache).collect();
     let differs = |d: &&&Event| {
         let own = d.logical_tok_idx.unwrap() as usize;

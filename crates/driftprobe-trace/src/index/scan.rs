@@ -1,6 +1,5 @@
 //! The pass over a run's files that finds each prompt's ranges.
 
-use crate::folder::io_error;
 use crate::hash::xxh3_128;
 use crate::lines::Lines;
 use crate::reading::Reading;
@@ -99,7 +98,7 @@ impl Scan {
         if file.name.ends_with(".gz") {
             return Err(TraceError::Compressed { path: file.path.clone() });
         }
-        let mut lines = Lines::open(&file.path).map_err(io_error("open", &file.path))?;
+        let mut lines = Lines::open(&file.path).map_err(TraceError::io("open", &file.path))?;
         let mut open: Option<Open> = None;
         let mut at = 0u64;
         let torn = each_line(file, &mut lines, &mut |line, source, ended| {

@@ -2,7 +2,7 @@
 
 use super::{Pending, RunWriter};
 use crate::filename::FileNames;
-use crate::folder::{io_error, replace_file};
+use crate::folder::replace_file;
 use crate::packed::{PACKED_SUFFIX, pack};
 use crate::run::TENSORS_DIR;
 use crate::tensors::{self, Tensor};
@@ -34,17 +34,17 @@ impl RunWriter {
         }
         let list: Vec<Tensor<'_>> = list.into_iter().map(|(_, tensor)| tensor).collect();
         let path = self.dir.join(&file);
-        let laid = tensors::lay_out(&list).map_err(|e| io_error("write", &path)(e.into()))?;
+        let laid = tensors::lay_out(&list).map_err(|e| TraceError::io("write", &path)(e.into()))?;
         let plain = laid.len();
         let packed = if self.compress { pack(&laid) } else { None };
         let bytes = packed.as_ref().map_or(plain, |packed| packed.len() as u64);
         self.count(bytes, &path)?;
         match &packed {
-            None => tensors::write(&path, &laid).map_err(io_error("write", &path))?,
+            None => tensors::write(&path, &laid).map_err(TraceError::io("write", &path))?,
             Some(packed) => {
                 file.push_str(PACKED_SUFFIX);
                 let path = self.dir.join(&file);
-                replace_file(&path, |out| out.write_all(packed)).map_err(io_error("write", &path))?;
+                replace_file(&path, |out| out.write_all(packed)).map_err(TraceError::io("write", &path))?;
             }
         }
         if self.compress {

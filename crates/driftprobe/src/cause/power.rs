@@ -91,7 +91,7 @@ pub fn power(replay: &Replay<'_>, events: &[Event], rows: &dyn Rows) -> Result<V
 fn chosen(events: &[Event], phase: Phase, point: Point) -> BTreeSet<(Arc<str>, i32, u64)> {
     let mut last: BTreeMap<i32, (u64, Arc<str>)> = BTreeMap::new();
     for event in events.iter().filter(|e| (e.phase, e.point) == (phase, point)) {
-        let Some(pos) = event.logical_tok_idx.or(event.pos_id) else { continue };
+        let Some(pos) = event.token_index() else { continue };
         let entry = last.entry(event.layer).or_insert_with(|| (pos, event.prompt_id.clone()));
         if pos > entry.0 {
             *entry = (pos, event.prompt_id.clone());

@@ -61,23 +61,19 @@ pub struct CacheRows {
     pub last_differing: Option<u64>,
 }
 
-fn is_attention(point: Point) -> bool {
-    matches!(point, Point::AttnScores | Point::AttnProbs)
-}
-
 impl View {
     /// The view of two rows of one key.
     pub fn of(reference: &Side<'_>, candidate: &Side<'_>) -> View {
         let point = reference.event.point;
         let columns = || {
-            let last = own_column(reference.event).or_else(|| own_column(candidate.event))?;
+            let last = reference.event.token_index().or_else(|| candidate.event.token_index())?;
             let (heads, ours) = heads_and_columns(reference.row.as_ref()?)?;
             let (other_heads, theirs) = heads_and_columns(candidate.row.as_ref()?)?;
             let width = usize::try_from(last).ok()?.checked_add(1)?;
             let fits = heads == other_heads && width <= ours && width <= theirs;
             fits.then_some(Columns { heads, width, seq: [ours, theirs] })
         };
-        View { point, columns: if is_attention(point) { columns() } else { None } }
+        View { point, columns: if point.is_per_key() { columns() } else { None } }
     }
 
     /// What the numbers are over.
@@ -181,7 +177,7 @@ impl View {
     /// Whether rows of scores of which only counts are known, of one shape and one row's keys, hold infinities in different
     /// number: what is masked for one token is so in both phases.
     pub fn masked_otherwise(&self, sides: [&Side<'_>; 2]) -> bool {
-        let [ours, theirs] = sides.map(|side| (&side.event.shape, own_column(side.event)));
+        let [ours, theirs] = sides.map(|side| (&side.event.shape, side.event.token_index()));
         let counts = sides.map(|side| side.row.as_ref().map_or(side.event.stats.inf, |row| row.stats().inf));
         let known = ours == theirs && ours.0.is_some();
         self.masks() && known && matches!(counts, [Some(ours), Some(theirs)] if ours != theirs)
@@ -189,7 +185,7 @@ impl View {
 
     /// What a row holds, from its values or, without a payload, from what the event recorded.
     pub fn scan(&self, side: &Side<'_>) -> Scan {
-        match (&side.row, is_attention(self.point)) {
+        match (&side.row, self.point.is_per_key()) {
             (Some(row), true) => self.scan_attention(row, side.event),
             (Some(row), false) => {
                 let stats = side.stats.unwrap_or_else(|| row.stats());
@@ -209,7 +205,8 @@ impl View {
 
     fn scan_attention(&self, row: &Row, event: &Event) -> Scan {
         let mut scan = Scan { nan: Some(0), inf: Some(0), zero: Some(true), constant: Some(true), open: 0 };
-        let own = own_column(event).and_then(|own| usize::try_from(own).ok());
+        // A row's own column: the index of its token among the keys.
+        let own = event.token_index().and_then(|own| usize::try_from(own).ok());
         let seq = heads_and_columns(row).map(|(_, seq)| seq);
         let (mut first, mut seen) = (None, 0u64);
         for (index, value) in row.values().enumerate() {
@@ -235,11 +232,6 @@ impl View {
         }
         scan
     }
-}
-
-/// A row's own column: the index of its token among the keys.
-fn own_column(event: &Event) -> Option<u64> {
-    event.logical_tok_idx.or(event.pos_id)
 }
 
 fn heads_and_columns(row: &Row) -> Option<(usize, usize)> {
@@ -331,7 +323,7 @@ pub fn sample_numbers(samples: &[(u64, f64, f64)], sides: &[&Side<'_>; 2]) -> Op
 
 /// Compares a cache row position by position; `None` unless both payloads are there, of one shape and dtype.
 pub fn cache_rows(reference: &Side<'_>, candidate: &Side<'_>) -> Option<CacheRows> {
-    if !matches!(reference.event.point, Point::KCache | Point::VCache) {
+    if !reference.event.point.is_cache() {
         return None;
     }
     let (ours, theirs) = (reference.row.as_ref()?, candidate.row.as_ref()?);

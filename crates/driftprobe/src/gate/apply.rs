@@ -136,7 +136,7 @@ fn doubts(reasons: &[Reason]) -> Vec<String> {
 fn next_token(analysis: &Analysis, pair: &JudgedPair) -> Option<u32> {
     let prompts = analysis.manifest.as_ref()?.prompts.as_ref()?;
     let prompt = prompts.iter().find(|prompt| *prompt.id == *pair.prefill.prompt_id)?;
-    let index = usize::try_from(pair.prefill.logical_tok_idx.or(pair.prefill.pos_id)?).ok()?;
+    let index = usize::try_from(pair.prefill.token_index()?).ok()?;
     prompt.tokens.get(index.checked_add(1)?).copied()
 }
 
@@ -262,7 +262,7 @@ impl Tally {
         let inputs = [Point::QPostRope, Point::KCache, Point::VCache];
         let all = gated.pairs().flat_map(|pair| [&pair.prefill, &pair.decode]);
         let key = |event: &Event, point: Point| {
-            (event.phase, event.prompt_id.clone(), event.logical_tok_idx.or(event.pos_id), event.layer, point)
+            (event.phase, event.prompt_id.clone(), event.token_index(), event.layer, point)
         };
         let recorded: BTreeMap<_, &Event> =
             all.filter(|event| inputs.contains(&event.point)).map(|event| (key(event, event.point), event)).collect();
@@ -271,7 +271,7 @@ impl Tally {
             let row = |event: &Event| Side::load(event, gated.rows).row.map(|row| (row.dtype, row.to_f64()));
             let input = |point: Point| recorded.get(&key(event, point)).and_then(|event| row(event));
             let found = row(event).zip(input(Point::QPostRope)).zip(input(Point::KCache)).zip(input(Point::VCache));
-            let pos = event.logical_tok_idx.or(event.pos_id).and_then(|pos| usize::try_from(pos).ok());
+            let pos = event.token_index().and_then(|pos| usize::try_from(pos).ok());
             let (Some(((((dtype, out), (_, q)), (_, k)), (_, v))), Some(pos)) = (found, pos) else {
                 self.leave_out(format!("{}: no payload of it, or of q, k_cache or v_cache", describe(event)));
                 continue;

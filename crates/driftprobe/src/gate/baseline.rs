@@ -292,7 +292,7 @@ fn by_prompt(rows: &[Row]) -> Vec<f64> {
 
 fn row_key(pair: &JudgedPair) -> Option<RowKey> {
     let event = &pair.prefill;
-    Some((event.prompt_id.clone(), event.logical_tok_idx.or(event.pos_id)?, event.layer, event.point))
+    Some((event.prompt_id.clone(), event.token_index()?, event.layer, event.point))
 }
 
 /// Mean z² of one phase's row, or the pair's relative L2 distance.

@@ -86,11 +86,6 @@ impl Span {
         self.tokens
     }
 
-    /// Whether some token's rows are of different length, or empty.
-    pub fn is_odd(&self) -> bool {
-        self.odd
-    }
-
     /// Why equal rows say nothing here, if so: a phase whose rows are one and the same at every token, or all zero.
     pub fn vacuous(&self) -> Option<&'static str> {
         let first = self.first.as_ref()?;
@@ -282,6 +277,6 @@ mod tests {
         assert!(span.measure(Measure::SpanMaxAbs).is_some_and(|(value, _)| value.is_nan()));
         let mut span = Span::new(None);
         span.add(SpanRow { prefill: &[1.0, 2.0], decode: &[1.0], next: None, place: "t0" });
-        assert!(span.is_odd() && span.measure(Measure::SpanTop1).is_some_and(|(value, _)| value.is_nan()));
+        assert!(span.odd && span.measure(Measure::SpanTop1).is_some_and(|(value, _)| value.is_nan()));
     }
 }

@@ -239,13 +239,15 @@ pub fn examine(
     Ok(all)
 }
 
+/// The places within the layers that events of a phase are of.
+pub fn within_layers(events: &[Event], phase: Phase) -> BTreeSet<(i32, Point)> {
+    let own = events.iter().filter(|event| event.phase == phase && Part::of(event.point) == Part::Layer);
+    own.map(|event| (event.layer, event.point)).collect()
+}
+
 /// Whether no place within the layers is recorded in both phases.
 fn of_ends_alone(events: &[Event]) -> bool {
-    let of = |phase: Phase| -> BTreeSet<(i32, Point)> {
-        let own = events.iter().filter(|event| event.phase == phase && Part::of(event.point) == Part::Layer);
-        own.map(|event| (event.layer, event.point)).collect()
-    };
-    of(Phase::Prefill).is_disjoint(&of(Phase::Decode))
+    within_layers(events, Phase::Prefill).is_disjoint(&within_layers(events, Phase::Decode))
 }
 
 /// Whether a bug explains what is at fault, so that no wider noise is needed; one that is itself a matter of precision does

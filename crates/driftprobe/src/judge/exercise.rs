@@ -83,8 +83,7 @@ fn largest_index(event: &Event) -> Option<u64> {
 
 /// Index of the token among the keys, from whichever event names it.
 fn own_index(pair: &JudgedPair) -> Option<u64> {
-    let of = |event: &Event| event.logical_tok_idx.or(event.pos_id);
-    of(&pair.prefill).or_else(|| of(&pair.decode))
+    pair.prefill.token_index().or_else(|| pair.decode.token_index())
 }
 
 /// What the events say of their forward passes and caches.

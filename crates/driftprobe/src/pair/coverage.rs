@@ -50,6 +50,8 @@ struct Promise<'a> {
     prompts: BTreeMap<&'a str, (&'a [u32], u64)>,
     layers: BTreeSet<i32>,
     points: BTreeSet<Point>,
+    /// Layer and point of every row of one position.
+    places: Vec<(i32, Point)>,
     one_phase: BTreeMap<Point, Phase>,
     rows_per_phase: u64,
 }
@@ -81,7 +83,7 @@ pub fn expect(manifest: Option<&Manifest>, events: &[&Event]) -> Expectation {
         let Some(&(tokens, first)) = promise.prompts.get(prompt.id.as_str()) else { continue };
         let id: Arc<str> = Arc::from(prompt.id.as_str());
         for (position, &token_id) in (0u64..).zip(tokens).skip_while(|(position, _)| *position < first) {
-            for (layer, point) in promise.rows_of_position() {
+            for (layer, point) in promise.places.iter().copied() {
                 for phase in Phase::ALL {
                     if found.binary_search(&(phase, position, layer, point, &*id)).is_err() {
                         let prompt_id = id.clone();
@@ -138,12 +140,11 @@ impl<'a> Promise<'a> {
             prompts: by_id,
             layers: layers.iter().copied().collect(),
             points: prefill.intersection(&decode).copied().collect(),
+            places: manifest.expected_places().unwrap_or_default(),
             one_phase: manifest.one_sided_points().into_iter().collect(),
             rows_per_phase: 0,
         };
-        let layered = promise.points.iter().filter(|point| point.layered()).count() as u128;
-        let a_position = layered * promise.layers.len() as u128 + (promise.points.len() as u128 - layered);
-        let rows = promise.prompts.len() as u128 * u128::from(steps) * a_position;
+        let rows = promise.prompts.len() as u128 * u128::from(steps) * promise.places.len() as u128;
         match u64::try_from(rows) {
             Ok(0) if unknown.is_empty() => unknown.push("the manifest promises no row at all".to_owned()),
             Ok(rows) if rows <= EXPECTED_ROWS_MAX => promise.rows_per_phase = rows,
@@ -152,15 +153,6 @@ impl<'a> Promise<'a> {
             )),
         }
         if unknown.is_empty() { Ok(promise) } else { Err(unknown) }
-    }
-
-    /// (layer, point) of every row of one position, in search order.
-    fn rows_of_position(&self) -> impl Iterator<Item = (i32, Point)> + '_ {
-        let layered = self
-            .layers
-            .iter()
-            .flat_map(|&layer| self.points.iter().filter(|point| point.layered()).map(move |point| (layer, *point)));
-        self.points.iter().filter(|point| !point.layered()).map(|point| (-1, *point)).chain(layered)
     }
 
     /// The promised position that an event fills; `None` for a point of one phase, an error if it was not promised.
@@ -179,7 +171,7 @@ impl<'a> Promise<'a> {
             };
         }
         let promised = (0u64..).zip(tokens).filter(|(position, _)| *position >= first);
-        let Some(position) = event.logical_tok_idx.or(event.pos_id) else {
+        let Some(position) = event.token_index() else {
             let mut fits = promised.filter(|(_, token)| event.token_id.is_none_or(|id| id == **token));
             return match (fits.next(), fits.next()) {
                 (Some((position, _)), None) => Ok(Some(position)),

@@ -44,11 +44,6 @@ impl Part {
     }
 }
 
-/// The position that an event names: its position id, else its index in the prompt.
-pub fn position_of(event: &Event) -> Option<u64> {
-    event.pos_id.or(event.logical_tok_idx)
-}
-
 /// Gives every event its [`Place`], independent of the order in which the events were read.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
@@ -72,7 +67,7 @@ impl Places {
             places.ranks.entry(id.clone()).or_insert(rank);
         }
         for event in events {
-            if let Some(position) = position_of(event) {
+            if let Some(position) = event.position() {
                 let first = places.first_position.entry(event.prompt_id.clone()).or_insert(position);
                 *first = position.min(*first);
             }
@@ -89,7 +84,7 @@ impl Places {
     pub fn of(&self, event: &Event) -> Place {
         Place {
             prompt: self.rank(&event.prompt_id),
-            position: position_of(event).or_else(|| self.first_position.get(&event.prompt_id).copied()).unwrap_or(0),
+            position: event.position().or_else(|| self.first_position.get(&event.prompt_id).copied()).unwrap_or(0),
             part: Part::of(event.point),
             layer: event.layer,
             point: event.point,
@@ -99,7 +94,7 @@ impl Places {
 
 /// An event's place in words: `p0_short, position 37, layer 0, attn_out`.
 pub fn describe(event: &Event) -> String {
-    describe_row(&event.prompt_id, position_of(event), event.layer, &event.point_spelling)
+    describe_row(&event.prompt_id, event.position(), event.layer, &event.point_spelling)
 }
 
 /// A row's place in words.

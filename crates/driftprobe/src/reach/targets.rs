@@ -135,12 +135,14 @@ pub fn targets(analysis: &Analysis, scope: &Scope) -> (Vec<Target>, Vec<Skipped>
         };
         for event in [&pair.prefill, &pair.decode] {
             let (point, phase) = (event.point, event.phase);
-            let Some(pos) = event.logical_tok_idx.or(event.pos_id).filter(|_| why.is_empty()) else {
+            let Some(pos) = event.token_index().filter(|_| why.is_empty()) else {
                 *left.entry((point, phase, why)).or_default() += 1;
                 continue;
             };
             let name = RowName { prompt_id: event.prompt_id.clone(), layer: event.layer, pos };
-            rows.entry((!is_attention(point), point, phase)).or_default().push(Wanted { name, pass: event.seq_len });
+            rows.entry((!point.is_of_attention(), point, phase))
+                .or_default()
+                .push(Wanted { name, pass: event.seq_len });
         }
     }
     let target = |((_, point, phase), rows): ((bool, Point, Phase), Vec<Wanted>)| Target {
@@ -170,13 +172,9 @@ fn held(point: Point, rows: Vec<Wanted>) -> Vec<Wanted> {
     let mut keys = 0;
     let bears = |(at, row): &(usize, Wanted)| {
         keys += row.name.pos + 1;
-        !is_attention(point) || *at < 3 || keys <= KEYS_MAX
+        !point.is_of_attention() || *at < 3 || keys <= KEYS_MAX
     };
     rows.into_iter().enumerate().filter(bears).map(|(_, row)| row).collect()
-}
-
-fn is_attention(point: Point) -> bool {
-    matches!(point, Point::AttnScores | Point::AttnProbs | Point::AttnOut)
 }
 
 fn shares_factors(point: Point) -> bool {

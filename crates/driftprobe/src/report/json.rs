@@ -9,7 +9,6 @@ use crate::evidence::Bits;
 use crate::evidence::metrics::{Numbers, Scope};
 use crate::judge::repeat::RepeatOutcome;
 use crate::judge::{JudgedPair, Vacuous};
-use crate::pair::place::position_of;
 use crate::verdict::reason::Reason;
 use crate::verdict::{FirstFailure, Parting, Verdict};
 use driftprobe_trace::{Event, Manifest, Phase};
@@ -301,7 +300,7 @@ fn unpaired(one: &Unpaired) -> UnpairedEntry {
         phase: event.phase.id(),
         phase_spelling: event.phase_spelling.to_string(),
         prompt_id: event.prompt_id.to_string(),
-        pos_id: position_of(event),
+        pos_id: event.position(),
         logical_tok_idx: event.logical_tok_idx,
         token_id: event.token_id,
         layer: event.layer,

@@ -112,7 +112,7 @@ impl Slots {
     /// Of one phase of a run.
     pub fn of(examination: &Examination, phase: Phase) -> Slots {
         let judged = |token: &&TokenJudgement| token.slot.is_some() && token.phase == phase;
-        let cache = |place: &&PlaceDrift| matches!(place.point, Point::KCache | Point::VCache);
+        let cache = |place: &&PlaceDrift| place.point.is_cache();
         let places = examination.study.end_to_end.iter().flat_map(|drift| &drift.places);
         let rounding = places.filter(cache).map(|place| place.expected).reduce(f64::max);
         Slots { rows: examination.study.tokens.iter().filter(judged).count(), rounding: rounding.unwrap_or(f64::NAN) }

@@ -51,7 +51,7 @@ fn codes(analysis: &Analysis, pair: &JudgedPair) -> [String; 2] {
 /// Whether this is the first fault of a phase.
 fn is_cause(analysis: &Analysis, pair: &JudgedPair) -> bool {
     let event = &pair.prefill;
-    let place = (&*event.prompt_id, event.logical_tok_idx.or(event.pos_id), event.layer, event.point);
+    let place = (&*event.prompt_id, event.token_index(), event.layer, event.point);
     let mut causes = analysis.examination.iter().flat_map(|examination| &examination.causes);
     causes.any(|cause| (&*cause.prompt_id, Some(cause.pos), cause.layer, cause.point) == place)
 }
@@ -75,7 +75,7 @@ fn of_unpaired(one: &Unpaired) -> [String; 8] {
     [
         one.event.prompt_id.to_string(),
         or_dash(one.event.token_id),
-        or_dash(crate::pair::place::position_of(&one.event)),
+        or_dash(one.event.position()),
         layer(one.event.layer),
         one.event.point_spelling.to_string(),
         code.to_owned(),

@@ -151,7 +151,7 @@ impl<'a> Record<'a> {
     ) -> Record<'a> {
         let mut record = Record { rows, config, events: BTreeMap::new() };
         for event in events {
-            let pos = event.logical_tok_idx.or(event.pos_id).and_then(|pos| usize::try_from(pos).ok());
+            let pos = event.token_index().and_then(|pos| usize::try_from(pos).ok());
             let Some(pos) = pos.filter(|pos| *pos < tokens) else { continue };
             let place = Input { point: event.point, layer: event.layer };
             let at = record.events.entry((event.phase, place)).or_default();
@@ -186,7 +186,7 @@ impl<'a> Record<'a> {
             return Ok(row.map(View::whole).into_iter().collect());
         }
         let width = width(self.config, place.point, pos);
-        let full = if is_cache(place.point) { width * (pos + 1) } else { width };
+        let full = if place.point.is_cache() { width * (pos + 1) } else { width };
         let mut views = Vec::new();
         if event.elements().is_some_and(|n| n != full as u64) {
             return Ok(views);
@@ -198,7 +198,7 @@ impl<'a> Record<'a> {
             views.push(View::of(Columns::At(at), sample.values.clone()));
         }
         // Scores that the mask hides make statistics of another set of values than they seem.
-        if !matches!(place.point, Point::AttnScores | Point::AttnProbs) {
+        if !place.point.is_per_key() {
             let stats = &event.stats;
             let all = [(Columns::Min, stats.min), (Columns::Max, stats.max), (Columns::Mean, stats.mean)];
             views.extend(all.into_iter().filter_map(|(columns, value)| Some(View::of(columns, vec![value?]))));
@@ -246,7 +246,7 @@ impl<'a> Record<'a> {
     /// # Errors
     /// If a payload is damaged or missing.
     pub fn shares_caches(&self, first: usize) -> Result<bool, TraceError> {
-        let caches = self.events.keys().filter(|(phase, place)| *phase == Phase::Decode && is_cache(place.point));
+        let caches = self.events.keys().filter(|(phase, place)| *phase == Phase::Decode && place.point.is_cache());
         let Some(place) = caches.map(|(_, place)| *place).max_by_key(|place| place.layer) else { return Ok(false) };
         let (mut equal, mut all) = (0usize, 0usize);
         for pos in self.positions(Phase::Decode, place) {
@@ -258,11 +258,6 @@ impl<'a> Record<'a> {
         }
         Ok(2 * equal > all)
     }
-}
-
-/// Whether a point's row holds all cached positions.
-pub fn is_cache(point: Point) -> bool {
-    matches!(point, Point::KCache | Point::VCache)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! before add up, and it cannot tell a local fault from an inherited one but by where it is first seen.
 
 use super::measure::{Limits, Measure};
-use super::record::{Shown, View, is_cache};
+use super::record::{Shown, View};
 use super::study::Scene;
 use crate::oracle::stage::Input;
 use crate::oracle::stats::exceeds as is_larger;
@@ -49,7 +49,7 @@ impl Tokens {
     pub fn look(&mut self, place: Input, scene: &Scene<'_, '_>) -> Result<(), TraceError> {
         for phase in Phase::ALL {
             for pos in scene.record.positions(phase, place) {
-                if is_cache(place.point) {
+                if place.point.is_cache() {
                     let slots = scene.record.slots(phase, place, pos)?;
                     if !slots.is_empty() {
                         for (slot, row) in slots {
@@ -106,7 +106,7 @@ impl Tokens {
 
 /// Whether a measure over so many values says more against a row than another one: it exceeds its limits where the other does
 /// not, or its score is larger.
-fn says_more((one, values): (Measure, usize), (other, of_other): (Measure, usize)) -> bool {
+pub fn says_more((one, values): (Measure, usize), (other, of_other): (Measure, usize)) -> bool {
     let (is, was) = (one.exceeds(Limits::of(values)), other.exceeds(Limits::of(of_other)));
     is && !was || is == was && is_larger(one.score, other.score)
 }
@@ -116,7 +116,7 @@ impl Scene<'_, '_> {
     pub fn row(&self, lane: usize, point: Point, (pos, slot): (usize, Option<usize>)) -> Option<Vec<f64>> {
         match slot {
             Some(slot) => self.lockstep.cached(lane, point, (pos, slot)).map(<[f64]>::to_vec),
-            None if is_cache(point) => self.lockstep.gathered(lane, point, pos),
+            None if point.is_cache() => self.lockstep.gathered(lane, point, pos),
             None => self.lockstep.row(lane, point, pos).map(<[f64]>::to_vec),
         }
     }

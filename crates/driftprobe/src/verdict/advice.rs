@@ -250,7 +250,7 @@ fn about_inputs(analysis: &Analysis, pair: &JudgedPair, place: &str) -> Vec<Stri
                 && matches!(other.prefill.point, Point::QPostRope | Point::KCache | Point::VCache)
         })
         .collect();
-    let attention = matches!(pair.prefill.point, Point::AttnScores | Point::AttnProbs | Point::AttnOut);
+    let attention = pair.prefill.point.is_of_attention();
     if attention && inputs.len() == 3 && inputs.iter().all(|other| sure(other)) {
         let positions = inputs.iter().find_map(|other| other.cache).map(|cache| cache.positions);
         let rows = positions.map_or_else(String::new, |positions| format!(" rows 0 … {}", positions.saturating_sub(1)));

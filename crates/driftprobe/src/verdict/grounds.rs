@@ -95,8 +95,8 @@ const FILLED_MIN: f64 = 0.01;
 /// Below this p-value the phases' difference is no draw of rounding.
 pub const P_VALUE_MIN: f64 = 1e-3;
 
-/// Why none of these pairs, all of them at the ends, would have shown a bug of these phases. Rows within the layers are held against the tokens'
-/// own forward pass besides, which the table of bugs does not count.
+/// Why none of these pairs, all of them at the ends, would have shown a bug of these phases. Rows within the layers are held
+/// against the tokens' own forward pass besides, which the table of bugs does not count.
 pub fn no_power(examination: &Examination, pairs: &[JudgedPair], phases: &[Phase]) -> Option<String> {
     let power = || examination.power.iter().filter(|row| phases.contains(&row.phase));
     let ends = pairs.iter().all(|pair| Part::of(pair.prefill.point) != Part::Layer);

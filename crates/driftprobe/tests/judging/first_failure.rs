@@ -119,7 +119,7 @@ fn caches(position: Option<usize>) -> Memory {
     let mut memory = run(&[("p", &[1, 2, 3])], &[0], &points, |event| event.point == Point::AttnOut);
     for index in 0..memory.run.events.len() {
         let (point, phase) = (memory.run.events[index].point, memory.run.events[index].phase);
-        if matches!(point, Point::KCache | Point::VCache) {
+        if point.is_cache() {
             let mut values = [0.5, 1.5, -2.5, 3.0, 4.0, 0.1];
             if let (Some(position), Phase::Decode, Point::KCache) = (position, phase, point) {
                 values[2 * position] += 1.0;

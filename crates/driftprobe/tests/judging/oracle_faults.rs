@@ -101,7 +101,7 @@ fn one_element_off_flags_its_stage_and_at_most_what_reads_it() {
                 all[all.len() / 2]
             };
             // A large element: of a small one an ulp is not the row's noise. Cache rows count only where their source is recorded.
-            let own = |i: usize| !matches!(event.point, Point::KCache | Point::VCache) || i / 16 % 40 == 39;
+            let own = |i: usize| !event.point.is_cache() || i / 16 % 40 == 39;
             let candidates: Vec<usize> = (0..row.len()).filter(|i| own(*i) && row.value(*i).abs() >= median).collect();
             let at = candidates[dice.below(candidates.len())];
             let corrupted = Corrupted { run, event, values: moved(&row, at, 1e-5) };

@@ -53,7 +53,7 @@ fn drifting() -> Memory {
 fn row(prompt: &str, point: Point, layer: i32, (phase, position): (Phase, usize)) -> Row {
     let drifts = point == Point::Logits || point >= Point::AttnOut && layer == 0 || layer == 1;
     let ulps = if phase == Phase::Decode && drifts { 1 + layer.max(0) as u32 } else { 0 };
-    let cache = matches!(point, Point::KCache | Point::VCache);
+    let cache = point.is_cache();
     let count = if cache { 2 * (position + 1) * 2 } else { 8 };
     let values: Vec<f32> = (0..count)
         .map(|i| {

@@ -17,7 +17,7 @@ impl Examination {
         if !planned || event.payload.is_some() {
             return None;
         }
-        let cache = matches!(event.point, Point::KCache | Point::VCache);
+        let cache = event.point.is_cache();
         if let Some(token) = self.tokens_of(key).find(|token| cache && token.flagged)
             && self.is_first_of_both(key.0, key.3)
         {
@@ -45,7 +45,7 @@ impl Examination {
         if !self.is_replayed(key) {
             return Some("left out, and no whole row behind it was replayed from one before it".to_owned());
         }
-        let cache = matches!(event.point, Point::KCache | Point::VCache);
+        let cache = event.point.is_cache();
         (cache && !meets_every_slot(event)).then(|| "left out; its sample does not meet every position".to_owned())
     }
 

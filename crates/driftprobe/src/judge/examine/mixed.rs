@@ -43,7 +43,7 @@ fn mixed(cause: &Cause, simulation: &Simulation<'_>, run: &Run, rows: &dyn Rows)
             continue;
         }
         let row = rows.row(event).ok().flatten()?.to_f64();
-        let pos = usize::try_from(event.logical_tok_idx.or(event.pos_id)?).ok()?;
+        let pos = usize::try_from(event.token_index()?).ok()?;
         for (place, recorded) in row.chunks(width.max(1)).enumerate() {
             let at = pos * heads + place;
             let of = |pos, number| head(&pass, (cause.layer, pos), (number, width));

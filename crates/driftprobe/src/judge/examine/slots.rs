@@ -151,7 +151,7 @@ fn recorded_rows(config: &Config, run: &Run, rows: &dyn Rows, wrong: &TokenJudge
     let is_it = |e: &&Event| {
         (e.phase, e.point, e.layer) == (wrong.phase, wrong.point, wrong.layer)
             && e.prompt_id == wrong.prompt_id
-            && e.logical_tok_idx.or(e.pos_id) == Some(wrong.pos as u64)
+            && e.token_index() == Some(wrong.pos as u64)
     };
     let row = run.events.iter().find(is_it).and_then(|event| rows.row(event).ok().flatten());
     let values = row.map(|row| row.to_f64()).unwrap_or_default();

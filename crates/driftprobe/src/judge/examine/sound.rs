@@ -41,7 +41,8 @@ impl Rows for Sound<'_> {
             Some(payload) if self.damaged.contains(&key(payload)) => Ok(None),
             // The others were read when they were compared, or nobody looked: that one of them is not there is told by itself.
             _ => Ok(self.rows.row(event).unwrap_or_else(|_| {
-                let place = format!("{}: {}", event.phase, describe(event));
+                let place =
+                    format!("{}: {}: its row could not be read while it was judged", event.phase, describe(event));
                 self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
                 None
             })),

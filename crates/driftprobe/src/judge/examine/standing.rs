@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 impl Examination {
     /// The judgement of one row.
     pub fn of(&self, event: &Event) -> Option<&StageJudgement> {
-        let pos = event.logical_tok_idx.or(event.pos_id)?;
+        let pos = event.token_index()?;
         let place = Input { point: event.point, layer: event.layer };
         let at = self.index.get(&(event.phase, event.prompt_id.clone(), pos, place))?;
         self.phases.get(side(event.phase))?.stages.get(*at)
@@ -69,7 +69,8 @@ impl Examination {
         all
     }
 
-    pub(super) fn new(phases: [PhaseJudgement; 2], contract_findings: Vec<Finding>, study: Study) -> Examination {
+    /// What the oracle found of both phases, the arithmetics that it found, and what the simulation found, to be looked up by row.
+    pub fn new(phases: [PhaseJudgement; 2], contract_findings: Vec<Finding>, study: Study) -> Examination {
         let mut all = Examination { phases, contract_findings, study, ..Examination::default() };
         for phase in &all.phases {
             for (at, stage) in phase.stages.iter().enumerate() {
@@ -129,7 +130,7 @@ impl Examination {
 
     /// What is known of a row, by its stage, else by the stretch before it, else by the tokens alone.
     pub fn standing(&self, event: &Event) -> Standing {
-        let Some(pos) = event.logical_tok_idx.or(event.pos_id) else {
+        let Some(pos) = event.token_index() else {
             return Standing::Unknown("the event names no position".to_owned());
         };
         let stage = self.of(event);
@@ -209,7 +210,7 @@ impl Examination {
     pub(super) fn is_first_of_both(&self, phase: Phase, place: Input) -> bool {
         let other = if phase == Phase::Prefill { Phase::Decode } else { Phase::Prefill };
         let earlier = self.first.get(&other).is_some_and(|(part, layer, point)| {
-            let cache = matches!(point, Point::KCache | Point::VCache);
+            let cache = point.is_cache();
             (*part, *layer, *point) < place_of(place) && !(cache && *layer == place.layer)
         });
         self.is_first(phase, place) && !earlier
@@ -218,9 +219,8 @@ impl Examination {
     /// Whether nothing earlier in the computation of the phase is at fault. K and V of one layer count as one.
     pub(super) fn is_first(&self, phase: Phase, place: Input) -> bool {
         let Some((part, layer, point)) = self.first.get(&phase).copied() else { return true };
-        let cache = |point| matches!(point, Point::KCache | Point::VCache);
         (part, layer, point) >= place_of(place)
-            || ((part, layer) == (Part::of(place.point), place.layer) && cache(point) && cache(place.point))
+            || ((part, layer) == (Part::of(place.point), place.layer) && point.is_cache() && place.point.is_cache())
     }
 }
 

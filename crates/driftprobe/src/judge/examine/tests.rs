@@ -39,17 +39,21 @@ fn weights_are_in_doubt_only_if_every_matrix_of_both_phases_is_wrong() {
     assert_eq!(weights_in_doubt(&[of(&all[..2], &[]), of(&all[..2], &[])]), None, "of two points no more");
 }
 
+type Change<'a> = &'a dyn Fn(&mut serde_json::Map<String, serde_json::Value>);
+
+/// A run whose manifest has the model's config, but for what was changed.
+fn with_config(model: &Model, change: Change<'_>) -> Run {
+    let mut config = model.config.to_hugging_face();
+    change(&mut config);
+    let mut run = Run::default();
+    run.manifest = Some(driftprobe_trace::Manifest { config: Some(config), ..Default::default() });
+    run
+}
+
 #[test]
 fn numbers_of_a_config_are_the_models_to_a_millionth() {
     let model = Model::demo().unwrap();
-    let differing = |change: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>)| {
-        let mut config = model.config.to_hugging_face();
-        change(&mut config);
-        let manifest = Some(driftprobe_trace::Manifest { config: Some(config), ..Default::default() });
-        let mut run = Run::default();
-        run.manifest = manifest;
-        config_differs(&run, &model)
-    };
+    let differing = |change: Change<'_>| config_differs(&with_config(&model, change), &model);
     let by = |name: &'static str, factor: f64| {
         differing(&|config| config[name] = (config[name].as_f64().unwrap() * factor).into()).len()
     };
@@ -66,13 +70,7 @@ fn numbers_of_a_config_are_the_models_to_a_millionth() {
 #[test]
 fn a_run_without_a_fingerprint_is_of_another_model_if_its_sizes_are() {
     let model = Model::demo().unwrap();
-    let with = |change: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>)| {
-        let mut config = model.config.to_hugging_face();
-        change(&mut config);
-        let mut run = Run::default();
-        run.manifest = Some(driftprobe_trace::Manifest { config: Some(config), ..Default::default() });
-        same_model(&run, &model)
-    };
+    let with = |change: Change<'_>| same_model(&with_config(&model, change), &model);
     assert_eq!((with(&|_| {}), with(&|config| drop(config.remove("vocab_size")))), (Ok(()), Ok(())));
     for name in ["hidden_size", "vocab_size"] {
         assert!(matches!(with(&|config| config[name] = 7.into()), Err(Doubt::Shape(why)) if why.contains(name)));

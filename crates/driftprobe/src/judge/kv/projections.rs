@@ -1,6 +1,6 @@
 //! Hashes of the Q, K and V projections by layer and prompt, in both phases.
 
-use crate::pair::place::{Places, position_of};
+use crate::pair::place::Places;
 use driftprobe_trace::{Event, HashAlgo, Phase, Point, RowHash, Rows};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -113,7 +113,7 @@ pub(super) fn of(events: &[&Event], rows: &dyn Rows, places: &Places) -> Vec<Pro
         if event.point != *point {
             (*point, *of) = (event.point, BTreeMap::new());
         }
-        let pos = position_of(event);
+        let pos = event.position();
         let row = of.entry(places.of(event).position).or_insert(RowOfHash {
             pos,
             token_id: event.token_id,

@@ -151,7 +151,7 @@ pub(super) fn of(events: &[&Event], rows: &dyn Rows, config: Option<&Config>) ->
         if !matches!(event.point, AttnScores | AttnProbs | QPostRope | KCache | VCache | AttnOut) {
             continue;
         }
-        let pass = (event.prompt_id.clone(), event.logical_tok_idx.or(event.pos_id));
+        let pass = (event.prompt_id.clone(), event.token_index());
         let layer = all.entry((event.layer, event.phase)).or_default().entry(pass).or_default();
         match event.point {
             AttnScores => layer.scores = Some(event),

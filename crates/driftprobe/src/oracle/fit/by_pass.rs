@@ -49,7 +49,7 @@ pub fn fit(
 fn lengths(events: &[Event], (phase, point): (Phase, Point)) -> BTreeMap<Key, u64> {
     let of = events.iter().filter(|e| e.phase == phase && e.point == point);
     let one = |e: &Event| {
-        let pos = e.logical_tok_idx.or(e.pos_id)?;
+        let pos = e.token_index()?;
         Some(((e.prompt_id.clone(), e.layer, pos), e.seq_len?))
     };
     of.filter_map(one).collect()

@@ -33,7 +33,7 @@ impl<'a> Recorded<'a> {
     }
 
     pub fn add(&mut self, event: &'a Event) {
-        let Some(pos) = event.logical_tok_idx.or(event.pos_id) else { return };
+        let Some(pos) = event.token_index() else { return };
         let place = Input { point: event.point, layer: event.layer };
         self.events.entry(place).or_default().entry(pos).or_default().push(event);
     }

@@ -29,7 +29,7 @@ pub fn first_failure(out: &mut Document, analysis: &Analysis, first: &FirstFailu
     let Some(pair) = first.pair.and_then(|index| analysis.pairs.get(index)) else {
         let is_it = |event: &Event| {
             (&*event.prompt_id, event.layer, event.point) == (&*first.prompt_id, first.layer, first.point)
-                && first.pos_id == crate::pair::place::position_of(event)
+                && first.pos_id == event.position()
         };
         if let Some(one) = analysis.unpaired.iter().find(|one| is_it(&one.event)) {
             out.line(format!("{}.\n", markdown_sentence(&details::of_unpaired(one))));

@@ -14,27 +14,14 @@ pub fn event(prompt: &str, phase: Phase, point: Point, layer: i32, position: u64
         Phase::Decode => ("decode0", 1, 1),
     };
     Event {
-        prompt_id: Arc::from(prompt),
-        phase,
         phase_spelling: Arc::from(spelling),
-        point,
-        point_spelling: Arc::from(point.id()),
-        layer: if point.layered() { layer } else { -1 },
         step: Some(step),
         pos_id: Some(position),
         logical_tok_idx: Some(position),
         token_id: Some(token),
         seq_len: Some(seq_len),
-        kv_len: None,
-        dtype: None,
-        stored_dtype: None,
-        shape: None,
-        hash: None,
-        stats: Default::default(),
-        sample: None,
-        payload: None,
-        logits: None,
         source: Source { file: Arc::from("traces/memory.jsonl"), line: 1 },
+        ..Event::at(Arc::from(prompt), phase, point, layer)
     }
 }
 
