@@ -7,7 +7,7 @@
 use super::measure::{Limits, Measure};
 use super::record::View;
 use super::study::Scene;
-use super::token::Tokens;
+use super::token::{Tokens, says_more};
 use crate::oracle::stage::Input;
 use driftprobe_trace::{Phase, Point, TraceError};
 use std::collections::BTreeMap;
@@ -103,11 +103,12 @@ impl Gaps {
                 Some(view.distance_of(row(draw)?, replay) * scale / size(replay))
             };
             let of_draws: Vec<f64> = pairs.filter_map(one).collect();
-            (Measure::of(view.distance(replayed), &of_draws, view.floor(replayed, unit)), Limits::of(view.len()))
+            (Measure::of(view.distance(replayed), &of_draws, view.floor(replayed, unit)), view.len())
         });
-        let worst = measures.reduce(|worst, other| if other.0.score <= worst.0.score { worst } else { other });
-        let Some((measure, limits)) = worst else { return };
-        let inherited = since.inherited && measure.exceeds(limits);
+        let worst = measures.reduce(|worst, other| if says_more(other, worst) { other } else { worst });
+        let Some((measure, values)) = worst else { return };
+        let exceeds = measure.exceeds(Limits::of(values));
+        let inherited = since.inherited && exceeds;
         self.all.push(Gap {
             prompt_id: scene.prompt_id.clone(),
             phase,
@@ -118,7 +119,7 @@ impl Gaps {
             ratio: measure.ratio,
             score: measure.score,
             inherited,
-            flagged: measure.exceeds(limits) && !inherited,
+            flagged: exceeds && !inherited,
         });
     }
 
