@@ -91,4 +91,18 @@ grep -q 'exit status 2' "$work/error"
 grep -q 'hint:' "$work/error"
 test ! -e "$work/none"
 expect 2 "$driftprobe" run "${remote[@]}" --out "$work/run"
+
+# A run that lies here is replaced by one that came whole, and by nothing less; what else lies beside it stays.
+echo mine >"$work/run/notes.txt"
+before=$(sha256sum <"$work/run/manifest.json")
+expect 2 "$driftprobe" run "${remote[@]}" --model /no/such/model --out "$work/run" --overwrite
+test "$before" = "$(sha256sum <"$work/run/manifest.json")"
+expect 0 "$driftprobe" analyze "$work/run" --out "$work/report-before"
+expect 0 "$driftprobe" run "${remote[@]}" --layers 0 --prompts 'another text' --out "$work/run" --overwrite
+grep -q '^PASS' "$work/report"
+test "$before" != "$(sha256sum <"$work/run/manifest.json")"
+test "$(cat "$work/run/notes.txt")" = mine
+expect 0 "$driftprobe" analyze "$work/run" --out "$work/report-after"
+expect 2 "$driftprobe" run "${remote[@]}" --layers 0 --out "$work" --overwrite
+test -e "$work/user"
 echo "remote runs: ok"

@@ -243,4 +243,10 @@ fn a_run_whose_other_mode_is_gone_does_not_pass() {
     for command in [&["gate", "run"][..], &["analyze", "run"], &["analyze", "run", "--by-prompt", "--out", "report"]] {
         driftprobe(&dir).args(command).assert().code(3).stdout(predicate::str::contains("EXPECTED_MISSING"));
     }
+    // Presets decide nothing of a mode that is not there: whether they pass is not known.
+    for decide in ["preset", "all"] {
+        let (status, report) = gate(&dir, &["run", "--preset", "sglang", "--decide", decide]);
+        assert_eq!((status, &report["verdict"]), (3, &json!("INCONCLUSIVE")), "{report:#}");
+        assert_eq!(report["runs"][0]["presets"][0]["verdict"], "INCONCLUSIVE", "{report:#}");
+    }
 }

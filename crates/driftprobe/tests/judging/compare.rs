@@ -11,7 +11,7 @@ use driftprobe_engine::faulty::{Fault, FaultyEngine, Subject};
 use driftprobe_engine::record::{Plan, Unwatched, record};
 use driftprobe_engine::{DecodeAttention, EmbeddedEngine, Engine, PrefillAttention, Settings, Storage};
 use driftprobe_model::Model;
-use driftprobe_trace::{Manifest, Phase, Point, PromptInfo, Run};
+use driftprobe_trace::{Manifest, Phase, Point, PointSet, PromptInfo, Run};
 use std::collections::BTreeSet;
 
 const TOKENS: [u32; 9] = [11, 42, 7, 99, 5, 3, 8, 120, 77];
@@ -133,19 +133,36 @@ fn a_fault_in_a_row_that_only_one_run_has_is_no_pass() {
     assert!(both[1].why.contains("two is at fault by itself: p, position 8, layer 1, q_post_rope"), "{}", both[1].why);
 }
 
+/// Of two runs with different settings, only these points.
+fn of_points_alone(model: &Model, points: &[Point]) -> [Comparison; 2] {
+    let (a, b) = (plain(model, Settings::default()), plain(model, blocked()));
+    let [first, second] = [&a, &b].map(|recorded| {
+        let mut run = recorded.run.clone();
+        run.events.retain(|event| points.contains(&event.point));
+        run.manifest.as_mut().unwrap().points = Some(PointSet::Both(points.to_vec()));
+        run
+    });
+    compared(&first, &second, Some(model)).try_into().unwrap()
+}
+
 #[test]
 fn embeddings_alone_compare_nothing() {
-    let model = Model::demo().unwrap();
-    let (a, b) = (plain(&model, Settings::default()), plain(&model, blocked()));
-    let [a, b] = [a, b].map(|recorded| {
-        let mut run = recorded.run.clone();
-        run.events.retain(|event| event.point == Point::EmbedOut);
-        run.manifest.as_mut().unwrap().points = Some(driftprobe_trace::PointSet::Both(vec![Point::EmbedOut]));
-        (run, recorded)
-    });
-    for one in compared(&a.0, &b.0, Some(&model)) {
+    for one in of_points_alone(&Model::demo().unwrap(), &[Point::EmbedOut]) {
         assert_eq!(one.verdict, Verdict::Inconclusive);
         assert!(has(&one, ReasonCode::OnlyCopies));
+    }
+}
+
+#[test]
+fn logits_alone_would_have_shown_no_bug() {
+    let model = Model::demo().unwrap();
+    for one in of_points_alone(&model, &[Point::Logits]) {
+        assert_eq!(one.verdict, Verdict::Inconclusive, "{:?}", one.reasons);
+        assert!(has(&one, ReasonCode::NoPower), "{:?}", one.reasons);
+    }
+    // With the head's input beside them a wrong head would have been seen.
+    for one in of_points_alone(&model, &[Point::FinalNormOut, Point::Logits]) {
+        assert!(!has(&one, ReasonCode::NoPower), "{:?}", one.reasons);
     }
 }
 

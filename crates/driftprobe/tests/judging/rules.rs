@@ -7,10 +7,10 @@ use driftprobe::cause::PowerRow;
 use driftprobe::judge::examine::Examination;
 use driftprobe::judge::repeat::RepeatOutcome;
 use driftprobe::judge::{JudgedPair, PairVerdict};
-use driftprobe::oracle::stats::RowStatistics;
-use driftprobe::oracle::{Outcome, StageJudgement};
+use driftprobe::oracle::stats::{Direction, Element, RowStatistics, ScoreTest};
+use driftprobe::oracle::{Outcome, PhaseJudgement, StageJudgement, SystematicJudgement};
 use driftprobe::pair::{WhyLoose, pair};
-use driftprobe::simulate::EndToEnd;
+use driftprobe::simulate::{EndToEnd, Study};
 use driftprobe::verdict::grounds::{P_VALUE_MIN, examination_reasons, repeat_reasons, unpaired_reasons};
 use driftprobe::verdict::reach;
 use driftprobe::verdict::reason::{ReasonCode, Reasons};
@@ -238,6 +238,48 @@ fn a_pair_at_fault_or_not_finite_is_the_first_failure() {
         first.not_compared.iter().all(|(_, point)| !others.contains(point) && *point != Point::AttnOut),
         "{first:?}"
     );
+}
+
+#[test]
+fn a_fault_of_a_row_without_a_partner_is_the_first_failure_where_no_pair_is_before_it() {
+    let run = judged();
+    let judged_as = |outcome, systematic: &[SystematicJudgement]| {
+        let own = StageJudgement { point: Point::AttnOut, layer: 0, pos: 3, ..stage(outcome) };
+        let decode = PhaseJudgement { stages: vec![own], systematic: systematic.to_vec() };
+        Examination::new([PhaseJudgement::default(), decode], vec![], Study::default())
+    };
+    let found = |at: usize, fault: Option<usize>, examination: &Examination| {
+        let place = run.pairs[at].place;
+        let event = row(Phase::Decode, 3, 7);
+        let loose = Unpaired { event, place, why: WhyLoose::NoCounterpart, one_phase: true, nan: 0 };
+        let mut pairs = run.pairs.clone();
+        if let Some(fault) = fault {
+            pairs[fault].verdict = PairVerdict::Fault;
+        }
+        reach(&pairs, &[loose], Some(examination), Reasons::default())
+    };
+    // By itself, or only with all rows of its point: 100 residuals to one side.
+    let mut test = ScoreTest::default();
+    (0..100).for_each(|_| {
+        test.add([Element { residual: 1.0, derivative: 1.0, variance: 0.0, total: 1.0, shared: 0.0 }].into_iter())
+    });
+    let (phase, point, direction) = (Phase::Decode, Point::AttnOut, Direction::Gain);
+    let together = SystematicJudgement { phase, point, layer: None, direction, test };
+    let clean = || Outcome::Clean(RowStatistics::default());
+    let mismatch = Outcome::Mismatch { compared: 8, differing: 1, first: 0, largest: 1.0 };
+    for faulty in [judged_as(mismatch, &[]), judged_as(clean(), std::slice::from_ref(&together))] {
+        let alone = found(4, None, &faulty);
+        let first = alone.first_failure.unwrap();
+        assert_eq!((alone.verdict, first.parting, first.pair), (Verdict::Fail, Parting::Fault, None));
+        assert_eq!((first.phase, first.point, first.layer, first.pos_id), (Some(phase), point, 0, Some(3)));
+        // Of two the earlier, and of two at one place the pair.
+        let pair_of = |fault| found(4, Some(fault), &faulty).first_failure.unwrap().pair;
+        assert_eq!([3, 4, 5].map(pair_of), [Some(3), Some(4), None]);
+    }
+    // One that is as it should be is no fault, and hides none.
+    let sound = judged_as(clean(), &[]);
+    assert_eq!(found(4, None, &sound).verdict, Verdict::Pass);
+    assert_eq!(found(4, Some(5), &sound).first_failure.unwrap().pair, Some(5));
 }
 
 #[test]
