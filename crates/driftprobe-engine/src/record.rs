@@ -188,6 +188,7 @@ impl Recorder<'_> {
             layers: Some(self.plan.layers.iter().filter_map(|l| i32::try_from(*l).ok()).collect()),
             points: Some(points),
             steps: u32::try_from(self.plan.steps).ok(),
+            repeats: (self.plan.repeats > 0).then_some(self.plan.repeats),
             recording: self.plan.rows.as_ref().map(|rows| rows.recording().clone()),
             ..base
         }

@@ -199,6 +199,9 @@ pub struct Manifest {
     /// 0 for a run's own traces, 1, 2 … for a self-repeat of it.
     #[serde(default)]
     pub repeat: u32,
+    /// How many self-repeats of it there are, in folders of this run's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<u32>,
     /// The engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineInfo>,
@@ -267,6 +270,7 @@ impl Default for Manifest {
             mode: None,
             modes: None,
             repeat: 0,
+            repeats: None,
             engine: None,
             model: None,
             config: None,

@@ -309,7 +309,7 @@ pub fn analyze_against(
     pair_reasons(&pairs, &mut reasons);
     exercise::reasons(manifest, &pairs, &mut reasons);
     unpaired_reasons(&unpaired, &mut reasons);
-    repeat_reasons(&repeats, &mut reasons);
+    repeat_reasons(manifest.and_then(|manifest| manifest.repeats).unwrap_or(0), &repeats, &mut reasons);
     if let Some(doubt) = &doubt {
         reasons.add(doubt.code(), doubt.to_string());
     }

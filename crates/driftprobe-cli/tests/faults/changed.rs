@@ -104,9 +104,10 @@ fn files_that_vanish_meanwhile_are_told_or_were_read_before() {
         assert!(code != 2 || said.contains("hint: "), "{file}: {said}");
         // What is gone for good: what was read before is known, and nothing else passes.
         let (after, said) = ended(&mut driftprobe(dir, &["analyze", "run", "--simulate", "1e9", "--out", "after"]));
-        // A repeat is not the run; that it is not whole is said. (Its manifest promises nothing that the run's does not.)
-        let told = said.contains("REPEAT_INCOMPLETE") || !file.starts_with("repeat-1/traces");
-        assert!(told && (file.contains("repeat-1") || after != 0), "{file} is gone: {said}");
+        // A repeat's manifest promises nothing that the run's does not.
+        let promises = !file.ends_with("repeat-1/manifest.json");
+        assert!(!promises || after != 0, "{file} is gone: {said}");
+        assert!(!file.starts_with("repeat-1/traces") || said.contains("REPEAT_MISSING"), "{file} is gone: {said}");
         println!("{file}: {code}, then {after}");
         fs::remove_dir_all(dir.join("run")).unwrap();
         let _ = fs::remove_dir_all(dir.join("report"));

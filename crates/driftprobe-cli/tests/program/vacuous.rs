@@ -26,6 +26,26 @@ fn a_run_in_which_no_bug_would_have_shown_is_no_pass() {
     driftprobe(&dir).args(small).args(all).assert().code(0).stdout(contains("NO_POWER").not());
 }
 
+/// Whether an engine repeats itself is no longer known where its repeats are gone.
+#[test]
+fn a_run_that_lost_a_repeat_does_not_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = ["run", "--prompts", "Truth is", "--layers", "0", "--repeats", "2", "--out", "run"];
+    driftprobe(&dir).args(small).assert().code(0);
+    for lost in ["repeat-2", "kv_aligned/repeat-1"] {
+        let (from, to) = (dir.path().join("run").join(lost), dir.path().join("lost"));
+        fs::rename(&from, &to).unwrap();
+        for command in
+            [&["analyze", "run"][..], &["gate", "run"], &["analyze", "run", "--by-prompt", "--out", "report"]]
+        {
+            driftprobe(&dir).args(command).assert().code(3).stdout(contains("REPEAT_MISSING"));
+        }
+        fs::rename(&to, &from).unwrap();
+        fs::remove_dir_all(dir.path().join("report")).unwrap();
+    }
+    driftprobe(&dir).args(["analyze", "run"]).assert().code(0).stdout(contains("REPEAT_MISSING").not());
+}
+
 #[test]
 fn a_run_is_not_its_own_baseline() {
     let dir = tempfile::tempdir().unwrap();

@@ -35,7 +35,7 @@ impl Output {
 
     /// A repeat of this run, in its own folder.
     pub(super) fn repeat(&self, repeat: u32) -> Result<Output, EngineError> {
-        let manifest = Manifest { repeat, modes: None, ..self.manifest.clone() };
+        let manifest = Manifest { repeat, repeats: None, modes: None, ..self.manifest.clone() };
         let writer = self.writer.inside(&format!("repeat-{repeat}"), manifest.clone())?;
         Ok(Output { mode: self.mode, writer, manifest })
     }

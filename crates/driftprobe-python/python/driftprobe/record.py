@@ -114,14 +114,16 @@ class Recorder:
                 incomplete then, whatever it was that was raised.
         """
         folder = fspath(out)
+        manifest = {**manifest, "repeats": self.plan.repeats or None}
         writer = Writer(folder, json.dumps(manifest), self.plan.overwrite)
         try:
             self._once(writer, repeat=0)
             observer = {phase: compared.described() for phase, compared in self.observer.items()}
             writer.describe(json.dumps({**manifest, "observer": observer}))
             for repeat in range(1, self.plan.repeats + 1):
-                # A repeat has no other modes inside.
-                self._repeat(f"{folder}/repeat-{repeat}", {**manifest, "modes": None, "repeat": repeat}, repeat)
+                # A repeat has no other modes inside, and no repeats.
+                described = {**manifest, "modes": None, "repeat": repeat, "repeats": None}
+                self._repeat(f"{folder}/repeat-{repeat}", described, repeat)
             inside()
         except BaseException:
             writer.finish(False)

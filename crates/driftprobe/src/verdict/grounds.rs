@@ -208,10 +208,19 @@ pub fn unpaired_reasons(unpaired: &[Unpaired], reasons: &mut Reasons) {
     }
 }
 
-/// Phases that do not repeat themselves.
-pub fn repeat_reasons(repeats: &[RepeatOutcome], reasons: &mut Reasons) {
+/// Phases that do not repeat themselves, and what is lacking of the repeats that the manifest promises.
+pub fn repeat_reasons(promised: u32, repeats: &[RepeatOutcome], reasons: &mut Reasons) {
+    let there: BTreeSet<u32> = repeats.iter().map(|outcome| outcome.repeat).collect();
+    if let Some(first) = (1..=promised).find(|number| !there.contains(number)) {
+        let missing = u64::from(promised) - there.range(1..=promised).count() as u64;
+        reasons.add_many(ReasonCode::RepeatMissing, missing, format!("repeat {first} of {promised} is not there"));
+    }
     for outcome in repeats {
         let which = format!("repeat {} of {}", outcome.repeat, outcome.phase);
+        let [lacking, _] = outcome.without_partner;
+        if lacking > 0 && outcome.repeat <= promised {
+            reasons.add_many(ReasonCode::RepeatMissing, lacking, format!("{which} lacks {lacking} rows"));
+        }
         if outcome.differing > 0 {
             let example = format!("{which}: {} of {} rows differ", outcome.differing, outcome.paired);
             reasons.add_many(ReasonCode::NotRepeatable, outcome.differing, example);

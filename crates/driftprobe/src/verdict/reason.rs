@@ -139,6 +139,8 @@ reasons! {
         "set the engine's determinism variables and record the repeats again";
     ObserverEffect, "OBSERVER_EFFECT", true, "tracing changes what the engine computes: logits of the traced phase differ from those of the same phase untraced",
         "turn the engine's fusion of operations off, in both, or trace fewer points; if it does not repeat itself either, mend that first";
+    RepeatMissing, "REPEAT_MISSING", true, "a self-repeat that the manifest promises is not there or lacks rows: whether the engine repeats itself is not known",
+        "copy the run again with all of its repeat-N folders, or record it again";
     RepeatIncomplete, "REPEAT_INCOMPLETE", false, "rows of a self-repeat have no partner in the run it repeats, or could not be compared",
         "record the repeats with the same prompts, layers and points";
     SharedKernels, "SHARED_KERNELS", false, "both phases of the embedded engine quantise activations and share integer kernels: that they are bit-equal there says little",

@@ -327,9 +327,9 @@ fn rows_without_a_partner_are_an_offset_only_where_nothing_pairs() {
 
 #[test]
 fn a_repeat_that_lacks_rows_is_said_so() {
-    let codes = |differing: u64, not_comparable: u64, without_partner: [u64; 2]| {
+    let told = |promised: u32, repeat: u32, differing: u64, not_comparable: u64, without_partner: [u64; 2]| {
         let outcome = RepeatOutcome {
-            repeat: 1,
+            repeat,
             phase: Phase::Prefill,
             paired: 9,
             equal: 9,
@@ -341,12 +341,23 @@ fn a_repeat_that_lacks_rows_is_said_so() {
             noise: None,
         };
         let mut reasons = Reasons::default();
-        repeat_reasons(&[outcome], &mut reasons);
-        (reasons.has(ReasonCode::NotRepeatable), reasons.has(ReasonCode::RepeatIncomplete))
+        repeat_reasons(promised, &[outcome], &mut reasons);
+        [ReasonCode::NotRepeatable, ReasonCode::RepeatIncomplete, ReasonCode::RepeatMissing]
+            .map(|code| reasons.has(code))
+    };
+    let codes = |differing, not_comparable, without_partner| {
+        let [not_repeatable, incomplete, missing] = told(0, 1, differing, not_comparable, without_partner);
+        assert!(!missing, "none was promised");
+        (not_repeatable, incomplete)
     };
     assert_eq!(codes(0, 0, [0, 0]), (false, false));
     assert_eq!(codes(1, 0, [0, 0]), (true, false));
     for lost in [(1, [0, 0]), (0, [2, 0]), (0, [0, 1]), (1, [2, 1])] {
         assert_eq!(codes(0, lost.0, lost.1), (false, true), "{lost:?}");
     }
+    // Of repeats that were promised none may lack, and no row of one; what else they have is theirs.
+    let missing =
+        |promised: u32, repeat: u32, without_partner: [u64; 2]| told(promised, repeat, 0, 0, without_partner)[2];
+    assert_eq!([missing(1, 1, [0, 0]), missing(1, 1, [0, 2]), missing(1, 1, [1, 0])], [false, false, true]);
+    assert_eq!([missing(2, 1, [0, 0]), missing(1, 2, [0, 0]), missing(u32::MAX, 1, [0, 0])], [true; 3]);
 }
