@@ -12,7 +12,7 @@ use driftprobe::search::with_search;
 use driftprobe::verdict::modes::{alone, combine};
 use driftprobe::{Analysis, Options, analyze_against};
 use driftprobe_model::Model;
-use driftprobe_trace::{ALIGNED_DIR, Contract, Manifest, REPORT_DIR, Run, SEARCH_PREFIX};
+use driftprobe_trace::{ALIGNED_DIR, Contract, Manifest, REPORT_DIR, Run, SEARCH_PREFIX, check_rounds};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -141,6 +141,9 @@ pub fn judge_modes(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<(Analysis, 
 pub fn search_rounds(run: &Run, oracle: Option<&Oracle<'_>>) -> Result<Vec<Arc<Analysis>>, Failure> {
     let mut rounds = Vec::new();
     let ours = prompts_of(run);
+    if run.manifest.is_some() {
+        check_rounds(&run.dir)?;
+    }
     loop {
         let name = format!("{SEARCH_PREFIX}{}", rounds.len() + 1);
         let Some(round) = run.inner(&name)? else { break };

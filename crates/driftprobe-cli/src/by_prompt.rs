@@ -12,7 +12,7 @@ mod subject;
 
 pub use shards::{shard_folder, shard_of};
 pub use store::{Store, plan_of};
-pub use subject::{DEPTH_MAX, folders, foreign_round, names, too_deep};
+pub use subject::{folders, foreign_round, names};
 
 use crate::analyze::{beside, contract};
 use crate::args::{AnalyzeArgs, Format};

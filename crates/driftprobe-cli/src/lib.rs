@@ -2,6 +2,7 @@
 
 mod analyze;
 mod args;
+mod below;
 mod by_prompt;
 #[doc(hidden)]
 pub mod bytes;

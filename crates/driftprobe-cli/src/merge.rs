@@ -69,7 +69,7 @@ pub fn collect(folders: &[&Path]) -> Result<Merged, Failure> {
     }
     match judged.into_keys().next() {
         Some((run, prompt)) => Err(refused(MergeError::NotPromised { run, prompt })),
-        None => Ok(merging.end(promise.runs().count() as u64)),
+        None => Ok(merging.end(&promise)),
     }
 }
 

@@ -168,7 +168,10 @@ const FILES_MAX: usize = 1 << 20;
 /// Deepest folder that is looked into.
 const DEPTH_MAX: usize = 8;
 
-/// The files below a folder, or the one file, in natural order. Links to folders are not followed.
+/// The files below a folder, or the one file, in natural order.
+///
+/// # Errors
+/// If a folder cannot be listed or lies too deep; for a link to a folder, a pipe or a device.
 pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let kind = fs::metadata(path).map_err(|e| ImportError::io("open", path, &e))?;
     if !kind.is_dir() {
@@ -182,7 +185,14 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
             let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
             match is_dir {
                 true if depth < DEPTH_MAX => todo.push((entry.path(), depth + 1)),
-                true => {}
+                true => {
+                    let what = format!("more than {DEPTH_MAX} folders within each other");
+                    return Err(ImportError::file(&entry.path(), what, "name a folder that lies nearer to the dump"));
+                }
+                false if fs::metadata(entry.path()).is_ok_and(|kind| kind.is_dir()) => {
+                    let hint = "copy here what it leads to, or take it out of the dump";
+                    return Err(ImportError::file(&entry.path(), "is a link to a folder, which is not followed", hint));
+                }
                 // A pipe or a device, which a link may lead to, has no end.
                 false if fs::metadata(entry.path()).is_ok_and(|kind| !kind.is_file() && !kind.is_dir()) => {
                     let hint = "take it out of the dump; do not import what a stranger wrote";

@@ -145,3 +145,32 @@ fn lines_of_logits_are_read_strictly() {
     fs::write(&path, "{\"token_idx\": 3, \"token_id\": 5, \"logits\": [0.5, 1.5]}\n{\"token_idx\": 4, \"log").unwrap();
     assert!(fault(folder.path()).contains("logits.jsonl:2"));
 }
+
+/// A pass that is not read is a pass that is not compared.
+#[test]
+fn a_pass_that_would_not_be_read_is_refused_or_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let pass = |number: u32| fixtures().join(format!("passes/pass{number}.safetensors"));
+    let put = |number: u32, to: &Path| {
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(pass(number), to).unwrap();
+    };
+    let by_map = |request: &mut Request| request.map = Some("transformers".to_owned());
+    let passes = |source: &Path| run(source, by_map).map(|(report, _)| report.passes.len());
+    put(0, &root.join("dump/pass0.safetensors"));
+    put(1, &root.join("dump/pass1.SAFETENSORS"));
+    assert_eq!(passes(&root.join("dump")).unwrap(), 2);
+    let deep = |depth: usize| (0..depth).fold(root.join("dump"), |path, number| path.join(number.to_string()));
+    put(2, &deep(8).join("pass2.safetensors"));
+    assert_eq!(passes(&root.join("dump")).unwrap(), 3);
+    put(3, &deep(9).join("pass3.safetensors"));
+    assert!(fault(&root.join("dump")).contains("more than 8 folders within each other"));
+    fs::remove_dir_all(deep(1)).unwrap();
+    #[cfg(unix)]
+    {
+        put(2, &root.join("elsewhere/pass2.safetensors"));
+        std::os::unix::fs::symlink(root.join("elsewhere"), root.join("dump/more")).unwrap();
+        assert!(fault(&root.join("dump")).contains("is a link to a folder"));
+    }
+}

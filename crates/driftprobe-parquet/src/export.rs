@@ -7,7 +7,8 @@ use crate::place::Place;
 use crate::table::Table;
 use crate::write::Writer;
 use driftprobe_trace::{
-    ALIGNED_DIR, Folder, Given, Mode, Row, Run, SEARCH_PREFIX, Text, TraceError, each_event, repeat_dirs, xxh3_128_text,
+    ALIGNED_DIR, Folder, Given, Mode, Row, Run, SEARCH_PREFIX, Text, TraceError, check_rounds, each_event, repeat_dirs,
+    xxh3_128_text,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -79,6 +80,7 @@ impl Exporting<'_> {
     fn all(&mut self) -> Result<(), TraceError> {
         let own = self.recording(self.wanted.run, 0)?;
         if own.manifest.is_some() {
+            check_rounds(&own.dir)?;
             for number in 1.. {
                 let round = own.dir.join(format!("{SEARCH_PREFIX}{number}"));
                 if !round.is_dir() {

@@ -32,7 +32,9 @@ struct One {
     groups: BTreeMap<Arc<str>, Vec<(usize, usize)>>,
     /// Kinds of rows that are no prompt's.
     others: Vec<String>,
-    /// Over the files' contents, names, sizes and times.
+    /// Over the files' contents, payloads left out, and names.
+    recorded: u128,
+    /// Over that, and the files' sizes and times.
     stamp: u128,
     /// Sizes and times of the tables' files.
     told: Vec<Told>,
@@ -96,7 +98,7 @@ impl One {
         let complete = promises.complete().unwrap_or(false);
         let (mut groups, mut others) = (BTreeMap::<Arc<str>, Vec<(usize, usize)>>::new(), Vec::new());
         let seen: Vec<Told> = tables.iter().map(|table| told(&table.path)).collect();
-        let mut stamp = Vec::new();
+        let (mut recorded, mut stamp) = (Vec::new(), Vec::new());
         for (at, table) in tables.iter().enumerate() {
             for group in 0..table.groups() {
                 let found = table.read(group, complete, None)?;
@@ -107,10 +109,12 @@ impl One {
                 }
                 others.extend(found.others);
             }
-            stamp.push(format!("{} {:?} {:?}", name_of(&table.path), table.content()?, seen.get(at)));
+            recorded.push(format!("{} {:?}", name_of(&table.path), table.content()?));
+            stamp.push(format!("{:?}", seen.get(at)));
         }
-        let stamp = xxh3_128(stamp.join("\n").as_bytes());
-        Ok(One { leaf, promises, tables, groups, others, stamp, told: seen })
+        let recorded = xxh3_128(recorded.join("\n").as_bytes());
+        let stamp = xxh3_128(format!("{recorded} {}", stamp.join("\n")).as_bytes());
+        Ok(One { leaf, promises, tables, groups, others, recorded, stamp, told: seen })
     }
 
     fn read(&self, id: &str) -> Result<Run, TraceError> {
@@ -177,11 +181,16 @@ impl ByPrompt for Index {
         xxh3_128(&bytes)
     }
 
-    /// Without the events, which lie in compressed pages: of what the run promises.
+    /// Events lie in compressed pages, those of one prompt beside those of others: of what the run promises of the prompt, and of
+    /// all tables.
     fn recorded(&self, id: &str) -> u128 {
-        // A manifest that was read can be written: its keys are texts.
-        let all = self.all().flat_map(|one| serde_json::to_vec(&one.promises.of(id)).unwrap_or_default());
-        xxh3_128(&all.collect::<Vec<u8>>())
+        let mut bytes = Vec::new();
+        for one in self.all() {
+            // A manifest that was read can be written: its keys are texts.
+            bytes.extend(serde_json::to_vec(&one.promises.of(id)).unwrap_or_default());
+            bytes.extend(one.recorded.to_le_bytes());
+        }
+        xxh3_128(&bytes)
     }
 
     fn unchanged(&self) -> Result<(), TraceError> {

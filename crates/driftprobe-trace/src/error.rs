@@ -107,6 +107,16 @@ pub enum TraceError {
         /// Line in it, from 1.
         line: u64,
     },
+    /// A run without a round of its search that has a later one.
+    #[error("{}: search-{round} is there, and search-{missing} is not", path.display())]
+    RoundMissing {
+        /// The run's folder.
+        path: PathBuf,
+        /// The first round that is not there.
+        missing: u32,
+        /// The first that is there after it.
+        round: u32,
+    },
     /// A dataset, or a row of it, is not what the format says, or could not be written.
     #[error("{}: {at}{}{message}", path.display(), if at.is_empty() { "" } else { ": " })]
     Dataset {
@@ -189,6 +199,9 @@ impl TraceError {
             TraceError::RunExists { .. } => "name another folder, or ask for this one to be overwritten",
             TraceError::Manifest { .. } => {
                 "correct the manifest by docs/trace-format.md, or take it away: traces without one can be read"
+            }
+            TraceError::RoundMissing { .. } => {
+                "put back the folder that was recorded with the run, or move the later rounds away: without it nothing is known of them"
             }
             TraceError::Promise { .. } => {
                 "judge it prompt by prompt (driftprobe analyze --by-prompt), or correct the manifest"

@@ -68,7 +68,10 @@ pub use raw::{RawEvent, RawPayload};
 pub use reading::Reading;
 pub use recording::{Compression, LeftOutBy, RECORDING_VERSION, Recording, RowGroup, SecondPass, grouped, sampled_at};
 pub use row::{GRETA_HASHED_VALUES, Row, element_count};
-pub use run::{ALIGNED_DIR, MANIFEST_BYTES_MAX, Rows, Run, SEARCH_PREFIX, Store, TENSORS_DIR, TRACES_DIR, repeat_dirs};
+pub use run::{
+    ALIGNED_DIR, MANIFEST_BYTES_MAX, Rows, Run, SEARCH_PREFIX, Store, TENSORS_DIR, TRACES_DIR, check_rounds,
+    is_part_of_run, repeat_dirs,
+};
 pub use scalar::{Hash64, Num, Text};
 pub use seen::Seen;
 pub use write::{RowRecord, RunWriter, SAMPLE_VALUES};

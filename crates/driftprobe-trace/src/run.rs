@@ -15,6 +15,7 @@ use crate::notes::Note;
 use crate::payload::Payloads;
 use crate::seen::Seen;
 use crate::{Event, Row, Source, TraceError};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -272,8 +273,39 @@ pub fn repeat_dirs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, TraceError> {
 
 /// N of a folder called `repeat-N`.
 pub(crate) fn repeat_number(name: &str) -> Option<u32> {
-    let number = name.strip_prefix("repeat-")?;
-    number.parse().ok().filter(|&n: &u32| n > 0 && n.to_string() == number)
+    number(name.strip_prefix("repeat-")?)
+}
+
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|&n: &u32| n > 0 && n.to_string() == text)
+}
+
+/// Whether a folder of this name in a run's folder is a part of the run: a self-repeat, or, of a run that has a manifest, the
+/// other mode and the rounds of a search. (The folders of its traces, payloads and reports are by their own names.)
+pub fn is_part_of_run(name: &str, manifest: bool) -> bool {
+    repeat_number(name).is_some()
+        || manifest && (name == ALIGNED_DIR || name.strip_prefix(SEARCH_PREFIX).and_then(number).is_some())
+}
+
+/// Refuses a run's folder with a round of a search that comes after one that is not there: what it was to show is not known.
+///
+/// # Errors
+/// [`TraceError::RoundMissing`]; if the folder cannot be listed.
+pub fn check_rounds(dir: &Path) -> Result<(), TraceError> {
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    let mut rounds = BTreeSet::new();
+    for entry in fs::read_dir(dir).map_err(TraceError::io("list", dir))? {
+        let entry = entry.map_err(TraceError::io("list", dir))?;
+        let name = entry.file_name();
+        let round = name.to_str().and_then(|name| number(name.strip_prefix(SEARCH_PREFIX)?));
+        rounds.extend(round.filter(|_| entry.path().is_dir()));
+    }
+    match (1..).zip(&rounds).find(|(expected, round)| expected != *round) {
+        Some((missing, round)) => Err(TraceError::RoundMissing { path: dir.to_owned(), missing, round: *round }),
+        None => Ok(()),
+    }
 }
 
 pub(crate) fn check_repeat(dir: &Path, manifest: Option<&Manifest>, number: u32) -> Result<(), TraceError> {

@@ -2,7 +2,7 @@
 
 use super::generate;
 use anyhow::{Result, ensure};
-use driftprobe::digest::{Digest, Merging};
+use driftprobe::digest::{Digest, Merging, Promise};
 use driftprobe::{Options, Verdict, analyze};
 use driftprobe_trace::{
     Dtype, Event, HashAlgo, HashCheck, Manifest, PayloadRef, Phase, Point, PointSet, PromptInfo, Row, Rows, Run,
@@ -93,7 +93,9 @@ pub fn judge(shape: Shape) -> Result<Judged> {
         ensure!(analysis.counts.identical == shape.events() / shape.prompts as u64 / 2, "{:?}", analysis.counts);
         merging.take(Digest::of("generated", &id(number), &analysis))?;
     }
-    let merged = merging.end(1);
+    let mut promise = Promise::default();
+    promise.add("generated", &(0..shape.prompts).map(id).collect::<Vec<_>>())?;
+    let merged = merging.end(&promise);
     ensure!(merged.verdict == Verdict::Pass, "{:?}: {:?}", merged.verdict, merged.reasons);
     let rss_bytes = super::high_water("/proc/self/status").unwrap_or_default();
     let seconds = [started.elapsed().as_secs_f64(), cpu_seconds() - worked];

@@ -1,23 +1,14 @@
 //! The runs that are to be judged: found in folders, named, and put together from their parts.
 
 use super::shards::shard_folder;
+use crate::below::runs_below;
 use crate::failure::Failure;
 use crate::lying::{self, Index, Inner};
-use driftprobe_trace::{ALIGNED_DIR, MANIFEST_FILE, Manifest, SEARCH_PREFIX, TRACES_DIR, xxh3_128_text};
+use driftprobe_trace::{ALIGNED_DIR, Manifest, SEARCH_PREFIX, check_rounds, xxh3_128_text};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Folders within folders that are looked through for runs.
-pub const DEPTH_MAX: usize = 16;
-
-/// What lies deeper is told, and not passed over.
-pub fn too_deep(path: &Path) -> Failure {
-    let what = format!("{}: more than {DEPTH_MAX} folders within each other", path.display());
-    Failure::new(what, "name a folder that lies nearer to the runs")
-}
 
 /// One run: whole, or all of its parts that are here.
 pub struct Subject {
@@ -92,12 +83,12 @@ impl Subject {
 pub fn folders(paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, Failure> {
     let mut found = BTreeSet::new();
     for path in paths {
-        let before = found.len();
-        find(path, DEPTH_MAX, &mut found)?;
-        if found.len() == before && !found.contains(&canonical(path)?) {
+        let below = runs_below(&canonical(path)?, &mut |_| Ok(()))?;
+        if below.is_empty() {
             let what = format!("{}: holds no run", path.display());
             return Err(Failure::new(what, "name runs, or a folder of runs: each has a manifest.json or traces/"));
         }
+        found.extend(below.iter().map(|run| canonical(run)).collect::<Result<Vec<_>, _>>()?);
     }
     Ok(found)
 }
@@ -123,57 +114,13 @@ fn canonical(path: &Path) -> Result<PathBuf, Failure> {
     path.canonicalize().map_err(|e| Failure::io("open", path, &e))
 }
 
-/// Adds the run at `path`, or those in the folder there.
-fn find(path: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> Result<(), Failure> {
-    let path = canonical(path)?;
-    let dataset = driftprobe_parquet::is_dataset(&path);
-    if dataset {
-        let runs = driftprobe_parquet::runs(&path)?;
-        let itself = runs.contains(&path);
-        found.extend(runs);
-        if itself || path.is_file() {
-            return Ok(());
-        }
-    }
-    if path.is_file() || is_run(&path) {
-        found.insert(path);
-        return Ok(());
-    }
-    for entry in fs::read_dir(&path).map_err(|e| Failure::io("list", &path, &e))? {
-        let inner = entry.map_err(|e| Failure::io("list", &path, &e))?.path();
-        // What is on its way into a folder lies in one whose name begins with a dot.
-        let hidden = inner.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        // Of a dataset what lies beside its runs: the report of it is one, and other runs may be.
-        let told = dataset && (is_partition(&inner) || inner.file_name().is_some_and(|name| name == "_report"));
-        if inner.is_dir() && !hidden && !told {
-            if depth == 0 {
-                return Err(too_deep(&path));
-            }
-            find(&inner, depth - 1, found)?;
-        }
-    }
-    Ok(())
-}
-
-fn is_partition(folder: &Path) -> bool {
-    folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"run="))
-}
-
-fn is_run(folder: &Path) -> bool {
-    let is_trace = |path: &Path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.ends_with(".jsonl") || name.ends_with(".jsonl.gz")
-    };
-    let loose = || fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| is_trace(&entry.path()));
-    folder.join(MANIFEST_FILE).is_file() || folder.join(TRACES_DIR).is_dir() || loose()
-}
-
 fn open_part(path: &Path) -> Result<Part, Failure> {
     let index = lying::index(path)?;
     // A loose file is judged alone, whatever lies beside it.
     if index.manifest().is_none() {
         return Ok(Part { index, aligned: None, rounds: Vec::new() });
     }
+    check_rounds(path)?;
     let aligned = Inner::new(path, ALIGNED_DIR).index()?;
     let mut rounds = Vec::new();
     loop {

@@ -4,9 +4,11 @@ mod by_prompt;
 mod cli;
 mod engines;
 mod export;
+mod found;
 mod gate;
 #[cfg(unix)]
 mod interrupt;
+mod layers;
 mod logprobs;
 mod machine;
 mod reach;

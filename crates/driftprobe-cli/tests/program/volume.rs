@@ -223,7 +223,7 @@ fn a_first_pass_without_its_second_passes_nowhere() {
     assert_eq!(judged(&dir, "run"), [3; 5], "it was promised");
     let analyzed = || driftprobe(&dir).args(["analyze", "run"]).assert();
     fs::rename(&away, run.join("search-2")).unwrap();
-    analyzed().code(3).stdout(contains("NO_SECOND_PASS"));
+    analyzed().code(2).stderr(contains("search-1 is not"));
     fs::rename(run.join("search-2"), &away).unwrap();
     // As it lies there when the run is killed before it is known what the second pass is to be.
     let text = fs::read_to_string(run.join("manifest.json")).unwrap();

@@ -8,7 +8,12 @@ use std::path::{Path, PathBuf};
 
 /// Whether a file holds tensors.
 pub fn is_tensor(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "npy" || extension == "safetensors")
+    is_called(path, "npy") || is_called(path, "safetensors")
+}
+
+/// Whether a file's name ends so, in letters of any size.
+fn is_called(path: &Path, ending: &str) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(ending))
 }
 
 /// Where the tensor of a key lies.
@@ -21,9 +26,9 @@ pub fn passes(root: &Path, files: &[PathBuf], loader: &mut Loader) -> Result<Vec
         let inner = below(root, file);
         let folder = inner.rsplit_once('/').map_or("", |(folder, _)| folder);
         let stem = name_of(file).rsplit_once('.').map_or("", |(stem, _)| stem);
-        let (keys, origin): (Vec<String>, OriginOf<'_>) = match file.extension() {
-            Some(extension) if extension == "npy" => (vec![String::new()], Box::new(|_| Origin::Npy(file.clone()))),
-            _ => {
+        let (keys, origin): (Vec<String>, OriginOf<'_>) = match is_called(file, "npy") {
+            true => (vec![String::new()], Box::new(|_| Origin::Npy(file.clone()))),
+            false => {
                 let keys = loader.safetensors_names(file)?.into_iter().map(|(name, _)| name).collect();
                 (keys, Box::new(|key| Origin::Safetensors(file.clone(), key.to_owned())))
             }

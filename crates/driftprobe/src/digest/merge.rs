@@ -262,11 +262,15 @@ impl Merging {
         self.reasons.add(ReasonCode::MissingShard, format!("{run}: {prompt}{why}"));
     }
 
-    /// All of it. `runs`: how many were promised.
-    pub fn end(mut self, runs: u64) -> Merged {
+    /// All of it, of what was promised.
+    pub fn end(mut self, promise: &Promise) -> Merged {
+        let runs = promise.runs().count() as u64;
         let count = |verdict| self.counts.get(&verdict).copied().unwrap_or(0);
         let [pass, fail, inconclusive] = [Verdict::Pass, Verdict::Fail, Verdict::Inconclusive].map(count);
-        if self.units.is_empty() {
+        for run in promise.empty() {
+            self.reasons.add(ReasonCode::NothingCompared, format!("{run}: it names no prompt"));
+        }
+        if self.units.is_empty() && promise.empty().next().is_none() {
             self.reasons.add(ReasonCode::NothingCompared, "");
         }
         let (reasons, notes) = self.reasons.into_parts();
@@ -326,7 +330,7 @@ impl Merged {
         }
         match all.into_keys().next() {
             Some((run, prompt)) => Err(MergeError::NotPromised { run, prompt }),
-            None => Ok(merging.end(promise.runs().count() as u64)),
+            None => Ok(merging.end(promise)),
         }
     }
 }

@@ -48,6 +48,11 @@ impl Promise {
         self.runs.keys().map(String::as_str)
     }
 
+    /// Names of the runs of which no unit is promised.
+    pub fn empty(&self) -> impl Iterator<Item = &str> {
+        self.runs.iter().filter(|(_, prompts)| prompts.is_empty()).map(|(run, _)| run.as_str())
+    }
+
     /// A run that is promised with a prompt twice, if there is one: a plan from a file may be damaged.
     pub fn twice(&self) -> Option<&str> {
         let twice = |prompts: &[String]| prompts.iter().collect::<BTreeSet<_>>().len() < prompts.len();
