@@ -50,5 +50,6 @@ mod support;
 mod sweep;
 mod transformers_traces;
 mod undeserved;
+mod unseen;
 mod vacuity;
 mod verdicts;
