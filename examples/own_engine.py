@@ -18,7 +18,7 @@ def event(phase, step, seq_len, values):
             "shape": [len(values)], "hash": h, "hash_algo": "greta-fnv1a-256", "nan": 0, "inf": 0}
 
 
-run = pathlib.Path(sys.argv[1])
+run = pathlib.Path(sys.argv[1] if len(sys.argv) == 2 else sys.exit(__doc__))
 (run / "traces").mkdir(parents=True)
 prefill, decode = event("prefill_last", 0, len(TOKENS), row()), event("decode0", 1, 1, row())
 (run / "traces/hello_trace.jsonl").write_text(json.dumps(prefill) + "\n")

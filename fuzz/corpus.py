@@ -79,6 +79,9 @@ def main():
     for target in ("payload", "safetensors"):
         put(target, rows)
         put(target, safetensors({"x": ("F64", [], bytes(8))}))
+    part = {"search": 0, "mode": "as_designed", "repeat": 0, "files": {"a.parquet": {"rows": 3, "hash": "xxh3-128:0"}}}
+    put("inventory", json.dumps({"schema": 1, "run": "r", "parts": [part]}).encode())
+    put("weight_files", b'{"metadata": {"total_size": 8}, "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}')
     for path in sorted(FIXTURES.glob("hf/*/config.json")):
         put("config", json.dumps(json.loads(path.read_text())).encode(), 2048)
     number = lambda n: struct.pack("<I", n)

@@ -14,7 +14,7 @@ esac
 features=()
 case $target in
   contract | layers | matrix | plan | prompts) features=(--features program) ;;
-  config | gguf | gguf_built | safetensors | tokenizer) features=(--features models) ;;
+  config | gguf | gguf_built | safetensors | tokenizer | weight_files) features=(--features models) ;;
 esac
 [ -d "corpus/$target" ] || python3 corpus.py corpus
 # No sanitizer: the readers are safe Rust, and the targets count memory themselves (crates/driftprobe-hostile). Debug assertions

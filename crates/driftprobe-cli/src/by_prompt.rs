@@ -42,8 +42,10 @@ struct Task<'a> {
 /// Runs the command and returns the exit status: that of the verdict; of a shard, which has none, that of work done.
 pub fn run(args: &AnalyzeArgs) -> Result<u8, Failure> {
     merge::check_format(args.format)?;
-    if args.shard.is_some() || args.layer_shard.is_some() {
-        done::check_format(args.format, args.layer_shard.is_some())?;
+    match (args.layer_shard, args.shard) {
+        (Some(_), _) => layers::check_format(args.format)?,
+        (None, Some(_)) => done::check_format(args.format)?,
+        (None, None) => {}
     }
     let out = folder(args)?;
     let contract = args.judging.contract.as_deref().map(contract).transpose()?;

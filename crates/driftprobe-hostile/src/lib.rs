@@ -32,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     #[cfg(feature = "models")]
     ("gguf_built", models::gguf_built),
     ("index", runs::index),
+    ("inventory", runs::inventory),
     #[cfg(feature = "program")]
     ("layers", program::layers),
     ("logits", dumps::logits),
@@ -56,6 +57,8 @@ pub const TARGETS: &[Target] = &[
     ("torch", dumps::torch),
     ("torch_built", dumps::torch_built),
     ("trees", dumps::trees),
+    #[cfg(feature = "models")]
+    ("weight_files", models::weight_files),
 ];
 
 /// Has the thread pool be this thread, for a program of one thread: work is not handed over, and what it holds is counted.

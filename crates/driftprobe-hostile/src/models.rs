@@ -4,6 +4,7 @@ use crate::built;
 use crate::memory::{allowance, bounded};
 use crate::told;
 use driftprobe_model::{Model, ModelError, Tokenizer, Weights, bytes, expected_weights};
+use std::path::Path;
 
 /// What a config may make the reader hold: at most 4096 layers of a dozen tensors.
 const CONFIG_BYTES: usize = 32 << 20;
@@ -100,4 +101,13 @@ fn encode_texts(tokenizer: &Tokenizer) {
 /// `tokenizer.json`.
 pub fn tokenizer(data: &[u8]) {
     encode(bounded(allowance(data.len()) + TOKENIZER_BYTES, || bytes::tokenizer(data)));
+}
+
+/// `model.safetensors.index.json`: every file that it names lies in the model's own folder.
+pub fn weight_files(data: &[u8]) {
+    let folder = Path::new("model");
+    match bounded(allowance(data.len()), || bytes::weight_files(folder, data)) {
+        Err(e) => told_by(&e),
+        Ok(files) => assert!(files.iter().all(|file| file.parent() == Some(folder)), "{files:?}"),
+    }
 }

@@ -12,6 +12,17 @@ use std::path::{Path, PathBuf};
 /// Rows that one short manifest may promise: tokens × layers × points grow faster than its bytes.
 const PROMISED_BYTES: usize = 64 << 20;
 
+/// `_run.json` of a dataset: what is read can be written, and is read again as it was.
+pub fn inventory(data: &[u8]) {
+    match bounded(allowance(data.len()), || driftprobe_parquet::bytes::inventory(data)) {
+        Err(e) => told(&e, e.hint()),
+        Ok(written) => {
+            let again = driftprobe_parquet::bytes::inventory(&written).expect("an inventory that was written is read");
+            assert_eq!(written, again);
+        }
+    }
+}
+
 /// `manifest.json`: what is read can be written, and is read again as it was.
 pub fn manifest(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };

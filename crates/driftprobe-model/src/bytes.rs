@@ -2,7 +2,7 @@
 
 use crate::weights::FileBytes;
 use crate::{Config, Format, Model, ModelError, Tokenizer, Weights, gguf, hf, layout};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A GGUF file of these bytes, checked as [`Model::open`] checks it.
 ///
@@ -51,4 +51,12 @@ pub fn config(bytes: &[u8]) -> Result<Config, ModelError> {
 /// As [`Tokenizer::from_file`].
 pub fn tokenizer(bytes: &[u8]) -> Result<Tokenizer, ModelError> {
     Tokenizer::from_json(Path::new("tokenizer.json"), bytes)
+}
+
+/// The files that a `model.safetensors.index.json` of these bytes names, below `folder`.
+///
+/// # Errors
+/// As [`Model::open`].
+pub fn weight_files(folder: &Path, bytes: &[u8]) -> Result<Vec<PathBuf>, ModelError> {
+    Ok(hf::shards(folder, Path::new("model.safetensors.index.json"), bytes)?.0)
 }

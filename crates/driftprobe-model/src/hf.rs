@@ -23,7 +23,11 @@ pub fn read_config(folder: &Path) -> Result<Config, ModelError> {
 /// Maps every weight file of the folder: `model.safetensors.index.json`'s shards, or all `*.safetensors`.
 pub fn map_weights(folder: &Path) -> Result<Weights, ModelError> {
     let index = folder.join("model.safetensors.index.json");
-    let (files, listed) = if index.exists() { shards(folder, &index)? } else { (single_files(folder)?, None) };
+    let (files, listed) = if index.exists() {
+        shards(folder, &index, &read_bounded(&index, JSON_BYTES_MAX)?)?
+    } else {
+        (single_files(folder)?, None)
+    };
     let mut entries = BTreeMap::new();
     let mut mapped = Vec::new();
     for path in &files {
@@ -97,8 +101,8 @@ fn single_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
 
 type Listed = Option<BTreeMap<String, String>>;
 
-fn shards(folder: &Path, index: &Path) -> Result<(Vec<PathBuf>, Listed), ModelError> {
-    let json = read_json(index)?;
+pub(crate) fn shards(folder: &Path, index: &Path, text: &[u8]) -> Result<(Vec<PathBuf>, Listed), ModelError> {
+    let json = json_object(index, text)?;
     let map = json.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| ModelError::malformed(index, "key weight_map is missing or no object"))?;
     let mut listed = BTreeMap::new();

@@ -1,6 +1,7 @@
-//! A file of events over bytes in memory, for fuzzers and tests: what [`open`](crate::open()) reads from one.
+//! Files of a dataset over bytes in memory, for fuzzers and tests: what [`open`](crate::open()) reads from one.
 
 use crate::Index;
+use crate::layout::{INVENTORY, Inventory};
 use crate::leaf::Leaf;
 use crate::table::Table;
 use driftprobe_trace::{Run, TraceError};
@@ -25,4 +26,14 @@ pub fn open(bytes: Vec<u8>) -> Result<Run, TraceError> {
 pub fn open_index(bytes: Vec<u8>) -> Result<Index, TraceError> {
     let path = Path::new(NAME);
     Index::of_tables(Leaf::of_file(path), vec![Arc::new(Table::of_bytes(path, bytes)?)])
+}
+
+/// An inventory of these bytes, written again.
+///
+/// # Errors
+/// If it says nothing that can be understood.
+pub fn inventory(bytes: &[u8]) -> Result<Vec<u8>, TraceError> {
+    let inventory = Inventory::parse(Path::new(INVENTORY), bytes)?;
+    // Its keys are texts: it can be written.
+    Ok(serde_json::to_vec(&inventory).unwrap_or_default())
 }

@@ -107,13 +107,21 @@ impl Inventory {
             return Ok(None);
         }
         let text = read_file(&path, MANIFEST_BYTES_MAX).map_err(TraceError::io("read", &path))?;
+        Inventory::parse(&path, &text).map(Some)
+    }
+
+    /// The inventory of this text; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Inventory::read`].
+    pub fn parse(path: &Path, text: &[u8]) -> Result<Inventory, TraceError> {
         let inventory: Inventory =
-            serde_json::from_slice(&text).map_err(|e| fault(&path, "", e.to_string(), COPY_AGAIN))?;
+            serde_json::from_slice(text).map_err(|e| fault(path, "", e.to_string(), COPY_AGAIN))?;
         match inventory.schema {
-            SCHEMA => Ok(Some(inventory)),
+            SCHEMA => Ok(inventory),
             other => {
                 let hint = "use the version of driftprobe that wrote the dataset";
-                Err(fault(&path, "schema", format!("expected {SCHEMA}, found {other}"), hint))
+                Err(fault(path, "schema", format!("expected {SCHEMA}, found {other}"), hint))
             }
         }
     }
@@ -201,9 +209,12 @@ fn walk(
         let what = format!("the same partition as {}", other.display());
         return Err(fault(folder, "", what, "keep one of them"));
     }
-    for inner in entries(folder)?.into_iter().filter(|path| path.is_dir() && depth > 0) {
+    for inner in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
         let name = name_of(&inner);
         let Some((key, value)) = name.split_once('=') else { continue };
+        if depth == 0 {
+            return Err(fault(&inner, "", "partitions lie deeper than by search, mode and repeat", SEE_SCHEMA));
+        }
         let number =
             || value.parse::<u32>().map_err(|_| fault(&inner, "", format!("`{value}` is no number"), SEE_SCHEMA));
         let mut next = at.clone();

@@ -12,14 +12,9 @@ use std::path::Path;
 const SCHEMA: u32 = 1;
 
 /// Refuses what a part of the prompts has none of, before any work.
-pub fn check_format(format: Format, of_layers: bool) -> Result<(), Failure> {
-    match (format, of_layers) {
-        (Format::Text | Format::Json, _) => Ok(()),
-        (_, true) => {
-            let hint =
-                "take text or json here; the report is that of the prompts: driftprobe analyze --by-prompt --format md";
-            Err(Failure::new("stages of some layers have no report of their own", hint))
-        }
+pub fn check_format(format: Format) -> Result<(), Failure> {
+    match format {
+        Format::Text | Format::Json => Ok(()),
         _ => {
             let hint = "take text or json here; the report is that of all shards: driftprobe merge DIR… --format md";
             Err(Failure::new("a shard has no report of its own", hint))

@@ -40,6 +40,18 @@ impl LayersDone {
     }
 }
 
+/// Refuses what a part of the layers has none of, before any work.
+pub fn check_format(format: Format) -> Result<(), Failure> {
+    match format {
+        Format::Text | Format::Json => Ok(()),
+        _ => {
+            let hint =
+                "take text or json here; the report is that of the prompts: driftprobe analyze --by-prompt --format md";
+            Err(Failure::new("stages of some layers have no report of their own", hint))
+        }
+    }
+}
+
 /// Judges this part of the layers of each prompt, and says so.
 pub fn run(
     tasks: &[Task<'_>],

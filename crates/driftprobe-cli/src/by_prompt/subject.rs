@@ -167,15 +167,15 @@ pub fn foreign_round(
 /// The run that a shard of this name is a part of: its folder lies in the run's, or, in a dataset, its name ends so.
 fn whole_of(path: &Path, shard: &str) -> Option<PathBuf> {
     let (parent, name) = (path.parent()?, path.file_name()?.to_str()?);
-    if name_of(name) == shard {
+    if run_name(name) == shard {
         return Some(parent.to_owned());
     }
     let before = name.strip_suffix(shard)?.strip_suffix("%2F")?;
     before.starts_with("run=").then(|| parent.join(before))
 }
 
-/// A folder's name; that of a run in a dataset without what says that it is one.
-fn name_of(folder: &str) -> String {
+/// The name that a run's folder gives it: in a dataset without what says that it is a run.
+fn run_name(folder: &str) -> String {
     folder.strip_prefix("run=").unwrap_or(folder).to_owned()
 }
 
@@ -183,7 +183,7 @@ fn name_of(folder: &str) -> String {
 pub fn names(paths: &[PathBuf]) -> Vec<String> {
     let components: Vec<Vec<String>> = paths
         .iter()
-        .map(|path| path.components().map(|part| name_of(&part.as_os_str().to_string_lossy())).collect())
+        .map(|path| path.components().map(|part| run_name(&part.as_os_str().to_string_lossy())).collect())
         .collect();
     let longest = components.iter().map(Vec::len).max().unwrap_or(1);
     let of = |count: usize| {

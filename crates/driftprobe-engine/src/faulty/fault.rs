@@ -196,7 +196,7 @@ impl FromStr for FaultKind {
                 return Ok(kind);
             }
         }
-        Err(format!("{s:?} is no fault of the catalogue"))
+        Err(format!("{s:?} is no fault of the catalogue: `driftprobe power` lists those that there are"))
     }
 }
 

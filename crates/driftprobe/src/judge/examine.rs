@@ -286,6 +286,11 @@ fn config_differs(run: &Run, model: &Model) -> Vec<String> {
     const REL_ERROR_MAX: f64 = 1e-6;
     let Some(theirs) = run.manifest.as_ref().and_then(|manifest| manifest.config.as_ref()) else { return vec![] };
     let names = [
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
         "intermediate_size",
         "head_dim",
         "rms_norm_eps",

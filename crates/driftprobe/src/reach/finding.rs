@@ -100,8 +100,8 @@ pub enum Outcome {
     },
     /// Not among the orders tried.
     NotReproduced {
-        /// Rows that an order reproduces each by itself; no one order all of them.
-        rows_alone: u64,
+        /// Whether some rows are reproduced by an order each, and no one order gives all of them.
+        some_alone: bool,
     },
     /// The time was up.
     Unfinished,

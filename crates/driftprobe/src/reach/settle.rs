@@ -32,7 +32,7 @@ pub fn settle(target: &Target, rows: &[(Row, Op)], go_on: &mut Asked<'_>) -> (Ve
     let one = Group { target, whole, pass: None };
     let together = one.settle(&rows, go_on);
     let passes: BTreeSet<u64> = rows.iter().filter_map(|row| row.pass).collect();
-    let alone = matches!(together.outcome, Outcome::NotReproduced { rows_alone: 1.. });
+    let alone = together.outcome == Outcome::NotReproduced { some_alone: true };
     if !alone || passes.len() < 2 {
         let ended = together.outcome == Outcome::Unfinished;
         return (vec![together], ended);
@@ -103,7 +103,7 @@ impl Group<'_> {
         let count = orders.len();
         let mut state = State { differing: vec![0; count], orders, rows: 0, values: 0, telling: 0 };
         let mut compared = 0;
-        let mut outcome = Outcome::NotReproduced { rows_alone: 0 };
+        let mut outcome = Outcome::NotReproduced { some_alone: false };
         for (number, row) in rows.iter().enumerate() {
             if !self.add(&mut state, number, row, go_on) {
                 outcome = Outcome::Unfinished;
@@ -112,13 +112,9 @@ impl Group<'_> {
             state.rows = number + 1;
             compared += std::mem::take(&mut state.values);
             if state.left().is_empty() {
-                let first = usize::from(number > 0);
-                outcome = Outcome::NotReproduced { rows_alone: first as u64 };
-                if number == 0 {
-                    outcome = Outcome::NotReproduced {
-                        rows_alone: Self::alone(&state.orders, &rows[1.min(rows.len())..], go_on),
-                    };
-                }
+                // Those before this one were given by the orders that were left.
+                let some_alone = number > 0 || Self::alone(&state.orders, rows.get(1..).unwrap_or_default(), go_on);
+                outcome = Outcome::NotReproduced { some_alone };
                 break;
             }
             let is_time = state.rows.is_multiple_of(ROWS_A_LOOK) || state.rows == rows.len();
@@ -175,8 +171,8 @@ impl Group<'_> {
     }
 
     /// How many rows an order reproduces each by itself, of a few.
-    fn alone(orders: &[Order], rows: &[&Row], go_on: &mut Asked<'_>) -> u64 {
-        let reproduced = |row: &&&Row| -> bool {
+    fn alone(orders: &[Order], rows: &[&Row], go_on: &mut Asked<'_>) -> bool {
+        let reproduced = |row: &&Row| -> bool {
             let mut chunks = orders.chunks(STEP);
             chunks.any(|chunk| {
                 go_on()
@@ -186,7 +182,7 @@ impl Group<'_> {
                     })
             })
         };
-        rows.iter().take(ROWS_FIRST).filter(reproduced).count() as u64
+        rows.iter().take(ROWS_FIRST).any(reproduced)
     }
 
     fn weigh(&self, state: &State, rows: &[&Row]) -> Outcome {

@@ -42,10 +42,10 @@ pub struct Target {
 
 /// Rows of a point that are looked at.
 const ROWS_MAX: usize = 24;
-/// Keys of rows of attention that are looked at, all together; three rows in any case.
-const KEYS_MAX: u64 = 1 << 16;
 /// The same of points whose values share a factor, so that a row tells little.
 const ROWS_MAX_SHARED: usize = 120;
+/// Keys of rows of attention that are looked at, all together; three rows in any case.
+const KEYS_MAX: u64 = 1 << 16;
 
 /// Pairs of the run, by what they are for this search.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

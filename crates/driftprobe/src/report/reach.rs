@@ -95,9 +95,9 @@ pub fn says(finding: &Finding) -> String {
             format!("{} orders give all recorded values of {} rows: {shown}{more}", orders.len(), finding.rows.len())
         }
         Outcome::Weak { why, .. } => format!("too little to tell orders apart: {why}"),
-        Outcome::NotReproduced { rows_alone: 0 } => format!("not among the {} orders tried", finding.tried),
-        Outcome::NotReproduced { rows_alone } => {
-            format!("no one of the {} orders tried gives all rows ({rows_alone} rows by themselves)", finding.tried)
+        Outcome::NotReproduced { some_alone: false } => format!("not among the {} orders tried", finding.tried),
+        Outcome::NotReproduced { some_alone: true } => {
+            format!("no one of the {} orders tried gives all rows, though one gives some by themselves", finding.tried)
         }
         Outcome::Unfinished => "the time was up".to_owned(),
     }
