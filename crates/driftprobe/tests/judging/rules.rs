@@ -16,7 +16,7 @@ use driftprobe::verdict::reach;
 use driftprobe::verdict::reason::{ReasonCode, Reasons};
 use driftprobe::verdict::{Parting, TRACE_OFFSET};
 use driftprobe::{Analysis, Options, Verdict, analyze};
-use driftprobe_trace::{Event, LogitsCompared, ObserverEffect, Phase, Point};
+use driftprobe_trace::{Event, LogitsCompared, ObserverEffect, Phase, Point, ShardInfo};
 
 fn row(phase: Phase, position: u64, token: u32) -> Event {
     event("p", phase, Point::AttnOut, 0, position, token)
@@ -342,12 +342,13 @@ fn a_repeat_that_lacks_rows_is_said_so() {
         };
         let mut reasons = Reasons::default();
         repeat_reasons(promised, &[outcome], &mut reasons);
-        [ReasonCode::NotRepeatable, ReasonCode::RepeatIncomplete, ReasonCode::RepeatMissing]
-            .map(|code| reasons.has(code))
+        let has = [ReasonCode::NotRepeatable, ReasonCode::RepeatIncomplete].map(|code| reasons.has(code));
+        let missing = reasons.into_parts().0.into_iter().find(|reason| reason.code == ReasonCode::RepeatMissing);
+        (has, missing.map_or(0, |reason| reason.count))
     };
     let codes = |differing, not_comparable, without_partner| {
-        let [not_repeatable, incomplete, missing] = told(0, 1, differing, not_comparable, without_partner);
-        assert!(!missing, "none was promised");
+        let ([not_repeatable, incomplete], missing) = told(0, 1, differing, not_comparable, without_partner);
+        assert_eq!(missing, 0, "none was promised");
         (not_repeatable, incomplete)
     };
     assert_eq!(codes(0, 0, [0, 0]), (false, false));
@@ -357,7 +358,25 @@ fn a_repeat_that_lacks_rows_is_said_so() {
     }
     // Of repeats that were promised none may lack, and no row of one; what else they have is theirs.
     let missing =
-        |promised: u32, repeat: u32, without_partner: [u64; 2]| told(promised, repeat, 0, 0, without_partner)[2];
-    assert_eq!([missing(1, 1, [0, 0]), missing(1, 1, [0, 2]), missing(1, 1, [1, 0])], [false, false, true]);
-    assert_eq!([missing(2, 1, [0, 0]), missing(1, 2, [0, 0]), missing(u32::MAX, 1, [0, 0])], [true; 3]);
+        |promised: u32, repeat: u32, without_partner: [u64; 2]| told(promised, repeat, 0, 0, without_partner).1;
+    assert_eq!([missing(1, 1, [0, 0]), missing(1, 1, [0, 2]), missing(1, 1, [5, 0])], [0, 0, 5]);
+    assert_eq!([missing(3, 1, [0, 0]), missing(1, 2, [5, 0])], [2, 1]);
+    assert_eq!(missing(u32::MAX, 1, [0, 0]), u64::from(u32::MAX) - 1);
+}
+
+#[test]
+fn a_part_of_a_run_is_not_the_run() {
+    let told = |index: u32, of: u32, prompts: &[&str]| {
+        let mut memory = clean();
+        let prompts = prompts.iter().map(|id| (*id).to_owned()).collect();
+        memory.run.manifest.as_mut().unwrap().shard = Some(ShardInfo { index, of, prompts, tokens: None });
+        let reasons = analyze(&memory.run, &memory, Options::default()).verdict.reasons;
+        reasons
+            .into_iter()
+            .find(|reason| reason.code == ReasonCode::MissingShard)
+            .map(|reason| reason.examples[0].clone())
+    };
+    assert_eq!(told(1, 1, &["p0", "p1"]), None);
+    assert!(told(1, 2, &["p0", "p1"]).unwrap().starts_with("shard 1 of 2: 0 prompts"));
+    assert!(told(1, 1, &["p0", "p1", "p2", "p3"]).unwrap().starts_with("shard 1 of 1: 2 prompts"));
 }
