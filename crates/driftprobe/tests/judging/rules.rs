@@ -344,11 +344,11 @@ fn a_repeat_that_lacks_rows_is_said_so() {
         repeat_reasons(promised, &[outcome], &mut reasons);
         let has = [ReasonCode::NotRepeatable, ReasonCode::RepeatIncomplete].map(|code| reasons.has(code));
         let missing = reasons.into_parts().0.into_iter().find(|reason| reason.code == ReasonCode::RepeatMissing);
-        (has, missing.map_or(0, |reason| reason.count))
+        (has, missing.map(|reason| reason.count))
     };
     let codes = |differing, not_comparable, without_partner| {
         let ([not_repeatable, incomplete], missing) = told(0, 1, differing, not_comparable, without_partner);
-        assert_eq!(missing, 0, "none was promised");
+        assert_eq!(missing, None, "none was promised");
         (not_repeatable, incomplete)
     };
     assert_eq!(codes(0, 0, [0, 0]), (false, false));
@@ -359,9 +359,9 @@ fn a_repeat_that_lacks_rows_is_said_so() {
     // Of repeats that were promised none may lack, and no row of one; what else they have is theirs.
     let missing =
         |promised: u32, repeat: u32, without_partner: [u64; 2]| told(promised, repeat, 0, 0, without_partner).1;
-    assert_eq!([missing(1, 1, [0, 0]), missing(1, 1, [0, 2]), missing(1, 1, [5, 0])], [0, 0, 5]);
-    assert_eq!([missing(3, 1, [0, 0]), missing(1, 2, [5, 0])], [2, 1]);
-    assert_eq!(missing(u32::MAX, 1, [0, 0]), u64::from(u32::MAX) - 1);
+    assert_eq!([missing(1, 1, [0, 0]), missing(1, 1, [0, 2]), missing(1, 1, [5, 0])], [None, None, Some(5)]);
+    assert_eq!([missing(3, 1, [0, 0]), missing(1, 2, [5, 0])], [Some(2), Some(1)]);
+    assert_eq!(missing(u32::MAX, 1, [0, 0]), Some(u64::from(u32::MAX) - 1));
 }
 
 #[test]
